@@ -1,0 +1,211 @@
+"""The engine, as Python sees it. Contract between `bridge/` and `python/celeriac/`.
+
+No function here knows what a task is; none of them blocks with the interpreter held.
+Errors raised: `celeriac.exceptions.OperationalError` (broker or backend unreachable, timed out, full,
+read-only, damaged), `ImproperlyConfigured` (URL or option), `EncodeError`, `DecodeError`,
+`ContentDisallowed`, built-in `TimeoutError` (a wait ran out).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+__version__: str
+
+# -- values ---------------------------------------------------------------------------------------
+
+def json_dumps(obj: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Encodes as kombu's JSON does (extended types included, `", "` and `": "` separators, ASCII).
+
+    `default` is asked for what is not known, and returns something that is. Raises EncodeError."""
+
+def json_loads(data: bytes | bytearray | memoryview | str, decoders: dict[str, Callable[[Any], Any]] | None = None) -> Any:
+    """Decodes kombu's JSON. `decoders`: more `__type__` names. Raises DecodeError (also for depth > 512)."""
+
+def saferepr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
+    """Celery's argsrepr text (protocol.md 1.5)."""
+
+def compress(data: bytes, content_type: str) -> bytes: ...
+def decompress(data: bytes, content_type: str, limit: int) -> bytes:
+    """gzip/zlib, bzip2, zstd. Raises DecodeError when damaged or over `limit` bytes (bounded memory)."""
+
+# -- messages and results ---------------------------------------------------------------------------
+
+@final
+class Publication:
+    """A message and where it goes. Immutable."""
+
+    def __new__(
+        cls,
+        headers: dict[str, Any],
+        properties: dict[str, Any],
+        body: bytes,
+        *,
+        exchange: str = "",
+        routing_key: str,
+        due_ms: int | None = None,
+    ) -> Publication:
+        """`properties`: content_type, content_encoding, correlation_id, reply_to, delivery_mode, priority,
+        expiration (text, ms), and anything else. `headers` must be JSON-encodable. With exchange "" the
+        routing key is the queue's name. `due_ms`: the ETA in ms since the epoch."""
+    @property
+    def headers(self) -> dict[str, Any]: ...
+    @property
+    def properties(self) -> dict[str, Any]: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def due_ms(self) -> int | None: ...
+
+@final
+class ResultRecord:
+    """What a backend keeps for a task id. Immutable."""
+
+    def __new__(cls, task_id: str, state: str, record: bytes, content_type: str, expires_ms: int | None = None) -> ResultRecord: ...
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def record(self) -> bytes: ...
+    @property
+    def content_type(self) -> str: ...
+
+# -- client -------------------------------------------------------------------------------------------
+
+@final
+class Completions:
+    """Where finished async calls wait for a Python event loop. `fileno()` becomes readable when the queue
+    was empty and is not any more; `drain()` empties it. No engine thread ever touches Python."""
+
+    def __new__(cls) -> Completions: ...
+    def fileno(self) -> int: ...
+    def drain(self) -> list[tuple[int, Any]]:
+        """(token, result). A result that is an exception instance is to be raised by the awaiting side."""
+    def close(self) -> None: ...
+
+@final
+class Client:
+    """One broker, one backend, any number of threads and loops. Belongs to the process that made it:
+    any use in a forked child raises RuntimeError with both pids."""
+
+    def __new__(cls, broker_url: str, result_backend: str | None, options: dict[str, Any]) -> Client:
+        """options: connect_timeout (s), transport_options (dict). Connects lazily."""
+    # Each call that waits has a twin `*_later(..., completions, token)` that returns at once.
+    def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> None: ...
+    def publish_later(self, batch: Sequence[Publication], timeout: float | None, completions: Completions, token: int) -> None: ...
+    def read(self, task_ids: Sequence[str]) -> list[ResultRecord | None]: ...
+    def read_later(self, task_ids: Sequence[str], completions: Completions, token: int) -> None: ...
+    def wait(self, task_ids: Sequence[str], timeout: float | None = None) -> list[ResultRecord]:
+        """Until at least one of them is in SUCCESS, FAILURE or REVOKED; gives those that are. Interruptible
+        by signals. Raises the built-in TimeoutError."""
+    def wait_later(self, task_ids: Sequence[str], timeout: float | None, completions: Completions, token: int) -> None: ...
+    def wait_change(self, task_id: str, state: str | None, record: bytes | None, timeout: float | None) -> ResultRecord | None:
+        """Until the stored record differs from the given one (None: nothing stored); None on time-out."""
+    def store(self, records: Sequence[ResultRecord]) -> None: ...
+    def forget(self, task_ids: Sequence[str]) -> None: ...
+    def purge(self, queue: str) -> int: ...
+    def queues(self) -> list[dict[str, Any]]:
+        """name, ready, claimed, parked, dead."""
+    def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]: ...
+    def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None: ...
+    def broker_url(self) -> str:
+        """Without the password."""
+    def close(self, timeout: float = 5.0) -> None: ...
+
+def shutdown_runtime(timeout: float = 2.0) -> None:
+    """Stops the engine's threads in this process (registered with atexit by the bridge itself)."""
+
+# -- inside a child -----------------------------------------------------------------------------------
+
+@final
+class Execution:
+    """One request for a child."""
+
+    @property
+    def tag(self) -> int: ...
+    @property
+    def mode(self) -> str:
+        """run, timed_out, lost, revoked, unknown."""
+    @property
+    def detail(self) -> str:
+        """lost: how the process ended; revoked: revoked, expired, terminated."""
+    @property
+    def limit(self) -> float | None:
+        """timed_out: the hard limit that was passed, in seconds."""
+    @property
+    def headers(self) -> dict[str, Any]: ...
+    @property
+    def properties(self) -> dict[str, Any]: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def soft_limit(self) -> float | None: ...
+    @property
+    def hard_limit(self) -> float | None: ...
+
+@final
+class Child:
+    """The child's end of its socket. A Rust thread reads frames ahead of the task that runs (and ends the
+    process when the supervisor is gone); it never attaches to Python."""
+
+    def __new__(cls, fd: int) -> Child: ...
+    def receive(self, timeout: float | None = None) -> Execution | None:
+        """The next request; None when told to stop, or on time-out (see `stopping`). Python signal handlers run."""
+    @property
+    def stopping(self) -> bool: ...
+    def fileno(self) -> int:
+        """Readable when `receive(0)` would give something (for loops with many slots)."""
+    def respond(
+        self,
+        tag: int,
+        kind: str,
+        results: Sequence[ResultRecord],
+        publications: Sequence[Publication],
+        summary: str,
+        runtime: float | None,
+    ) -> None:
+        """kind: success, failure, retry, ignored, rejected, requeued, revoked, malformed, disallowed."""
+    def update(self, tag: int, record: ResultRecord) -> None:
+        """Stores a state of the running task's own (in order, before its outcome)."""
+    def soft_limit_passed(self, tag: int) -> bool:
+        """Whether the supervisor sent SIGUSR1 for this very request (a late signal for an earlier one is not)."""
+
+# -- the supervisor -----------------------------------------------------------------------------------
+
+@final
+class Worker:
+    """The engine's worker on a thread of its own. The main Python thread starts it, then waits on
+    `fileno()` and asks for notices."""
+
+    def __new__(cls, options: dict[str, Any]) -> Worker:
+        """options:
+        broker_url, result_backend (str | None), transport_options (dict)
+        node (str), queues (list[str]), concurrency (int), prefetch_multiplier (int | None)
+        tasks: {name: {acks_late, acks_on_failure, acks_on_timeout, reject_on_worker_lost, track_started,
+                ignore_result, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
+        accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit
+        lease_seconds (float), max_crashes (int), drain_seconds (float | None: warm stop waits without limit)
+        max_tasks_per_child, max_memory_per_child (KiB), disable_rate_limits (bool), result_expires_ms
+        fork_server_fd (int | None): stream socket of a fork server that already runs
+        fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
+        child_fd (int | None): solo: the worker's side of the socket whose other end the caller serves
+        log_level (int)"""
+    def start(self) -> None: ...
+    def fileno(self) -> int: ...
+    def notices(self) -> list[tuple[Any, ...]]:
+        """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
+        ("ready",), ("stopped", exit code, text), ("child", text)"""
+    def stop(self, how: str) -> None:
+        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back."""
+    def stats(self) -> dict[str, Any]: ...
+    def join(self, timeout: float | None = None) -> bool: ...

@@ -1,0 +1,40 @@
+//! The contract of where results live.
+
+mod error;
+
+use async_trait::async_trait;
+
+use crate::protocol::ResultRecord;
+
+pub use error::BackendError;
+
+/// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
+#[async_trait]
+pub trait ResultBackend: Send + Sync {
+    /// Stores a batch. A record whose stored state is `SUCCESS` is kept (only SUCCESS is final, as in
+    /// Celery). Whoever watches one of the ids is woken.
+    async fn store(&self, batch: Vec<ResultRecord>) -> Result<(), BackendError>;
+
+    /// Reads, in the order asked; none where nothing is stored or it has expired.
+    async fn read(&self, task_ids: &[String]) -> Result<Vec<Option<ResultRecord>>, BackendError>;
+
+    /// Removes records.
+    async fn forget(&self, task_ids: &[String]) -> Result<(), BackendError>;
+
+    /// Follows ids: the stream first gives what is stored now, then every change. Woken, not polled.
+    async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError>;
+
+    /// The same as [`crate::broker::Broker::store_id`].
+    fn store_id(&self) -> Option<String>;
+
+    /// The URL without its password.
+    fn display_url(&self) -> String;
+}
+
+/// Follows the results of some task ids.
+#[async_trait]
+pub trait Watch: Send {
+    /// The records that changed since the last call (on the first call: all that exist); waits until there
+    /// is at least one. A state that was overwritten between two calls may be skipped. Cancel-safe.
+    async fn next(&mut self) -> Result<Vec<ResultRecord>, BackendError>;
+}

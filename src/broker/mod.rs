@@ -1,0 +1,265 @@
+//! The contract of what moves messages.
+//!
+//! Every call takes or gives a **batch**: with a backlog batches grow by themselves and the cost of a
+//! task falls; on an idle queue a batch is one task and nothing waits for company.
+//!
+//! What every driver guarantees (the conformance suite in `tests/conformance` checks it):
+//!
+//! 1. A [`Broker::publish`] that returned `Ok` is as durable as the store is configured to be, all of the
+//!    batch or none of it.
+//! 2. [`Consumer::claim`] is one atomic step: there is no moment at which a message exists only in a
+//!    worker's memory. A claim is held under the consumer's lease.
+//! 3. [`Consumer::commit`] is atomic for each entry: publications, results (where the store holds them)
+//!    and settlement happen together or not at all, and never for a claim that is no longer held.
+//! 4. A consumer whose lease ran out, or whose process is seen to be gone, loses all its claims: they are
+//!    ready again, in their old order. What it commits later is [`Committed::Stale`].
+//! 5. A publication with `due_ms` in the future is parked in the store and delivered when it is due,
+//!    whoever is connected then; it costs a worker nothing.
+//! 6. Within one queue and priority, order is first in, first out. Higher priority first (0 to 9).
+
+mod error;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::UnixMillis;
+use crate::protocol::{Message, Publication, ResultRecord};
+
+pub use error::BrokerError;
+
+/// What moves messages. One per process and URL, shared by all threads.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Sends a batch. Returns when the store has it; see guarantee 1.
+    async fn publish(&self, batch: Vec<Publication>) -> Result<(), BrokerError>;
+
+    /// Starts to consume. The consumer holds its claims until it commits, closes, or dies.
+    async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError>;
+
+    /// Removes what is ready or parked in a queue (not what is claimed); returns how many.
+    async fn purge(&self, queue: &str) -> Result<u64, BrokerError>;
+
+    /// Every queue the store knows, with its counts.
+    async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
+
+    /// Dead letters, oldest first, of one queue or of all.
+    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
+
+    /// Sends to every listener of `exchange` that is connected now, or connects within seconds
+    /// (control commands, events). At most once for each; bounded by `ttl`.
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
+
+    /// Receives what is broadcast on `exchange` from now on.
+    async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError>;
+
+    /// Names the store behind this broker, such as a canonical path or `host:port`. A backend that answers
+    /// the same is the same store, and [`Consumer::commit`] then takes results as well.
+    fn store_id(&self) -> Option<String>;
+
+    /// The URL without its password, for banners and errors.
+    fn display_url(&self) -> String;
+
+    /// Forgets expired results, spent broadcasts, dead leases. Workers call it every minute or so.
+    async fn sweep(&self) -> Result<(), BrokerError>;
+}
+
+/// How a consumer consumes.
+#[derive(Clone, Debug)]
+pub struct ConsumerOptions {
+    /// Queues to take from, in the order of `queue_order_strategy` round robin.
+    pub queues: Vec<String>,
+    /// The worker's node name (`celery@host`). A consumer of the same name whose process is gone gives its
+    /// claims back the moment this one starts.
+    pub node: String,
+    /// How long claims are held without a renewal.
+    pub lease: Duration,
+    /// Crashes (ends of the process that ran it) after which a message is dead.
+    pub max_crashes: u32,
+}
+
+/// How much may be claimed now.
+#[derive(Clone, Copy, Debug)]
+pub struct Credit {
+    /// Deliveries at the most.
+    pub count: usize,
+    /// Bytes at the most; one delivery is given even if it alone is larger.
+    pub bytes: usize,
+}
+
+/// A consumer: the right to claim, and all that it has claimed. Methods may be called concurrently.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// Takes up to `credit` deliveries; waits until there is at least one. Cancel-safe: a call that is
+    /// dropped before it returned has claimed nothing that stays claimed.
+    async fn claim(&self, credit: Credit) -> Result<Vec<Delivery>, BrokerError>;
+
+    /// Carries out a batch of commits, each atomically and all in one round trip or transaction where the
+    /// store can. Answers in the same order. An `Err` means that none of the batch is known to have
+    /// happened: the caller repeats it.
+    async fn commit(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError>;
+
+    /// Renews the lease of everything this consumer holds, in time independent of how much that is.
+    async fn renew(&self) -> Result<Renewal, BrokerError>;
+
+    /// Starts or stops taking from a queue.
+    async fn set_queues(&self, queues: Vec<String>) -> Result<(), BrokerError>;
+
+    /// Says goodbye: whatever is still claimed goes back at once, in order, with no attempt counted.
+    async fn close(&self) -> Result<(), BrokerError>;
+}
+
+/// Names one claim of one consumer. Only the driver looks inside: `id` names the message, `fence` the claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimId {
+    /// The message's place in the store.
+    pub id: u64,
+    /// Grows with every claim of the same message: a commit with an old one is refused.
+    pub fence: u64,
+}
+
+/// A message received, with its right to acknowledge.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// What to commit it with.
+    pub claim: ClaimId,
+    /// The queue it came from.
+    pub queue: Arc<str>,
+    /// The exchange it was sent to.
+    pub exchange: Arc<str>,
+    /// The routing key it was sent with.
+    pub routing_key: Arc<str>,
+    /// It was delivered before and came back.
+    pub redelivered: bool,
+    /// How many times the process that ran it died.
+    pub crashes: u32,
+    /// The message.
+    pub message: Message,
+}
+
+/// What is to happen to a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settle {
+    /// Keep the claim; only publish and store (an early-acknowledged request has no claim at all).
+    Keep,
+    /// Done: the message is gone.
+    Ack,
+    /// Back to the queue behind everything of its priority (`Reject(requeue=True)`).
+    Requeue,
+    /// Back to where it was, next to be taken; nothing is counted (shutdown, throttled).
+    Release,
+    /// Its process died: back to where it was with one crash more, or dead when that was the last allowed.
+    Crashed,
+    /// Not now: parked until then; nothing is counted.
+    Park(UnixMillis),
+    /// It will not be tried again: kept as a dead letter with its reason.
+    Dead(DeadReason, String),
+}
+
+/// One atomic unit of a commit.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The claim to settle; none when it was acknowledged before.
+    pub claim: Option<ClaimId>,
+    /// What happens to it.
+    pub settle: Settle,
+    /// Results to store with it. Only for consumers whose store keeps the results too.
+    pub results: Vec<ResultRecord>,
+    /// Follow-ups to publish with it.
+    pub publications: Vec<Publication>,
+    /// A process has begun to run it: if the whole worker dies now, one crash is counted.
+    pub begun: bool,
+}
+
+/// What became of one [`Commit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// All of it happened.
+    Done,
+    /// [`Settle::Crashed`] was the last one allowed: it is a dead letter now.
+    Dead,
+    /// The claim is no longer this consumer's; nothing of it happened.
+    Stale,
+}
+
+/// What a renewal found.
+#[derive(Clone, Debug, Default)]
+pub struct Renewal {
+    /// Our own lease had run out and was taken: every claim made before is lost.
+    pub lost: bool,
+    /// Claims of dead consumers that were given back by this call.
+    pub recovered: usize,
+}
+
+/// Why a message is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadReason {
+    /// It could not be read.
+    Malformed,
+    /// No task of that name is registered.
+    Unknown,
+    /// Its content type is not accepted.
+    Disallowed,
+    /// It is larger than allowed.
+    TooLarge,
+    /// It killed its process too often.
+    Crashed,
+    /// The task rejected it.
+    Rejected,
+}
+
+impl DeadReason {
+    /// Its name in stores and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Disallowed => "disallowed",
+            Self::TooLarge => "too-large",
+            Self::Crashed => "crashed",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// A message that will not be tried again.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its place in the store.
+    pub id: u64,
+    /// The queue it was in.
+    pub queue: String,
+    /// The name of its [`DeadReason`].
+    pub reason: String,
+    /// What happened, in words.
+    pub detail: String,
+    /// How often its process died.
+    pub crashes: u32,
+    /// When it died.
+    pub died: UnixMillis,
+    /// The message, exactly.
+    pub message: Message,
+}
+
+/// Counts of one queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Its name.
+    pub name: String,
+    /// May be claimed now.
+    pub ready: u64,
+    /// Claimed by some consumer.
+    pub claimed: u64,
+    /// Waiting for its time.
+    pub parked: u64,
+    /// Dead letters that came from it.
+    pub dead: u64,
+}
+
+/// Receives broadcasts.
+#[async_trait]
+pub trait Listener: Send {
+    /// The next message. Cancel-safe.
+    async fn next(&mut self) -> Result<Message, BrokerError>;
+}

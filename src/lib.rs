@@ -1,0 +1,16 @@
+//! The engine of celeriac: Celery's protocol, brokers, result backends and worker. No Python here.
+//!
+//! Reading order is the life of a message:
+//!
+//! 1. [`protocol`]: what the bytes mean. No IO.
+//! 2. [`broker`]: the contract of what moves messages; [`backend`]: of what keeps results.
+//! 3. [`driver`]: the implementations, one folder for each store (a store that is both is one folder,
+//!    because its commit is one transaction).
+//! 4. [`client`]: sending, asking, waiting.
+//! 5. [`worker`]: claiming, deciding, running, committing.
+
+pub mod backend;
+pub mod broker;
+pub mod clock;
+pub mod protocol;
+pub mod worker;

@@ -1,0 +1,37 @@
+//! One message, whatever broker carries it.
+
+use bytes::Bytes;
+
+use super::Properties;
+
+/// What is on the wire: headers as JSON text, properties, and a body that the engine does not open.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Message {
+    /// The header object as JSON text (`{...}`), exactly as it came: unknown headers survive.
+    pub headers: Bytes,
+    /// Content type, correlation id, priority and so on.
+    pub properties: Properties,
+    /// `[args, kwargs, embed]`, serialized and perhaps compressed.
+    pub body: Bytes,
+}
+
+/// A message and where it is to go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Publication {
+    /// Exchange; empty is AMQP's default exchange, which routes by queue name.
+    pub exchange: String,
+    /// Routing key; with the default exchange, the queue's name.
+    pub routing_key: String,
+    /// When it is due, in milliseconds since the epoch, if it has an ETA. The same moment as the `eta`
+    /// header, given apart so that drivers can park it without opening the headers.
+    pub due_ms: Option<i64>,
+    /// What to send.
+    pub message: Message,
+}
+
+impl Message {
+    /// Bytes that this message keeps in memory, for credit in bytes.
+    pub fn size(&self) -> usize {
+        self.headers.len() + self.body.len() + 256
+    }
+}

@@ -1,0 +1,3 @@
+//! Running tasks: claiming, deciding, giving to the pool, committing.
+
+pub mod pool;

@@ -1,0 +1,158 @@
+//! The only door to task code: "run this execution, tell me the outcome".
+//!
+//! The engine ships the pool of child processes (`process`) and a scripted pool for tests. A solo worker
+//! is the process pool with one child that happens to be the worker's own main thread.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::protocol::{Message, Publication, ResultRecord};
+
+/// A number the worker gives to a request; unique in the life of the worker.
+pub type RequestTag = u64;
+
+/// What a child is asked to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execution {
+    /// The request.
+    pub tag: RequestTag,
+    /// Run the task, or conclude a task that will not run (any more).
+    pub mode: Mode,
+    /// The message, whole.
+    pub message: Message,
+    /// `delivery_info` of the task's context.
+    pub exchange: String,
+    /// As above.
+    pub routing_key: String,
+    /// As above.
+    pub redelivered: bool,
+    /// `SoftTimeLimitExceeded` is raised in the task after this time.
+    pub soft_limit: Option<Duration>,
+    /// The child is killed after this time.
+    pub hard_limit: Option<Duration>,
+    /// The running average of this task's run time is short (below a millisecond): the pool may queue it
+    /// behind others in one child.
+    pub short: bool,
+}
+
+/// What to do with an execution. All but `Run` are built-in requests: user code of a task that cannot run
+/// any more (its hooks, its record in the user's serializer, its error links) still runs in a child.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mode {
+    /// Run the task.
+    Run,
+    /// It ran over its hard limit of that many seconds and its child was killed.
+    TimedOut(f64),
+    /// Its child died; the text says how (`signal 9 (SIGKILL)`, `exitcode 1`).
+    Lost(String),
+    /// It must not run: `revoked`, `expired` or `terminated`.
+    Revoked(String),
+    /// No task of its name is registered.
+    Unknown,
+}
+
+/// What running (or concluding) a request gave. The child has made all bytes ready to send.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// How it ended.
+    pub kind: OutcomeKind,
+    /// Records to store: the task's own, and those of steps that will never run.
+    pub results: Vec<ResultRecord>,
+    /// Messages to publish: next in chain, callbacks, error links, the retry.
+    pub publications: Vec<Publication>,
+    /// How long the task ran.
+    pub runtime: Option<Duration>,
+    /// Repr of the return value, or of the exception; or why the message is refused.
+    pub summary: String,
+}
+
+/// How a request ended; decides, with the task's options, what happens to the claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutcomeKind {
+    /// The task returned.
+    #[default]
+    Success,
+    /// The task raised, was killed by its hard limit, or lost its process.
+    Failure,
+    /// The task will be tried again; the new message is among the publications.
+    Retry,
+    /// `Ignore`: nothing is stored.
+    Ignored,
+    /// `Reject(requeue=False)`.
+    Rejected,
+    /// `Reject(requeue=True)`.
+    Requeued,
+    /// Revoked, expired or terminated.
+    Revoked,
+    /// The message cannot be read, or its arguments are not what the protocol says.
+    Malformed,
+    /// The content type is not accepted.
+    Disallowed,
+}
+
+/// What a pool reports.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PoolEvent {
+    /// A child has begun this request (it may be inferred: the one before it has ended).
+    Began {
+        /// The request.
+        tag: RequestTag,
+        /// The process that runs it.
+        pid: u32,
+    },
+    /// A request ended.
+    Finished(RequestTag, Outcome),
+    /// The task told of a state of its own (`update_state`): store it.
+    Update(RequestTag, ResultRecord),
+    /// The child that ran this request is gone.
+    Lost {
+        /// The request.
+        tag: RequestTag,
+        /// Its hard limit in seconds, when that is why it was killed.
+        hard_limit: Option<f64>,
+        /// It was terminated on purpose (revoke with terminate).
+        terminated: bool,
+        /// How the process ended: `signal 9 (SIGKILL)`, `exitcode 1`.
+        how: String,
+    },
+    /// The request was not begun (its child died, or it was called back): it may be submitted again.
+    Returned(RequestTag),
+    /// A child is there, or a slot has become free.
+    SlotFree,
+    /// A child was replaced; for counters and logs.
+    ChildReplaced {
+        /// Process that left.
+        old: u32,
+        /// Why, in words.
+        why: String,
+    },
+    /// No child can be made any more; the worker must stop.
+    Broken(String),
+}
+
+/// What runs requests.
+#[async_trait]
+pub trait Pool: Send {
+    /// Requests it can run at the same time.
+    fn slots(&self) -> usize;
+
+    /// How many executions [`Pool::submit`] takes now; more than the free slots when the tasks are short.
+    fn free(&self, short: bool) -> usize;
+
+    /// Gives an execution to a slot; gives it back when there is none.
+    fn submit(&mut self, execution: Execution) -> Result<(), Execution>;
+
+    /// Waits for events and appends them, in order. Cancel-safe.
+    async fn events(&mut self, into: &mut Vec<PoolEvent>);
+
+    /// Ends the process that runs this request with a signal (revoke with terminate).
+    fn terminate(&mut self, tag: RequestTag, signal: i32);
+
+    /// Lets children finish what they run until the deadline, then kills them. Unbegun executions come back
+    /// as [`PoolEvent::Returned`], killed ones as [`PoolEvent::Lost`].
+    async fn stop(&mut self, deadline: Duration, into: &mut Vec<PoolEvent>);
+
+    /// Process ids of the children that live.
+    fn pids(&self) -> Vec<u32>;
+}
