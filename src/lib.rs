@@ -13,6 +13,7 @@ pub mod backend;
 pub mod backoff;
 pub mod broker;
 pub mod clock;
+pub mod driver;
 pub mod protocol;
 pub mod url;
 pub mod worker;
