@@ -117,7 +117,7 @@ impl Writer {
         inside: impl FnOnce(&mut Self) -> PyResult<()>,
     ) -> PyResult<()> {
         if self.open.len() >= self.levels {
-            self.cut_token(&format!("{start}...{close}"));
+            self.token(&format!("{start}...{close}"));
             return Ok(());
         }
         if self.open.contains(&obj.as_ptr()) {
