@@ -12,5 +12,6 @@
 pub mod backend;
 pub mod broker;
 pub mod clock;
+pub mod driver;
 pub mod protocol;
 pub mod worker;
