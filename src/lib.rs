@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod broker;
+pub mod client;
 pub mod clock;
 pub mod driver;
 pub mod protocol;
