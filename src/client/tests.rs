@@ -52,7 +52,8 @@ async fn a_wrong_url_fails_at_once_and_not_at_the_deadline() {
 #[tokio::test]
 async fn a_wait_gives_all_that_is_final_and_passes_over_the_rest() {
     let client = client("client-wait");
-    let records = vec![record("a", "SUCCESS", b"1"), record("b", "STARTED", b"2"), record("c", "FAILURE", b"3")];
+    let records =
+        vec![record("a", "SUCCESS", b"1"), record("b", "STARTED", b"2"), record("c", "FAILURE", b"3")];
     client.backend().unwrap().store(records).await.unwrap();
 
     let ids = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
