@@ -3,7 +3,8 @@
 
 use celeriac::backend::BackendError;
 use celeriac::broker::BrokerError;
-use pyo3::exceptions::{PyException, PyRuntimeError, PyTimeoutError};
+use celeriac::client::ClientError;
+use pyo3::exceptions::{PyException, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -58,39 +59,24 @@ impl Class {
 
 /// What went wrong in the engine, kept as a Rust value until a Python thread wants it.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// The broker refused or failed.
-    Broker(BrokerError),
-    /// The result backend refused or failed.
-    Backend(BackendError),
-    /// A wait ran out.
-    TimedOut(String),
-    /// The caller used something that it may not use (any more).
-    Misuse(String),
-}
+pub(crate) struct Failure(ClientError);
 
-impl From<BrokerError> for Failure {
-    fn from(error: BrokerError) -> Self {
-        Self::Broker(error)
-    }
-}
-
-impl From<BackendError> for Failure {
-    fn from(error: BackendError) -> Self {
-        Self::Backend(error)
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self(error)
     }
 }
 
 impl Failure {
     /// The exception to raise.
     pub(crate) fn into_py(self, py: Python<'_>) -> PyErr {
-        match self {
-            Self::Broker(error @ BrokerError::Config(_)) => Class::Improper.error(py, error.to_string()),
-            Self::Broker(error) => Class::Operational.error(py, error.to_string()),
-            Self::Backend(error @ BackendError::Config(_)) => Class::Improper.error(py, error.to_string()),
-            Self::Backend(error) => Class::Operational.error(py, error.to_string()),
-            Self::TimedOut(text) => PyTimeoutError::new_err(text),
-            Self::Misuse(text) => PyRuntimeError::new_err(text),
+        let text = self.0.to_string();
+        match self.0 {
+            ClientError::Broker(BrokerError::Config(_))
+            | ClientError::Backend(BackendError::Config(_))
+            | ClientError::NoBackend => Class::Improper.error(py, text),
+            ClientError::Broker(_) | ClientError::Backend(_) => Class::Operational.error(py, text),
+            ClientError::WaitedTooLong(_) => PyTimeoutError::new_err(text),
         }
     }
 }
