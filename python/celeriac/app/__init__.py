@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from celeriac.app import current
+from celeriac import _state as current
 from celeriac.app.base import Celery
 from celeriac.app.current import app_or_default, set_default_app
 from celeriac.local import Proxy

@@ -9,7 +9,8 @@ from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, cast
 
 from celeriac._dispatch import Signal
-from celeriac.app import current, send
+from celeriac import _state as current
+from celeriac.app import send
 from celeriac.app.arguments import header_of
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
@@ -20,11 +21,14 @@ from celeriac.utils.imports import gen_task_name, symbol_by_name
 from celeriac.utils.time import zone
 
 if TYPE_CHECKING:
-    from celeriac._core import Client, ResultRecord
+    from celeriac._core import Client, Publication, ResultRecord
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.canvas.signature import Signature
     from celeriac.result.async_result import AsyncResult
+
+    # `Celery.Task` hides the class in the annotations below it.
+    AnyTask = Task[..., Any]
 
 __all__ = ["Celery"]
 
@@ -381,6 +385,12 @@ class Celery:
         message = send.compose(self, name, args, kwargs, self._tasks.get(name), options)
         send.publish(self, message, options)
         return self._sent(message, options)
+
+    def build_task_message(
+        self, name: str, args: Any, kwargs: Any, task: AnyTask | None, options: dict[str, Any]
+    ) -> Publication:
+        """The message of a call, without sending it."""
+        return send.compose(self, name, args, kwargs, task, options).publication
 
     def _sent(self, message: send.Message, options: Mapping[str, Any]) -> AsyncResult[Any]:
         """The result object of a message that was sent; a child of the task that runs here."""

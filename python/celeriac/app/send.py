@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac._core import Publication, saferepr
-from celeriac.app.current import get_current_worker_task
+from celeriac._state import get_current_worker_task
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, ca
 from celeriac.app import send
 from celeriac.app.arguments import header_of
 from celeriac.app.context import Context
-from celeriac.app.current import get_current_app, pop_current_task, push_current_task
+from celeriac._state import get_current_app, pop_current_task, push_current_task
 from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Reject, Retry
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
-from celeriac.app.current import get_current_app
+from celeriac._state import get_current_app
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -137,13 +137,11 @@ class Signature(dict[str, Any], Generic[R]):
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Publication:
         """The message that `apply_async` would send."""
-        from celeriac.app import send
-
         args, kwargs, options = self._for_sending(args, kwargs, options)
         task = self._known_type()
         if task is not None:
             options.setdefault("ignore_result", task.ignore_result)
-        return send.compose(self.app, self["task"], args, kwargs, task, options).publication
+        return self.app.build_task_message(self["task"], args, kwargs, task, options)
 
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

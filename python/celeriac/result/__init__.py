@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celeriac.app.current import allow_join_result, denied_join_result
+from celeriac._state import allow_join_result, denied_join_result
 from celeriac.result.async_result import AsyncResult
 from celeriac.result.eager import EagerResult
 from celeriac.result.rebuild import result_from_tuple

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from celeriac import states
-from celeriac.app.current import assert_will_not_block, get_current_app
+from celeriac._state import assert_will_not_block, get_current_app
 from celeriac.exceptions import IncompleteStream, TimeoutError
 from celeriac.result.record import read_record
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from celeriac import states
-from celeriac.app.current import assert_will_not_block
+from celeriac._state import assert_will_not_block
 from celeriac.exceptions import TaskRevokedError
 from celeriac.result.async_result import AsyncResult
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app.current import app_or_default
+from celeriac._state import app_or_default
 from celeriac.result.async_result import AsyncResult
 
 if TYPE_CHECKING:
