@@ -12,7 +12,8 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# Type checkers take this name for true; importing it would import `typing`.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from typing import Any

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.utils.imports import symbol_by_name
@@ -17,8 +16,7 @@ __all__ = ["MapRoute", "Queue", "Queues", "Router", "Target"]
 _DIRECT = "direct"
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(NamedTuple):
     """A queue as messages are sent to it."""
 
     name: str
@@ -29,14 +27,13 @@ class Queue:
     alias: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where one message goes, and the options that its route gave."""
 
     exchange: str
     routing_key: str
     queue: Queue | None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any]
 
 
 class Queues(dict[str, Queue]):

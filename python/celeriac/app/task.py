@@ -455,8 +455,8 @@ class Task(Generic[P, R]):
         from celeriac.canvas.signature import Signature
 
         options = starargs[0] if starargs else extra.pop("options", None)
-        app = self.app if self.app is not None else extra.pop("app", None)
-        return Signature(self, args, kwargs, options, app=app, **extra)
+        extra.setdefault("app", self.app)
+        return Signature(self, args, kwargs, options, **extra)
 
     subtask = signature
 
