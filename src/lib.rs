@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod backoff;
 pub mod broker;
+pub mod client;
 pub mod clock;
 pub mod driver;
 pub mod protocol;
