@@ -10,7 +10,9 @@
 //! 5. [`worker`]: claiming, deciding, running, committing.
 
 pub mod backend;
+pub mod backoff;
 pub mod broker;
 pub mod clock;
 pub mod protocol;
+pub mod url;
 pub mod worker;
