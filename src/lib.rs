@@ -12,7 +12,9 @@
 pub mod backend;
 pub mod backoff;
 pub mod broker;
+pub mod client;
 pub mod clock;
+pub mod driver;
 pub mod protocol;
 pub mod url;
 pub mod worker;
