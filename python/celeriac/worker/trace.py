@@ -55,7 +55,7 @@ class Tracer:
                 headers = execution.headers
                 name = headers["task"]
                 tracer = self._tasks.get(name) or self._tracer(name)
-                tracer.run(execution)
+                tracer.run(execution, headers)
             else:
                 self._conclude(execution)
         except Refused as exc:
@@ -78,10 +78,10 @@ class Tracer:
 
     def _conclude(self, execution: Execution) -> None:
         try:
-            opened = self.opener.open(execution)
+            opened = self.opener.open(execution, execution.headers)
         except Refused:
             # Whatever its arguments are: the request must end, and its id is in the headers.
-            opened = self.opener.unopened(execution)
+            opened = self.opener.unopened(execution, execution.headers)
         outcome = self.concluder.conclude(execution, opened)
         self.channel.respond(execution.tag, *outcome)
 
@@ -95,7 +95,7 @@ class Tracer:
         )
         results = []
         try:
-            request = self.opener.unopened(execution).request
+            request = self.opener.unopened(execution, headers).request
             results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
             signals.task_internal_error.send(
                 sender=self.app.tasks.get(headers.get("task")),
@@ -131,9 +131,9 @@ class TaskTracer:
         self._keeps = tracer.app.results_enabled
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
-    def run(self, execution: Execution) -> None:
+    def run(self, execution: Execution, headers: dict[str, Any]) -> None:
         """Runs the task and answers."""
-        opened = self._open(execution)
+        opened = self._open(execution, headers)
         request = opened.request
         task = self._task
         push_current_task(task)

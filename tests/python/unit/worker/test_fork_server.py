@@ -28,7 +28,8 @@ class Supervisor:
     """The other end."""
 
     def __init__(self) -> None:
-        self.control, self.pid = fork_server.start(serve)
+        self.control, theirs = socket.socketpair()
+        self.pid = fork_server.start(serve, self.control.fileno(), theirs)
         self.control.settimeout(10)
 
     def request(self, number: int) -> socket.socket:
