@@ -3,23 +3,39 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module, what it may import, and what of that is narrowed to one path.
+/// A module, what it may import, and whether it may get drivers from URLs besides.
 struct Layer {
     module: &'static str,
     may_import: &'static [&'static str],
+    connects: bool,
 }
 
+/// What `client` and `worker` may know of drivers: how to get one from a URL.
+const CONNECT: [&str; 6] = [
+    "driver::self",
+    "driver::connect",
+    "driver::connect_backend",
+    "driver::connect_broker",
+    "driver::ConnectOptions",
+    "driver::Threading",
+];
+
 const LAYERS: &[Layer] = &[
-    Layer { module: "clock", may_import: &[] },
-    Layer { module: "backoff", may_import: &[] },
-    Layer { module: "url", may_import: &[] },
-    Layer { module: "protocol", may_import: &[] },
-    Layer { module: "broker", may_import: &["protocol", "url", "backoff", "clock"] },
-    Layer { module: "backend", may_import: &["protocol", "url", "backoff", "clock"] },
-    Layer { module: "driver", may_import: &["broker", "backend", "protocol", "url", "backoff", "clock"] },
+    Layer { module: "clock", may_import: &[], connects: false },
+    Layer { module: "backoff", may_import: &[], connects: false },
+    Layer { module: "url", may_import: &[], connects: false },
+    Layer { module: "protocol", may_import: &[], connects: false },
+    Layer { module: "broker", may_import: &["protocol", "url", "backoff", "clock"], connects: false },
+    Layer { module: "backend", may_import: &["protocol", "url", "backoff", "clock"], connects: false },
+    Layer {
+        module: "driver",
+        may_import: &["broker", "backend", "protocol", "url", "backoff", "clock"],
+        connects: false,
+    },
     Layer {
         module: "client",
-        may_import: &["driver::connect", "broker", "backend", "protocol", "url", "backoff", "clock"],
+        may_import: &["broker", "backend", "protocol", "url", "backoff", "clock"],
+        connects: true,
     },
     Layer {
         module: "worker",
@@ -33,9 +49,10 @@ const LAYERS: &[Layer] = &[
             "backoff",
             "clock",
         ],
+        connects: true,
     },
     // Below `worker`, and stricter than it: the door to task code knows messages only.
-    Layer { module: "worker/pool", may_import: &["protocol"] },
+    Layer { module: "worker/pool", may_import: &["protocol"], connects: false },
 ];
 
 /// One `crate::...` path of a source file.
@@ -102,14 +119,18 @@ fn the_scan_sees_plain_grouped_and_inline_paths_and_no_comments() {
 
     let found: Vec<String> = imports(source).into_iter().map(|import| import.path).collect();
 
-    assert_eq!(found, ["protocol::Message", "broker", "clock", "driver::connect::broker"]);
+    assert_eq!(
+        found,
+        ["protocol::Message", "broker::Broker", "broker::Consumer", "clock", "driver::connect::broker"]
+    );
 }
 
 #[test]
-fn a_narrowed_import_allows_that_path_alone() {
+fn a_client_gets_drivers_by_url_and_never_by_name() {
     let client = LAYERS.iter().find(|layer| layer.module == "client").expect("it is in the table");
 
     assert!(allowed(client, "driver::connect::broker"));
+    assert!(allowed(client, "driver::connect_broker"));
     assert!(!allowed(client, "driver::memory"));
     assert!(!allowed(client, "driver"));
     assert!(!allowed(client, "worker::pool"));
@@ -119,7 +140,9 @@ fn a_narrowed_import_allows_that_path_alone() {
 fn allowed(layer: &Layer, path: &str) -> bool {
     let own = layer.module.replace('/', "::");
     let starts = |prefix: &str| path == prefix || path.starts_with(&format!("{prefix}::"));
-    starts(&own) || layer.may_import.iter().any(|prefix| starts(prefix))
+    starts(&own)
+        || layer.may_import.iter().any(|prefix| starts(prefix))
+        || (layer.connects && CONNECT.iter().any(|prefix| starts(prefix)))
 }
 
 /// The strictest layer that holds the file.
@@ -150,24 +173,47 @@ fn imports(source: &str) -> Vec<Import> {
     let code = code.join("\n");
     let mut found = Vec::new();
     for (at, matched) in code.match_indices("crate::") {
-        let line = 1 + code[..at].matches('\n').count();
-        for path in paths(&code[at + matched.len()..]) {
-            found.push(Import { path, line });
+        found.extend(found_at(&code, at, paths(&code[at + matched.len()..])));
+    }
+    // `use crate::driver` makes every driver reachable by a path that does not begin with `crate`.
+    for (at, _) in code.match_indices("driver::") {
+        if !code[..at].ends_with("crate::") && !code[..at].ends_with('{') {
+            found.extend(found_at(&code, at, paths(&code[at..])));
         }
     }
     found
 }
 
-/// `a::b` of `a::b;`, and each member of a group `{a::b, c::{d, e}}` up to its own group.
+fn found_at(code: &str, at: usize, paths: Vec<String>) -> Vec<Import> {
+    let line = 1 + code[..at].matches('\n').count();
+    paths.into_iter().map(|path| Import { path, line }).collect()
+}
+
+/// `a::b` of `a::b;`, and `a::b`, `a::c::d` of `a::{b, c::{d}}`.
 fn paths(rest: &str) -> Vec<String> {
-    let Some(group) = rest.strip_prefix('{') else { return vec![path(rest)] };
+    let named = rest.trim_start();
+    let end = named.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(named.len());
+    let (prefix, rest) = named.split_at(end);
+    match rest.strip_prefix('{') {
+        Some(group) => members(group)
+            .into_iter()
+            .flat_map(|member| paths(member))
+            .map(|path| format!("{prefix}{path}"))
+            .collect(),
+        None if prefix.is_empty() => Vec::new(),
+        None => vec![prefix.trim_end_matches("::").to_owned()],
+    }
+}
+
+/// The members of a group, up to its closing brace.
+fn members(group: &str) -> Vec<&str> {
     let (mut found, mut depth, mut start) = (Vec::new(), 0, 0);
     for (at, character) in group.char_indices() {
         match character {
             '{' => depth += 1,
             '}' if depth > 0 => depth -= 1,
             ',' | '}' if depth == 0 => {
-                found.push(path(&group[start..at]));
+                found.push(&group[start..at]);
                 start = at + 1;
                 if character == '}' {
                     break;
@@ -176,12 +222,5 @@ fn paths(rest: &str) -> Vec<String> {
             _ => {}
         }
     }
-    found.retain(|path| !path.is_empty());
     found
-}
-
-fn path(text: &str) -> String {
-    let name: String =
-        text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
-    name.trim_end_matches("::").to_owned()
 }
