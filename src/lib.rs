@@ -10,7 +10,11 @@
 //! 5. [`worker`]: claiming, deciding, running, committing.
 
 pub mod backend;
+pub mod backoff;
 pub mod broker;
+pub mod client;
 pub mod clock;
+pub mod driver;
 pub mod protocol;
+pub mod url;
 pub mod worker;

@@ -1,11 +1,35 @@
 //! The Python module `celeriac._core`: registers classes and functions, nothing else.
 
+mod client;
+mod completions;
+mod convert;
+mod errors;
+mod json;
+mod runtime;
+mod saferepr;
+mod values;
+mod wakeup;
+
 #[pyo3::pymodule]
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::client::Client;
+    #[pymodule_export]
+    use crate::completions::Completions;
+    #[pymodule_export]
+    use crate::json::{json_dumps, json_loads};
+    #[pymodule_export]
+    use crate::runtime::shutdown_runtime;
+    #[pymodule_export]
+    use crate::saferepr::saferepr;
+    #[pymodule_export]
+    use crate::values::{Publication, ResultRecord};
+
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::runtime::register_exit_hook(m)?;
         m.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

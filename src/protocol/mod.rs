@@ -1,12 +1,28 @@
-//! What the bytes mean. No IO, nothing of ours below it but time stamps' text forms.
+//! What the bytes mean. No IO, nothing of ours below it.
 //!
 //! A [`Message`] is kept as it came: headers stay JSON text, the body stays bytes. The engine looks at
 //! a few headers through [`TaskHeaders`]; only serializers (in Python or the bridge) open the body.
+//! [`Message::upgrade`] makes protocol 2 of older messages, so that nothing behind it knows of them.
 
+mod compression;
+mod control;
+mod envelope;
+mod error;
+mod headers;
+mod iso;
+mod json;
 mod message;
 mod properties;
 mod result;
+pub mod state;
+mod v1;
 
+pub use compression::{CompressionError, compress, decompress};
+pub use control::{ControlReply, ControlRequest, ReplyTo};
+pub use envelope::Envelope;
+pub use error::DecodeError;
+pub use headers::{NewTask, TaskHeaders};
+pub use iso::{format_iso_utc, parse_iso_ms};
 pub use message::{Message, Publication};
 pub use properties::Properties;
-pub use result::ResultRecord;
+pub use result::{ExceptionText, ResultDocument, ResultRecord};

@@ -3,6 +3,9 @@
 //! The engine ships the pool of child processes (`process`) and a scripted pool for tests. A solo worker
 //! is the process pool with one child that happens to be the worker's own main thread.
 
+pub mod process;
+pub mod scripted;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

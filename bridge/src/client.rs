@@ -1,0 +1,278 @@
+//! `Client`: sends, asks and waits for Python.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use celeriac::broker::DeadLetter;
+use celeriac::client::{self, ClientError};
+use celeriac::driver::{ConnectOptions, Threading};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::completions::{Completions, Reply};
+use crate::convert::{maybe_seconds, seconds};
+use crate::errors::{Class, Failure};
+use crate::json::from_json;
+use crate::runtime::{Engine, same_process};
+use crate::values::{Publication, ResultRecord, properties_to};
+
+/// One broker, one backend, any number of threads and loops.
+#[pyclass(frozen, module = "celeriac._core")]
+pub(crate) struct Client {
+    pid: u32,
+    /// None when closed. Locked only while attached, for the time of a clone.
+    inner: Mutex<Option<Arc<client::Client>>>,
+}
+
+impl Client {
+    fn inner(&self) -> PyResult<Arc<client::Client>> {
+        same_process(self.pid, "Client")?;
+        self.inner.lock().clone().ok_or_else(|| PyRuntimeError::new_err("this Client is closed"))
+    }
+
+    /// Runs a call here, with the interpreter released.
+    fn now<'a, T: Send, F>(&self, py: Python<'_>, call: impl FnOnce(Arc<client::Client>) -> F) -> PyResult<T>
+    where
+        F: Future<Output = Result<T, ClientError>> + Send + 'a,
+    {
+        let inner = self.inner()?;
+        let call = call(inner);
+        Engine::current(py)?.wait(py, async { call.await.map_err(Failure::from) })
+    }
+
+    /// Runs a call on the engine's threads; its result goes to `completions`.
+    fn later<F>(
+        &self,
+        py: Python<'_>,
+        (completions, token): (&Completions, i64),
+        call: impl FnOnce(Arc<client::Client>) -> F,
+    ) -> PyResult<()>
+    where
+        F: Future<Output = Result<Reply, ClientError>> + Send + 'static,
+    {
+        let queue = completions.queue()?;
+        let call = call(self.inner()?);
+        Engine::current(py)?.spawn(async move {
+            let reply = call.await.map_err(Failure::from);
+            queue.push(token, reply);
+        });
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        broker_url: &str,
+        result_backend: Option<&str>,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<Self> {
+        let options = connect_options(py, options)?;
+        let client = client::Client::new(broker_url, result_backend, options);
+        Ok(Self { pid: std::process::id(), inner: Mutex::new(Some(Arc::new(client))) })
+    }
+
+    #[pyo3(signature = (batch, timeout = None))]
+    fn publish(&self, py: Python<'_>, batch: Vec<Py<Publication>>, timeout: Option<f64>) -> PyResult<()> {
+        let timeout = maybe_seconds(timeout)?;
+        let batch = &batch;
+        self.now(py, |client| async move {
+            client.publish(|| batch.iter().map(|one| one.get().0.clone()).collect(), timeout).await
+        })
+    }
+
+    fn publish_later(
+        &self,
+        py: Python<'_>,
+        batch: Vec<Py<Publication>>,
+        timeout: Option<f64>,
+        completions: &Completions,
+        token: i64,
+    ) -> PyResult<()> {
+        let timeout = maybe_seconds(timeout)?;
+        // Python's objects stay here: engine threads hold none.
+        let batch: Vec<_> = batch.iter().map(|one| one.get().0.clone()).collect();
+        self.later(py, (completions, token), |client| async move {
+            client.publish(|| batch.clone(), timeout).await?;
+            Ok(Reply::Nothing)
+        })
+    }
+
+    fn read(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<Vec<Option<ResultRecord>>> {
+        let records = self.now(py, |client| async move { Ok(client.backend()?.read(&task_ids).await?) })?;
+        Ok(records.into_iter().map(|record| record.map(ResultRecord)).collect())
+    }
+
+    fn read_later(
+        &self,
+        py: Python<'_>,
+        task_ids: Vec<String>,
+        completions: &Completions,
+        token: i64,
+    ) -> PyResult<()> {
+        self.later(py, (completions, token), |client| async move {
+            Ok(Reply::Records(client.backend()?.read(&task_ids).await?))
+        })
+    }
+
+    #[pyo3(signature = (task_ids, timeout = None))]
+    fn wait(
+        &self,
+        py: Python<'_>,
+        task_ids: Vec<String>,
+        timeout: Option<f64>,
+    ) -> PyResult<Vec<ResultRecord>> {
+        let timeout = maybe_seconds(timeout)?;
+        let ready = self.now(py, |client| async move { client.wait_ready(task_ids, timeout).await })?;
+        Ok(ready.into_iter().map(ResultRecord).collect())
+    }
+
+    fn wait_later(
+        &self,
+        py: Python<'_>,
+        task_ids: Vec<String>,
+        timeout: Option<f64>,
+        completions: &Completions,
+        token: i64,
+    ) -> PyResult<()> {
+        let timeout = maybe_seconds(timeout)?;
+        self.later(py, (completions, token), |client| async move {
+            let ready = client.wait_ready(task_ids, timeout).await?;
+            Ok(Reply::Records(ready.into_iter().map(Some).collect()))
+        })
+    }
+
+    fn wait_change(
+        &self,
+        py: Python<'_>,
+        task_id: String,
+        state: Option<&str>,
+        record: Option<&[u8]>,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<ResultRecord>> {
+        let timeout = maybe_seconds(timeout)?;
+        let changed =
+            self.now(py, |client| async move { client.wait_change(task_id, state, record, timeout).await })?;
+        Ok(changed.map(ResultRecord))
+    }
+
+    fn store(&self, py: Python<'_>, records: Vec<Py<ResultRecord>>) -> PyResult<()> {
+        let records: Vec<_> = records.iter().map(|record| record.get().0.clone()).collect();
+        self.now(py, |client| async move { Ok(client.backend()?.store(records).await?) })
+    }
+
+    fn forget(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<()> {
+        self.now(py, |client| async move { Ok(client.backend()?.forget(&task_ids).await?) })
+    }
+
+    fn purge(&self, py: Python<'_>, queue: &str) -> PyResult<u64> {
+        self.now(py, |client| async move { Ok(client.broker()?.purge(queue).await?) })
+    }
+
+    fn queues<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let queues = self.now(py, |client| async move { Ok(client.broker()?.queues().await?) })?;
+        let convert = |queue: celeriac::broker::QueueStatus| {
+            let dict = PyDict::new(py);
+            dict.set_item("name", queue.name)?;
+            dict.set_item("ready", queue.ready)?;
+            dict.set_item("claimed", queue.claimed)?;
+            dict.set_item("parked", queue.parked)?;
+            dict.set_item("dead", queue.dead)?;
+            Ok(dict)
+        };
+        queues.into_iter().map(convert).collect()
+    }
+
+    #[pyo3(signature = (queue = None, limit = 100))]
+    fn dead_letters<'py>(
+        &self,
+        py: Python<'py>,
+        queue: Option<&str>,
+        limit: usize,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let letters =
+            self.now(py, |client| async move { Ok(client.broker()?.dead_letters(queue, limit).await?) })?;
+        letters.iter().map(|letter| dead_letter(py, letter)).collect()
+    }
+
+    fn broadcast(
+        &self,
+        py: Python<'_>,
+        exchange: &str,
+        publication: &Bound<'_, Publication>,
+        ttl: f64,
+    ) -> PyResult<()> {
+        let ttl = seconds(ttl)?.unwrap_or(Duration::MAX);
+        let message = publication.get().0.message.clone();
+        self.now(py, |client| async move { Ok(client.broker()?.broadcast(exchange, message, ttl).await?) })
+    }
+
+    /// Without the password.
+    fn broker_url(&self, py: Python<'_>) -> PyResult<String> {
+        self.now(py, |client| async move { Ok(client.broker()?.display_url()) })
+    }
+
+    /// Waits for the calls under way, then disconnects.
+    #[pyo3(signature = (timeout = 5.0))]
+    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        same_process(self.pid, "Client")?;
+        let deadline = Instant::now() + seconds(timeout)?.unwrap_or(Duration::from_secs(3600));
+        let Some(inner) = self.inner.lock().take() else { return Ok(()) };
+        while Arc::strong_count(&inner) > 1 && Instant::now() < deadline {
+            py.detach(|| std::thread::sleep(Duration::from_millis(2)));
+            py.check_signals()?;
+        }
+        py.detach(|| drop(inner));
+        Ok(())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Client of process {}>", self.pid)
+    }
+}
+
+impl Drop for Client {
+    /// In a forked child the connections are the parent's: closing them here would release its locks.
+    fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            std::mem::forget(self.inner.get_mut().take());
+        }
+    }
+}
+
+fn connect_options(py: Python<'_>, dict: &Bound<'_, PyDict>) -> PyResult<ConnectOptions> {
+    let mut options = ConnectOptions { threading: Threading::Inline, ..ConnectOptions::default() };
+    for (key, value) in dict.iter() {
+        match key.extract::<&str>()? {
+            "connect_timeout" => {
+                if let Some(timeout) = maybe_seconds(value.extract()?)? {
+                    options.connect_timeout = timeout;
+                    options.publish_timeout = timeout;
+                }
+            }
+            // No store that there is takes any yet.
+            "transport_options" => drop(value.cast_into::<PyDict>()?),
+            other => return Err(Class::Improper.error(py, format!("Client has no option {other:?}"))),
+        }
+    }
+    Ok(options)
+}
+
+fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("id", letter.id)?;
+    dict.set_item("queue", &letter.queue)?;
+    dict.set_item("reason", &letter.reason)?;
+    dict.set_item("detail", &letter.detail)?;
+    dict.set_item("crashes", letter.crashes)?;
+    dict.set_item("died_ms", letter.died.0)?;
+    // A letter may be dead because its headers cannot be read.
+    dict.set_item("headers", from_json(py, &letter.message.headers, None).ok())?;
+    dict.set_item("properties", properties_to(py, &letter.message.properties)?)?;
+    dict.set_item("body", PyBytes::new(py, &letter.message.body))?;
+    Ok(dict)
+}

@@ -1,0 +1,100 @@
+//! `Completions`: where finished calls wait, as Rust values, until a Python event loop comes for them.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use crate::errors::Failure;
+use crate::runtime::same_process;
+use crate::values::ResultRecord;
+use crate::wakeup::Wakeup;
+
+/// What a call gave.
+pub(crate) enum Reply {
+    Nothing,
+    Records(Vec<Option<celeriac::protocol::ResultRecord>>),
+}
+
+impl Reply {
+    fn into_py(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            Self::Nothing => Ok(py.None()),
+            Self::Records(records) => {
+                let records: Vec<_> = records.into_iter().map(|record| record.map(ResultRecord)).collect();
+                Ok(records.into_pyobject(py)?.unbind())
+            }
+        }
+    }
+}
+
+/// Shared by the Python object and the calls under way; the descriptor lives until the last of them.
+pub(crate) struct Queue {
+    wakeup: Wakeup,
+    /// Pushed by engine threads, taken by the loop's thread. None when closed. Bounded by the calls under way.
+    done: Mutex<Option<Vec<(i64, Result<Reply, Failure>)>>>,
+}
+
+impl Queue {
+    /// Adds a finished call; wakes the loop if there was none waiting.
+    pub(crate) fn push(&self, token: i64, reply: Result<Reply, Failure>) {
+        let was_empty = {
+            let mut done = self.done.lock();
+            let Some(done) = &mut *done else { return };
+            done.push((token, reply));
+            done.len() == 1
+        };
+        if was_empty {
+            self.wakeup.set();
+        }
+    }
+}
+
+/// Where finished async calls wait for a Python event loop.
+#[pyclass(frozen, module = "celeriac._core")]
+pub(crate) struct Completions {
+    pid: u32,
+    queue: Arc<Queue>,
+}
+
+impl Completions {
+    pub(crate) fn queue(&self) -> PyResult<Arc<Queue>> {
+        same_process(self.pid, "Completions")?;
+        Ok(Arc::clone(&self.queue))
+    }
+}
+
+#[pymethods]
+impl Completions {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let queue = Queue { wakeup: Wakeup::new()?, done: Mutex::new(Some(Vec::new())) };
+        Ok(Self { pid: std::process::id(), queue: Arc::new(queue) })
+    }
+
+    /// Becomes readable when the queue was empty and is not any more.
+    fn fileno(&self) -> PyResult<i32> {
+        same_process(self.pid, "Completions")?;
+        Ok(self.queue.wakeup.descriptor())
+    }
+
+    /// Empties the queue: (token, result). A result that is an exception instance is to be raised.
+    fn drain(&self, py: Python<'_>) -> PyResult<Vec<(i64, Py<PyAny>)>> {
+        same_process(self.pid, "Completions")?;
+        self.queue.wakeup.clear();
+        let taken = self.queue.done.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        let convert = |(token, reply): (i64, Result<Reply, Failure>)| {
+            let value = match reply {
+                Ok(reply) => reply.into_py(py)?,
+                Err(failure) => failure.into_py(py).into_value(py).into_any(),
+            };
+            Ok((token, value))
+        };
+        taken.into_iter().map(convert).collect()
+    }
+
+    /// Forgets what is there and what comes later.
+    fn close(&self) {
+        *self.queue.done.lock() = None;
+    }
+}

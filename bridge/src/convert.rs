@@ -1,0 +1,20 @@
+//! Small values both ways.
+
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// Seconds to a duration: none for infinity, zero for what is negative.
+pub(crate) fn seconds(value: f64) -> PyResult<Option<Duration>> {
+    if value.is_nan() {
+        return Err(PyValueError::new_err("a time in seconds cannot be NaN"));
+    }
+    // A duration too long to be counted is no limit.
+    Ok(Duration::try_from_secs_f64(value.max(0.0)).ok())
+}
+
+/// As [`seconds`], where none is no limit.
+pub(crate) fn maybe_seconds(value: Option<f64>) -> PyResult<Option<Duration>> {
+    value.map_or(Ok(None), seconds)
+}

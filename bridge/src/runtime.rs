@@ -1,0 +1,176 @@
+//! One tokio runtime for each process: made when first needed, made anew after a fork, stopped before the
+//! interpreter ends. No thread of it ever attaches to Python.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::convert::seconds;
+use crate::errors::Failure;
+
+/// How often a wait looks for signals and for the end of the interpreter.
+const TICK: Duration = Duration::from_millis(100);
+/// Enough for a store's call that blocks its thread not to stop the timers.
+const THREADS: usize = 2;
+
+/// The runtime of this process. Locked only while attached, and never across a release of the interpreter:
+/// so no thread holds it at the moment of a fork, and the child may lock it.
+static CURRENT: Mutex<Option<&'static Engine>> = Mutex::new(None);
+
+/// The interpreter of this process is ending. Written by the exit hook, read by every call.
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+/// A runtime and who uses it. Leaked: a forked child has none of its threads and must not drop it.
+pub(crate) struct Engine {
+    pid: u32,
+    handle: Handle,
+    /// Taken by whoever stops it.
+    runtime: Mutex<Option<Runtime>>,
+    /// Written by whoever stops it; read by waits, which then give up.
+    stopping: AtomicBool,
+    /// Calls that wait now. Those of threads that fork left behind are not counted in the child, which has
+    /// an engine of its own.
+    waiting: AtomicUsize,
+}
+
+impl Engine {
+    /// The engine of this process.
+    pub(crate) fn current(_py: Python<'_>) -> PyResult<&'static Self> {
+        let pid = std::process::id();
+        let mut current = CURRENT.lock();
+        if let Some(engine) = *current
+            && engine.pid == pid
+        {
+            return Ok(engine);
+        }
+        if EXITING.load(Ordering::Acquire) {
+            return Err(PyRuntimeError::new_err("the engine has stopped because the interpreter is ending"));
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("celeriac")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                PyRuntimeError::new_err(format!("cannot start the engine's threads: {error}"))
+            })?;
+        let engine: &'static Self = Box::leak(Box::new(Self {
+            pid,
+            handle: runtime.handle().clone(),
+            runtime: Mutex::new(Some(runtime)),
+            stopping: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+        }));
+        *current = Some(engine);
+        Ok(engine)
+    }
+
+    /// Runs a future to its end on this thread, with the interpreter released. Signal handlers run
+    /// meanwhile; when one raises, the future is dropped.
+    pub(crate) fn wait<T: Send>(
+        &'static self,
+        py: Python<'_>,
+        future: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> PyResult<T> {
+        let _waiting = Waiting::enter(&self.waiting);
+        let mut future = pin!(future);
+        loop {
+            let step = py.detach(|| {
+                self.handle.block_on(async {
+                    tokio::select! {
+                        biased;
+                        done = future.as_mut() => Some(done),
+                        () = tokio::time::sleep(TICK) => None,
+                    }
+                })
+            });
+            if let Some(done) = step {
+                return done.map_err(|failure| failure.into_py(py));
+            }
+            py.check_signals()?;
+            if self.stopping.load(Ordering::Acquire) {
+                return Err(PyRuntimeError::new_err("the engine was stopped during the call"));
+            }
+        }
+    }
+
+    /// Runs a future on the engine's threads.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(future);
+    }
+
+    /// Lets waiting calls give up, then stops the threads.
+    fn stop(&self, timeout: Duration) {
+        self.stopping.store(true, Ordering::Release);
+        let deadline = Instant::now() + timeout;
+        while self.waiting.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let runtime = self.runtime.lock().take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+/// Counts a call for as long as it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Refuses to use `what`, made by process `pid`, in another process.
+pub(crate) fn same_process(pid: u32, what: &str) -> PyResult<()> {
+    let here = std::process::id();
+    if pid == here {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(format!(
+        "this {what} was made in process {pid} and cannot be used in process {here}, which was forked from \
+         it: make a new one here"
+    )))
+}
+
+/// Stops the engine's threads in this process. What is called later starts them again.
+#[pyfunction]
+#[pyo3(signature = (timeout = 2.0))]
+pub(crate) fn shutdown_runtime(py: Python<'_>, timeout: f64) -> PyResult<()> {
+    let timeout = seconds(timeout)?.unwrap_or(TICK * 600);
+    let engine = CURRENT.lock().take();
+    if let Some(engine) = engine
+        && engine.pid == std::process::id()
+    {
+        py.detach(|| engine.stop(timeout));
+    }
+    Ok(())
+}
+
+/// The exit hook: a thread that came back to Python after the interpreter has begun to end would be
+/// unwound through Rust frames, which aborts the process. So nothing waits any more when it begins.
+#[pyfunction]
+fn stop_for_exit(py: Python<'_>) -> PyResult<()> {
+    EXITING.store(true, Ordering::Release);
+    shutdown_runtime(py, 2.0)
+}
+
+/// Registers the exit hook.
+pub(crate) fn register_exit_hook(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let hook = wrap_pyfunction!(stop_for_exit, m)?;
+    m.py().import("atexit")?.call_method1("register", (hook,))?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Sending, asking, waiting: one broker, perhaps one result backend, any number of callers.
+
+mod error;
+mod patience;
+mod producer;
+mod result;
+
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use crate::backend::ResultBackend;
+use crate::broker::{Broker, BrokerError};
+use crate::driver::{self, ConnectOptions};
+
+pub use error::ClientError;
+
+/// A client of one broker and at most one result backend. Connects on first use.
+pub struct Client {
+    broker_url: String,
+    backend_url: Option<String>,
+    options: ConnectOptions,
+    /// Written once, by the first caller that connects; read by all.
+    broker: OnceLock<Arc<dyn Broker>>,
+    /// As `broker`.
+    backend: OnceLock<Arc<dyn ResultBackend>>,
+    /// Held while connecting, so that callers that come together connect once.
+    connecting: Mutex<()>,
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    pub fn new(broker_url: &str, backend_url: Option<&str>, options: ConnectOptions) -> Self {
+        Self {
+            broker_url: broker_url.to_owned(),
+            backend_url: backend_url.map(str::to_owned),
+            options,
+            broker: OnceLock::new(),
+            backend: OnceLock::new(),
+            connecting: Mutex::new(()),
+        }
+    }
+
+    /// The broker, connected.
+    pub fn broker(&self) -> Result<&dyn Broker, BrokerError> {
+        if self.broker.get().is_none() {
+            let _connecting = self.connecting.lock();
+            if self.broker.get().is_none() {
+                let broker = driver::connect_broker(&self.broker_url, self.options.clone())?;
+                let _set_before = self.broker.set(broker);
+            }
+        }
+        Ok(&**self.broker.get().expect("it was set above"))
+    }
+
+    /// The result backend, connected.
+    pub fn backend(&self) -> Result<&dyn ResultBackend, ClientError> {
+        let Some(url) = &self.backend_url else { return Err(ClientError::NoBackend) };
+        if self.backend.get().is_none() {
+            let _connecting = self.connecting.lock();
+            if self.backend.get().is_none() {
+                let backend = driver::connect_backend(url, self.options.clone())?;
+                let _set_before = self.backend.set(backend);
+            }
+        }
+        Ok(&**self.backend.get().expect("it was set above"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

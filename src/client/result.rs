@@ -1,0 +1,80 @@
+//! Waits for one result or many.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::patience::Patience;
+use super::{Client, ClientError};
+use crate::protocol::ResultRecord;
+
+/// How long a wait without a limit of its own puts up with a backend that is away.
+const OUTAGE: Duration = Duration::from_secs(30);
+/// Stands for "no limit": what is added to the clock must not overflow.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+impl Client {
+    /// Waits until at least one of these is in a final state, and gives those that are.
+    pub async fn wait_ready(
+        &self,
+        task_ids: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<Vec<ResultRecord>, ClientError> {
+        if task_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let is_ready = |record: &ResultRecord| matches!(&*record.state, "SUCCESS" | "FAILURE" | "REVOKED");
+        let found = self.watch_for(task_ids, timeout, is_ready).await?;
+        found.ok_or_else(|| ClientError::WaitedTooLong(timeout.unwrap_or(FOREVER)))
+    }
+
+    /// Waits until the stored record differs from the given state and bytes (none: nothing stored); none
+    /// when that did not happen in time.
+    pub async fn wait_change(
+        &self,
+        task_id: String,
+        state: Option<&str>,
+        record: Option<&[u8]>,
+        timeout: Option<Duration>,
+    ) -> Result<Option<ResultRecord>, ClientError> {
+        let differs = |found: &ResultRecord| Some(&*found.state) != state || Some(&*found.record) != record;
+        let found = self.watch_for(vec![task_id], timeout, differs).await?;
+        Ok(found.and_then(|records| records.into_iter().next()))
+    }
+
+    /// Watches until some records satisfy `wanted`; none when the time is over. A backend that goes away is
+    /// asked again: a watch begins with what is stored, so nothing is missed.
+    async fn watch_for(
+        &self,
+        task_ids: Vec<String>,
+        timeout: Option<Duration>,
+        wanted: impl Fn(&ResultRecord) -> bool,
+    ) -> Result<Option<Vec<ResultRecord>>, ClientError> {
+        let deadline = Instant::now() + timeout.unwrap_or(FOREVER).min(FOREVER);
+        let mut outage: Option<Patience> = None;
+        loop {
+            let watching = async {
+                let mut watch = self.backend()?.watch(task_ids.clone()).await?;
+                loop {
+                    let mut records = watch.next().await?;
+                    outage = None;
+                    records.retain(&wanted);
+                    if !records.is_empty() {
+                        return Ok(records);
+                    }
+                }
+            };
+            match timeout_at(deadline, watching).await {
+                Err(_) => return Ok(None),
+                Ok(Ok(records)) => return Ok(Some(records)),
+                Ok(Err(ClientError::Backend(error))) if error.is_transient() => {
+                    let end = deadline.min(Instant::now() + OUTAGE);
+                    if !outage.get_or_insert_with(|| Patience::until(end)).pause().await {
+                        return Err(error.into());
+                    }
+                }
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    }
+}

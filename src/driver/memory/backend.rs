@@ -1,0 +1,80 @@
+//! The result backend contract over the state in memory.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{MemoryStore, Shared};
+use crate::backend::{BackendError, ResultBackend, Watch};
+use crate::protocol::ResultRecord;
+
+#[async_trait]
+impl ResultBackend for MemoryStore {
+    async fn store(&self, batch: Vec<ResultRecord>) -> Result<(), BackendError> {
+        let now = self.0.clock.now();
+        {
+            let mut state = self.0.state.lock();
+            for record in batch {
+                state.store(record, now);
+            }
+        }
+        self.0.results.notify_waiters();
+        Ok(())
+    }
+
+    async fn read(&self, task_ids: &[String]) -> Result<Vec<Option<ResultRecord>>, BackendError> {
+        let now = self.0.clock.now();
+        let state = self.0.state.lock();
+        Ok(task_ids.iter().map(|id| state.read(id, now).map(|(_, record)| record.clone())).collect())
+    }
+
+    async fn forget(&self, task_ids: &[String]) -> Result<(), BackendError> {
+        let mut state = self.0.state.lock();
+        for id in task_ids {
+            state.forget(id);
+        }
+        Ok(())
+    }
+
+    async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
+        Ok(Box::new(MemoryWatch { store: self.0.clone(), task_ids, seen: 0 }))
+    }
+
+    fn store_id(&self) -> Option<String> {
+        Some(self.id())
+    }
+
+    fn display_url(&self) -> String {
+        self.url()
+    }
+}
+
+struct MemoryWatch {
+    store: Arc<Shared>,
+    task_ids: Vec<String>,
+    /// The highest version that was given out.
+    seen: u64,
+}
+
+#[async_trait]
+impl Watch for MemoryWatch {
+    async fn next(&mut self) -> Result<Vec<ResultRecord>, BackendError> {
+        loop {
+            let mut changed = Box::pin(self.store.results.notified());
+            changed.as_mut().enable();
+            let now = self.store.clock.now();
+            let (seen, records) = {
+                let state = self.store.state.lock();
+                let newer = |id: &String| state.read(id, now).filter(|(version, _)| *version > self.seen);
+                let found: Vec<_> = self.task_ids.iter().filter_map(newer).collect();
+                let seen = found.iter().map(|(version, _)| *version).max().unwrap_or(self.seen);
+                (seen, found.into_iter().map(|(_, record)| record.clone()).collect::<Vec<_>>())
+            };
+            self.seen = seen;
+            if !records.is_empty() {
+                return Ok(records);
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The broker contract over the state in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::state::{Claimed, State};
+use super::{MemoryStore, Shared};
+use crate::broker::{
+    Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, Delivery,
+    Listener, QueueStatus, Renewal, Settle,
+};
+use crate::protocol::{Message, Publication};
+
+/// A sleep is at least this long, so that a moment that has just passed is not asked for in a loop.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+#[async_trait]
+impl Broker for MemoryStore {
+    async fn publish(&self, batch: Vec<Publication>) -> Result<(), BrokerError> {
+        let now = self.0.clock.now();
+        {
+            let mut state = self.0.state.lock();
+            for publication in batch {
+                state.publish(publication, now);
+            }
+        }
+        self.0.messages.notify_waiters();
+        Ok(())
+    }
+
+    async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError> {
+        let now = self.0.clock.now();
+        let mut state = self.0.state.lock();
+        let recovered = state.recover(None, now);
+        let owner = state.register(&options, now);
+        if state.has_twin(owner) {
+            tracing::warn!(
+                node = options.node,
+                "another consumer of this name is alive; use -n to name them apart"
+            );
+        }
+        let queues = state.declare(&options.queues);
+        drop(state);
+        if recovered > 0 {
+            self.0.messages.notify_waiters();
+        }
+        Ok(Box::new(MemoryConsumer {
+            store: self.0.clone(),
+            options,
+            owner: AtomicU64::new(owner),
+            queues: Mutex::new(queues),
+            turn: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }))
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {
+        Ok(self.0.state.lock().purge(queue))
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
+        Ok(self.0.state.lock().statuses(self.0.clock.now()))
+    }
+
+    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        Ok(self.0.state.lock().dead_letters(queue, limit))
+    }
+
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        let expires = self.0.clock.now().after(ttl);
+        self.0.state.lock().broadcast(exchange, message, expires);
+        self.0.broadcasts.notify_waiters();
+        Ok(())
+    }
+
+    async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        let heard = self.0.state.lock().now_heard();
+        Ok(Box::new(MemoryListener { store: self.0.clone(), exchange: exchange.to_owned(), heard }))
+    }
+
+    fn store_id(&self) -> Option<String> {
+        Some(self.id())
+    }
+
+    fn display_url(&self) -> String {
+        self.url()
+    }
+
+    async fn sweep(&self) -> Result<(), BrokerError> {
+        self.0.state.lock().sweep(self.0.clock.now());
+        self.0.messages.notify_waiters();
+        Ok(())
+    }
+}
+
+struct MemoryConsumer {
+    store: Arc<Shared>,
+    options: ConsumerOptions,
+    /// Written when the lease was lost and a new one is taken, read by every call.
+    owner: AtomicU64,
+    /// Written by `set_queues`, read by `claim`.
+    queues: Mutex<Vec<Arc<str>>>,
+    /// Counts claims: each starts with another queue.
+    turn: AtomicUsize,
+    /// Set by whoever finds the lease lost, taken by `renew`, which reports it.
+    lost: AtomicBool,
+    /// Set once by `close`; read by every call.
+    closed: AtomicBool,
+}
+
+impl MemoryConsumer {
+    fn check_open(&self) -> Result<(), BrokerError> {
+        if self.closed.load(Ordering::SeqCst) { Err(BrokerError::Closed) } else { Ok(()) }
+    }
+
+    /// One look for deliveries.
+    fn look(&self, credit: Credit) -> Claimed {
+        let now = self.store.clock.now();
+        let queues = self.queues.lock().clone();
+        let mut state = self.store.state.lock();
+        self.keep_registered(&mut state);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        state.claim(self.owner.load(Ordering::SeqCst), &queues, turn, credit, now)
+    }
+
+    /// Takes a new lease when ours is gone.
+    fn keep_registered(&self, state: &mut State) {
+        if !state.knows(self.owner.load(Ordering::SeqCst)) {
+            self.lost.store(true, Ordering::SeqCst);
+            let owner = state.register(&self.options, self.store.clock.now());
+            self.owner.store(owner, Ordering::SeqCst);
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for MemoryConsumer {
+    async fn claim(&self, credit: Credit) -> Result<Vec<Delivery>, BrokerError> {
+        if credit.count == 0 {
+            return Ok(Vec::new());
+        }
+        loop {
+            // Listens before it looks, so that no change falls in between.
+            let mut changed = Box::pin(self.store.messages.notified());
+            changed.as_mut().enable();
+            self.check_open()?;
+            match self.look(credit) {
+                Claimed::Some(deliveries) => return Ok(deliveries),
+                Claimed::NothingUntil(None) => changed.await,
+                Claimed::NothingUntil(Some(moment)) => {
+                    let wait = self.store.clock.now().until(moment).max(SHORTEST_SLEEP);
+                    let _ = tokio::time::timeout(wait, changed).await;
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError> {
+        self.check_open()?;
+        let now = self.store.clock.now();
+        let owner = self.owner.load(Ordering::SeqCst);
+        let answers = {
+            let mut state = self.store.state.lock();
+            let carry_out = |commit| state.commit(owner, self.options.max_crashes, commit, now);
+            batch.iter().map(carry_out).collect()
+        };
+        let comes_back =
+            |commit: &Commit| !matches!(commit.settle, Settle::Keep | Settle::Ack | Settle::Dead(..));
+        if batch.iter().any(|commit| !commit.publications.is_empty() || comes_back(commit)) {
+            self.store.messages.notify_waiters();
+        }
+        if batch.iter().any(|commit| !commit.results.is_empty()) {
+            self.store.results.notify_waiters();
+        }
+        Ok(answers)
+    }
+
+    async fn renew(&self) -> Result<Renewal, BrokerError> {
+        self.check_open()?;
+        let recovered = {
+            let mut state = self.store.state.lock();
+            self.keep_registered(&mut state);
+            let (owner, now) = (self.owner.load(Ordering::SeqCst), self.store.clock.now());
+            state.renew(owner, self.options.lease, now);
+            state.recover(Some(owner), now)
+        };
+        if recovered > 0 {
+            self.store.messages.notify_waiters();
+        }
+        Ok(Renewal { lost: self.lost.swap(false, Ordering::SeqCst), recovered })
+    }
+
+    async fn set_queues(&self, queues: Vec<String>) -> Result<(), BrokerError> {
+        self.check_open()?;
+        *self.queues.lock() = self.store.state.lock().declare(&queues);
+        self.store.messages.notify_waiters();
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        if !self.closed.swap(true, Ordering::SeqCst) {
+            self.store.state.lock().close(self.owner.load(Ordering::SeqCst));
+            self.store.messages.notify_waiters();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MemoryConsumer {
+    fn drop(&mut self) {
+        if !self.closed.load(Ordering::SeqCst) {
+            self.store.state.lock().abandon(self.owner.load(Ordering::SeqCst));
+            self.store.messages.notify_waiters();
+        }
+    }
+}
+
+struct MemoryListener {
+    store: Arc<Shared>,
+    exchange: String,
+    /// The number of the last broadcast that was heard.
+    heard: u64,
+}
+
+#[async_trait]
+impl Listener for MemoryListener {
+    async fn next(&mut self) -> Result<Message, BrokerError> {
+        loop {
+            let mut changed = Box::pin(self.store.broadcasts.notified());
+            changed.as_mut().enable();
+            let found = self.store.state.lock().hear(&self.exchange, self.heard, self.store.clock.now());
+            if let Some((id, message)) = found {
+                self.heard = id;
+                return Ok(message);
+            }
+            changed.await;
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The implementations of [`crate::broker`] and [`crate::backend`], one folder for each store.
+//!
+//! - [`memory`]: in one process; tests and eager development.
+//!
+//! What all of them share about routing: there are no bindings. A message goes to the queue that its
+//! routing key names; with an empty routing key, to the one its exchange names.
+
+mod connect;
+pub mod memory;
+mod routing;
+
+pub use connect::{ConnectOptions, Threading, connect_backend, connect_broker};

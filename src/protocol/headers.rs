@@ -1,0 +1,332 @@
+//! The headers of protocol 2: what the engine reads of them, and how it writes them.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::json::{self, Loose};
+use super::{DecodeError, Message, Properties, parse_iso_ms};
+
+const PART: &str = "headers";
+/// A century. Longer limits are cut, so that every one of them fits the arithmetic of time.
+const MAX_LIMIT_SECONDS: f64 = 100.0 * 366.0 * 86_400.0;
+
+/// The headers that the engine looks at. Texts are borrowed from the message unless they hold escapes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TaskHeaders<'a> {
+    /// The task's name.
+    pub task: Cow<'a, str>,
+    /// The task's id; any text.
+    pub id: Cow<'a, str>,
+    /// Not to be run before, in milliseconds since the epoch.
+    pub eta_ms: Option<i64>,
+    /// Not to be run after, in milliseconds since the epoch.
+    pub expires_ms: Option<i64>,
+    /// Seconds after which its process is killed; never negative.
+    pub hard_limit: Option<f64>,
+    /// Seconds after which `SoftTimeLimitExceeded` is raised; never negative.
+    pub soft_limit: Option<f64>,
+    /// How often it was tried before.
+    pub retries: u32,
+    /// Whether its result is wanted; none leaves it to the task.
+    pub ignore_result: Option<bool>,
+    /// The group it is part of.
+    pub group: Option<Cow<'a, str>>,
+    /// The first task of its workflow.
+    pub root_id: Option<Cow<'a, str>>,
+    /// The task that sent it.
+    pub parent_id: Option<Cow<'a, str>>,
+    /// The name to show instead of its own.
+    pub shadow: Option<Cow<'a, str>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    task: Loose<'a>,
+    id: Loose<'a>,
+    eta: Loose<'a>,
+    expires: Loose<'a>,
+    timelimit: Limits,
+    retries: Loose<'a>,
+    ignore_result: Loose<'a>,
+    group: Loose<'a>,
+    root_id: Loose<'a>,
+    parent_id: Loose<'a>,
+    shadow: Loose<'a>,
+}
+
+impl Message {
+    /// Reads what the engine needs of the headers, in one pass; others are skipped.
+    ///
+    /// Names and texts that only monitors see (`group`, `root_id`, `parent_id`, `shadow`) count as not given
+    /// when they are no text, as Celery's worker runs such messages.
+    pub fn task_headers(&self) -> Result<TaskHeaders<'_>, DecodeError> {
+        match json::object::<Fields<'_>>(&self.headers, PART) {
+            Ok(fields) => fields.check(),
+            Err(DecodeError::NotObject { .. }) => Err(DecodeError::UnknownMessage),
+            Err(error) => {
+                let Some(masked) = json::mask_nan(&self.headers) else { return Err(error) };
+                Ok(json::object::<Fields<'_>>(&masked, PART)?.check()?.into_owned())
+            }
+        }
+    }
+}
+
+impl TaskHeaders<'_> {
+    /// The same without borrowing from the message.
+    pub fn into_owned(self) -> TaskHeaders<'static> {
+        fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
+            Cow::Owned(text.into_owned())
+        }
+        TaskHeaders {
+            task: owned(self.task),
+            id: owned(self.id),
+            group: self.group.map(owned),
+            root_id: self.root_id.map(owned),
+            parent_id: self.parent_id.map(owned),
+            shadow: self.shadow.map(owned),
+            eta_ms: self.eta_ms,
+            expires_ms: self.expires_ms,
+            hard_limit: self.hard_limit,
+            soft_limit: self.soft_limit,
+            retries: self.retries,
+            ignore_result: self.ignore_result,
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn check(self) -> Result<TaskHeaders<'a>, DecodeError> {
+        let task = self.task.text().ok_or(DecodeError::UnknownMessage)?;
+        let id = match self.id {
+            Loose::Text(id) => id,
+            id if id.is_none() => return Err(DecodeError::Missing { part: PART, field: "id" }),
+            _ => return Err(invalid("id", "text")),
+        };
+        let (hard_limit, soft_limit) = match self.timelimit {
+            Limits::Pair(hard, soft) => (hard, soft),
+            Limits::Bad => return Err(invalid("timelimit", "[hard, soft] in seconds")),
+        };
+        let retries = match self.retries {
+            Loose::Int(count) => u32::try_from(count).ok(),
+            ref none if none.is_none() => Some(0),
+            _ => None,
+        };
+        let ignore_result = match self.ignore_result {
+            Loose::Bool(value) => Some(value),
+            Loose::Int(number) => Some(number != 0),
+            ref none if none.is_none() => None,
+            _ => return Err(invalid("ignore_result", "a boolean")),
+        };
+        Ok(TaskHeaders {
+            task,
+            id,
+            eta_ms: moment(&self.eta, "eta")?,
+            expires_ms: moment(&self.expires, "expires")?,
+            hard_limit,
+            soft_limit,
+            retries: retries.ok_or_else(|| invalid("retries", "a count"))?,
+            ignore_result,
+            group: self.group.text(),
+            root_id: self.root_id.text(),
+            parent_id: self.parent_id.text(),
+            shadow: self.shadow.text(),
+        })
+    }
+}
+
+fn invalid(field: &'static str, expected: &'static str) -> DecodeError {
+    DecodeError::Invalid { part: PART, field, expected }
+}
+
+fn moment(value: &Loose<'_>, field: &'static str) -> Result<Option<i64>, DecodeError> {
+    match value {
+        Loose::Text(text) => {
+            parse_iso_ms(text).map(Some).ok_or_else(|| invalid(field, "an ISO 8601 date and time"))
+        }
+        none if none.is_none() => Ok(None),
+        _ => Err(invalid(field, "an ISO 8601 date and time")),
+    }
+}
+
+/// `timelimit`: hard first.
+enum Limits {
+    Pair(Option<f64>, Option<f64>),
+    Bad,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::Pair(None, None)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LimitsVisitor)
+    }
+}
+
+struct LimitsVisitor;
+
+impl<'de> Visitor<'de> for LimitsVisitor {
+    type Value = Limits;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Limits, E> {
+        Ok(Limits::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Limits, A::Error> {
+        let mut limits = [None, None];
+        for limit in &mut limits {
+            *limit = match seq.next_element::<Loose<'_>>()? {
+                Some(Loose::Null) => Some(None),
+                Some(Loose::Int(seconds)) => seconds_in_range(seconds as f64),
+                Some(Loose::Float(seconds)) => seconds_in_range(seconds),
+                _ => None,
+            };
+        }
+        let longer = seq.next_element::<IgnoredAny>()?.is_some();
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(match limits {
+            [Some(hard), Some(soft)] if !longer => Limits::Pair(hard, soft),
+            _ => Limits::Bad,
+        })
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Limits, E> {
+        Ok(Limits::Bad)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Limits, E> {
+        Ok(Limits::Bad)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Limits, E> {
+        Ok(Limits::Bad)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Limits, E> {
+        Ok(Limits::Bad)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Limits, E> {
+        Ok(Limits::Bad)
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Limits, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Limits::Bad)
+    }
+}
+
+/// None if it makes no sense.
+#[expect(clippy::option_option, reason = "outer: is it valid; inner: is there a limit")]
+fn seconds_in_range(seconds: f64) -> Option<Option<f64>> {
+    (seconds >= 0.0).then_some(Some(seconds.min(MAX_LIMIT_SECONDS)))
+}
+
+/// A task to send, as far as its headers go; writes them in Celery's order. For senders without Python.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NewTask<'a> {
+    lang: Lang,
+    /// The task's name.
+    pub task: &'a str,
+    /// The task's id.
+    pub id: &'a str,
+    /// The name to show instead of its own.
+    pub shadow: Option<&'a str>,
+    /// ISO 8601; see [`super::format_iso_utc`].
+    pub eta: Option<&'a str>,
+    /// ISO 8601.
+    pub expires: Option<&'a str>,
+    /// The group it is part of.
+    pub group: Option<&'a str>,
+    /// Its place in the group.
+    pub group_index: Option<u32>,
+    /// How often it was tried before.
+    pub retries: u32,
+    /// Hard, then soft limit in seconds.
+    #[serde(serialize_with = "write_limits")]
+    pub timelimit: [Option<f64>; 2],
+    /// The first task of its workflow; its own id when there is none.
+    pub root_id: Option<&'a str>,
+    /// The task that sent it.
+    pub parent_id: Option<&'a str>,
+    /// The arguments as monitors show them.
+    pub argsrepr: &'a str,
+    /// The keyword arguments as monitors show them.
+    pub kwargsrepr: &'a str,
+    /// Who sends it: `gen<pid>@<host>`.
+    pub origin: &'a str,
+    /// Its result is not wanted.
+    pub ignore_result: bool,
+    replaced_task_nesting: u32,
+    stamped_headers: (),
+    stamps: Stamps,
+}
+
+/// Always `"py"`; nobody checks it.
+#[derive(Clone, Debug, Default, Serialize)]
+enum Lang {
+    #[default]
+    #[serde(rename = "py")]
+    Py,
+}
+
+/// Always `{}`.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Stamps {}
+
+impl<'a> NewTask<'a> {
+    /// A task with nothing but a name and an id.
+    pub fn new(task: &'a str, id: &'a str) -> Self {
+        Self { task, id, root_id: Some(id), argsrepr: "()", kwargsrepr: "{}", ..Self::default() }
+    }
+
+    /// The header object as JSON text.
+    pub fn headers(&self) -> Bytes {
+        let mut out = Vec::with_capacity(512);
+        json::write(&mut out, self);
+        out.into()
+    }
+
+    /// A persistent message with a JSON body; `args` is the text of a JSON array, `kwargs` of an object.
+    pub fn message(&self, args: &str, kwargs: &str) -> Message {
+        let embed = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
+        Message {
+            headers: self.headers(),
+            properties: Properties {
+                content_type: "application/json".to_owned(),
+                content_encoding: "utf-8".to_owned(),
+                correlation_id: Some(self.id.to_owned()),
+                delivery_mode: 2,
+                priority: Some(0),
+                ..Properties::default()
+            },
+            body: format!("[{args}, {kwargs}, {embed}]").into(),
+        }
+    }
+}
+
+/// Whole seconds without a fraction, as Python writes integers.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn write_limits<S: Serializer>(limits: &[Option<f64>; 2], serializer: S) -> Result<S::Ok, S::Error> {
+    let number = |limit: Option<f64>| {
+        limit.map(|seconds| {
+            let whole = seconds as i64;
+            let number = if whole as f64 == seconds { Some(whole.into()) } else { None };
+            number.or_else(|| serde_json::Number::from_f64(seconds))
+        })
+    };
+    [number(limits[0]), number(limits[1])].serialize(serializer)
+}

@@ -1,0 +1,554 @@
+//! Frames between the supervisor and a child: `u32` little-endian length, one byte of kind, payload.
+//!
+//! Both ends use this file: the pool here, and the child through the bridge. Nothing is trusted: every
+//! length is checked against what is left of the frame, and the frame against a limit.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::protocol::{Message, Properties, Publication, ResultRecord};
+use crate::worker::pool::{Execution, Mode, Outcome, OutcomeKind, RequestTag};
+
+/// Frames are never larger than this.
+pub const MAX_FRAME_BYTES: usize = 1 << 30;
+
+/// Bytes before the payload: length and kind.
+const HEAD: usize = 5;
+/// What is made free for a read at the least.
+const READ_BYTES: usize = 64 * 1024;
+
+const EXECUTION: u8 = b'E';
+const RECLAIM: u8 = b'C';
+const SOFT_LIMIT: u8 = b'L';
+const STOP: u8 = b'S';
+const READY: u8 = b'R';
+const OUTCOME: u8 = b'O';
+const UPDATE: u8 = b'U';
+const RETURNED: u8 = b'B';
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// To the child: run this.
+    Execution(Box<Execution>),
+    /// To the child: hand back those of these that have not begun. Always answered by `Returned`.
+    Reclaim(Vec<RequestTag>),
+    /// To the child: the soft limit of this request has passed; SIGUSR1 follows.
+    SoftLimit(RequestTag),
+    /// To the child: end when what you have is done.
+    Stop,
+    /// From the child: it is set up, and what it is given begins now. Sent once, before anything else.
+    Ready,
+    /// From the child: a request ended.
+    Outcome(RequestTag, Outcome),
+    /// From the child: a state to store while the request runs.
+    Update(RequestTag, ResultRecord),
+    /// From the child: these have not begun and will not.
+    Returned(Vec<RequestTag>),
+}
+
+/// Why bytes are not frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The frame is larger than allowed.
+    #[error("frame of {size} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The frame ends before its fields do, or goes on after them.
+    #[error("frame of kind {0:?} has the wrong length")]
+    Length(char),
+    /// A field has a value that means nothing.
+    #[error("frame of kind {0:?} has a field that cannot be read")]
+    Field(char),
+    /// No such kind.
+    #[error("frame of unknown kind {0}")]
+    Kind(u8),
+}
+
+/// Appends a request for a child.
+pub fn encode_execution(execution: &Execution, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    frame(EXECUTION, out, |out| {
+        put_u64(execution.tag, out);
+        match &execution.mode {
+            Mode::Run => out.push(0),
+            Mode::TimedOut(seconds) => {
+                out.push(1);
+                put_u64(seconds.to_bits(), out);
+            }
+            Mode::Lost(how) => {
+                out.push(2);
+                put_bytes(how.as_bytes(), out);
+            }
+            Mode::Revoked(why) => {
+                out.push(3);
+                put_bytes(why.as_bytes(), out);
+            }
+            Mode::Unknown => out.push(4),
+        }
+        out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1));
+        put_duration(execution.soft_limit, out);
+        put_duration(execution.hard_limit, out);
+        put_bytes(execution.exchange.as_bytes(), out);
+        put_bytes(execution.routing_key.as_bytes(), out);
+        put_message(&execution.message, out);
+    })
+}
+
+/// Appends the end of a request. When it is over the limit, nothing is appended.
+pub fn encode_outcome(tag: RequestTag, outcome: &Outcome, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    frame(OUTCOME, out, |out| {
+        put_u64(tag, out);
+        out.push(kind_code(outcome.kind));
+        put_duration(outcome.runtime, out);
+        put_bytes(outcome.summary.as_bytes(), out);
+        put_u32(outcome.results.len(), out);
+        for record in &outcome.results {
+            put_record(record, out);
+        }
+        put_u32(outcome.publications.len(), out);
+        for publication in &outcome.publications {
+            put_bytes(publication.exchange.as_bytes(), out);
+            put_bytes(publication.routing_key.as_bytes(), out);
+            put_option(publication.due_ms, out, |due, out| put_u64(due as u64, out));
+            put_message(&publication.message, out);
+        }
+    })
+}
+
+/// Appends a state to store while the request runs.
+pub fn encode_update(tag: RequestTag, record: &ResultRecord, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    frame(UPDATE, out, |out| {
+        put_u64(tag, out);
+        put_record(record, out);
+    })
+}
+
+/// Appends the question for what has not begun.
+pub fn encode_reclaim(tags: &[RequestTag], out: &mut Vec<u8>) {
+    put_tags(RECLAIM, tags, out);
+}
+
+/// Appends the answer to a reclaim.
+pub fn encode_returned(tags: &[RequestTag], out: &mut Vec<u8>) {
+    put_tags(RETURNED, tags, out);
+}
+
+/// Appends the word that a soft limit has passed.
+pub fn encode_soft_limit(tag: RequestTag, out: &mut Vec<u8>) {
+    put_u32(8, out);
+    out.push(SOFT_LIMIT);
+    put_u64(tag, out);
+}
+
+/// Appends the order to end.
+pub fn encode_stop(out: &mut Vec<u8>) {
+    put_u32(0, out);
+    out.push(STOP);
+}
+
+/// Appends the word that the child is set up.
+pub fn encode_ready(out: &mut Vec<u8>) {
+    put_u32(0, out);
+    out.push(READY);
+}
+
+/// Turns bytes into frames. Fed by [`Decoder::feed`] or by reading into [`Decoder::buffer`].
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: BytesMut,
+    limit: usize,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new(MAX_FRAME_BYTES)
+    }
+}
+
+impl Decoder {
+    /// A decoder that refuses frames whose payload is over `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { buffer: BytesMut::new(), limit }
+    }
+
+    /// Takes bytes as they came.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Where to read the next bytes to (append only); has room for the frame that is being read.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        let missing = match self.announced() {
+            Some(length) if length <= self.limit => (HEAD + length).saturating_sub(self.buffer.len()),
+            _ => 0,
+        };
+        if self.buffer.capacity() - self.buffer.len() < missing.max(READ_BYTES / 4) {
+            self.buffer.reserve(missing.max(READ_BYTES));
+        }
+        &mut self.buffer
+    }
+
+    /// The next whole frame; none when more bytes are needed. After an error the stream cannot be read on.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some(length) = self.announced() else { return Ok(None) };
+        if length > self.limit {
+            return Err(FrameError::TooLarge { size: length, limit: self.limit });
+        }
+        if self.buffer.len() < HEAD + length {
+            return Ok(None);
+        }
+        let kind = self.buffer[4];
+        let mut frame = self.buffer.split_to(HEAD + length).freeze();
+        frame.advance(HEAD);
+        Reader { kind, rest: frame }.frame().map(Some)
+    }
+
+    fn announced(&self) -> Option<usize> {
+        let head = self.buffer.get(..HEAD)?;
+        Some(u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize)
+    }
+}
+
+/// Reads the fields of one frame, in order.
+struct Reader {
+    kind: u8,
+    rest: Bytes,
+}
+
+impl Reader {
+    fn frame(mut self) -> Result<Frame, FrameError> {
+        let frame = match self.kind {
+            EXECUTION => Frame::Execution(Box::new(self.execution()?)),
+            RECLAIM => Frame::Reclaim(self.tags()?),
+            RETURNED => Frame::Returned(self.tags()?),
+            SOFT_LIMIT => Frame::SoftLimit(self.u64()?),
+            STOP => Frame::Stop,
+            READY => Frame::Ready,
+            OUTCOME => Frame::Outcome(self.u64()?, self.outcome()?),
+            UPDATE => Frame::Update(self.u64()?, self.record()?),
+            other => return Err(FrameError::Kind(other)),
+        };
+        if self.rest.is_empty() { Ok(frame) } else { Err(self.wrong_length()) }
+    }
+
+    fn execution(&mut self) -> Result<Execution, FrameError> {
+        let tag = self.u64()?;
+        let mode = match self.u8()? {
+            0 => Mode::Run,
+            1 => Mode::TimedOut(f64::from_bits(self.u64()?)),
+            2 => Mode::Lost(self.text()?),
+            3 => Mode::Revoked(self.text()?),
+            4 => Mode::Unknown,
+            _ => return Err(self.wrong_field()),
+        };
+        let flags = self.u8()?;
+        Ok(Execution {
+            tag,
+            mode,
+            redelivered: flags & 1 != 0,
+            short: flags & 2 != 0,
+            soft_limit: self.duration()?,
+            hard_limit: self.duration()?,
+            exchange: self.text()?,
+            routing_key: self.text()?,
+            message: self.message()?,
+        })
+    }
+
+    fn outcome(&mut self) -> Result<Outcome, FrameError> {
+        let code = self.u8()?;
+        let kind = kind_of(code).ok_or(FrameError::Field(self.kind as char))?;
+        let runtime = self.duration()?;
+        let summary = self.text()?;
+        let mut results = Vec::new();
+        for _ in 0..self.u32()? {
+            results.push(self.record()?);
+        }
+        let mut publications = Vec::new();
+        for _ in 0..self.u32()? {
+            publications.push(Publication {
+                exchange: self.text()?,
+                routing_key: self.text()?,
+                due_ms: self.option(|reader| reader.u64().map(|due| due as i64))?,
+                message: self.message()?,
+            });
+        }
+        Ok(Outcome { kind, results, publications, runtime, summary })
+    }
+
+    fn record(&mut self) -> Result<ResultRecord, FrameError> {
+        Ok(ResultRecord {
+            task_id: self.text()?,
+            state: self.text()?,
+            record: self.bytes()?,
+            content_type: self.text()?,
+            expires_ms: self.option(Self::u64)?,
+        })
+    }
+
+    fn message(&mut self) -> Result<Message, FrameError> {
+        let properties = Properties {
+            content_type: self.text()?,
+            content_encoding: self.text()?,
+            correlation_id: self.option(Self::text)?,
+            reply_to: self.option(Self::text)?,
+            delivery_mode: self.u8()?,
+            priority: self.option(Self::u8)?,
+            expiration_ms: self.option(Self::u64)?,
+            other: self.map()?,
+        };
+        Ok(Message { properties, headers: self.bytes()?, body: self.bytes()? })
+    }
+
+    fn map(&mut self) -> Result<serde_json::Map<String, serde_json::Value>, FrameError> {
+        let text = self.bytes()?;
+        if text.is_empty() {
+            return Ok(serde_json::Map::new());
+        }
+        serde_json::from_slice(&text).map_err(|_| self.wrong_field())
+    }
+
+    fn tags(&mut self) -> Result<Vec<RequestTag>, FrameError> {
+        let mut tags = Vec::with_capacity(self.rest.len() / 8);
+        while !self.rest.is_empty() {
+            tags.push(self.u64()?);
+        }
+        Ok(tags)
+    }
+
+    fn option<T>(&mut self, read: impl Fn(&mut Self) -> Result<T, FrameError>) -> Result<Option<T>, FrameError> {
+        match self.u8()? {
+            0 => Ok(None),
+            1 => read(self).map(Some),
+            _ => Err(self.wrong_field()),
+        }
+    }
+
+    fn duration(&mut self) -> Result<Option<Duration>, FrameError> {
+        self.option(|reader| reader.u64().map(Duration::from_nanos))
+    }
+
+    fn text(&mut self) -> Result<String, FrameError> {
+        let bytes = self.bytes()?;
+        std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| self.wrong_field())
+    }
+
+    fn bytes(&mut self) -> Result<Bytes, FrameError> {
+        let length = self.u32()? as usize;
+        if length > self.rest.len() {
+            return Err(self.wrong_length());
+        }
+        Ok(self.rest.split_to(length))
+    }
+
+    fn u8(&mut self) -> Result<u8, FrameError> {
+        self.rest.try_get_u8().map_err(|_| self.wrong_length())
+    }
+
+    fn u32(&mut self) -> Result<u32, FrameError> {
+        self.rest.try_get_u32_le().map_err(|_| self.wrong_length())
+    }
+
+    fn u64(&mut self) -> Result<u64, FrameError> {
+        self.rest.try_get_u64_le().map_err(|_| self.wrong_length())
+    }
+
+    fn wrong_length(&self) -> FrameError {
+        FrameError::Length(self.kind as char)
+    }
+
+    fn wrong_field(&self) -> FrameError {
+        FrameError::Field(self.kind as char)
+    }
+}
+
+/// Writes head and payload; takes all back when the payload is over the limit.
+fn frame(kind: u8, out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) -> Result<(), FrameError> {
+    let start = out.len();
+    put_u32(0, out);
+    out.push(kind);
+    payload(out);
+    let size = out.len() - start - HEAD;
+    if size > MAX_FRAME_BYTES {
+        out.truncate(start);
+        return Err(FrameError::TooLarge { size, limit: MAX_FRAME_BYTES });
+    }
+    out[start..start + 4].copy_from_slice(&(size as u32).to_le_bytes());
+    Ok(())
+}
+
+fn put_tags(kind: u8, tags: &[RequestTag], out: &mut Vec<u8>) {
+    put_u32(tags.len() * 8, out);
+    out.push(kind);
+    for tag in tags {
+        put_u64(*tag, out);
+    }
+}
+
+fn put_message(message: &Message, out: &mut Vec<u8>) {
+    let properties = &message.properties;
+    put_bytes(properties.content_type.as_bytes(), out);
+    put_bytes(properties.content_encoding.as_bytes(), out);
+    put_option(properties.correlation_id.as_ref(), out, |text, out| put_bytes(text.as_bytes(), out));
+    put_option(properties.reply_to.as_ref(), out, |text, out| put_bytes(text.as_bytes(), out));
+    out.push(properties.delivery_mode);
+    put_option(properties.priority, out, |priority, out| out.push(priority));
+    put_option(properties.expiration_ms, out, put_u64);
+    if properties.other.is_empty() {
+        put_u32(0, out);
+    } else {
+        let text = serde_json::to_vec(&properties.other).expect("a JSON map can always be written");
+        put_bytes(&text, out);
+    }
+    put_bytes(&message.headers, out);
+    put_bytes(&message.body, out);
+}
+
+fn put_record(record: &ResultRecord, out: &mut Vec<u8>) {
+    put_bytes(record.task_id.as_bytes(), out);
+    put_bytes(record.state.as_bytes(), out);
+    put_bytes(&record.record, out);
+    put_bytes(record.content_type.as_bytes(), out);
+    put_option(record.expires_ms, out, put_u64);
+}
+
+fn put_option<T>(value: Option<T>, out: &mut Vec<u8>, put: impl FnOnce(T, &mut Vec<u8>)) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(value, out);
+    }
+}
+
+fn put_duration(duration: Option<Duration>, out: &mut Vec<u8>) {
+    let nanos = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    put_option(nanos, out, put_u64);
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_u32(bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+/// A length that does not fit makes the frame larger than its limit, which [`frame`] refuses.
+fn put_u32(value: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+fn put_u64(value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+const KINDS: [OutcomeKind; 9] = [
+    OutcomeKind::Success,
+    OutcomeKind::Failure,
+    OutcomeKind::Retry,
+    OutcomeKind::Ignored,
+    OutcomeKind::Rejected,
+    OutcomeKind::Requeued,
+    OutcomeKind::Revoked,
+    OutcomeKind::Malformed,
+    OutcomeKind::Disallowed,
+];
+
+fn kind_code(kind: OutcomeKind) -> u8 {
+    KINDS.iter().position(|known| *known == kind).expect("every kind is listed") as u8
+}
+
+fn kind_of(code: u8) -> Option<OutcomeKind> {
+    KINDS.get(usize::from(code)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(body: Vec<u8>, id: Option<String>, priority: Option<u8>) -> Message {
+        let mut properties = Properties {
+            content_type: "application/json".into(),
+            correlation_id: id,
+            priority,
+            ..Properties::default()
+        };
+        properties.other.insert("user_id".into(), "me".into());
+        Message { headers: Bytes::from_static(b"{\"task\":\"t\"}"), properties, body: body.into() }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_however_it_is_cut(
+            tag: u64,
+            body: Vec<u8>,
+            id: Option<String>,
+            priority: Option<u8>,
+            soft in proptest::option::of(0u64..1 << 60),
+            kind in 0usize..9,
+            cut in 1usize..50,
+        ) {
+            let execution = Execution {
+                tag,
+                mode: Mode::Lost("signal 9 (SIGKILL)".into()),
+                message: message(body.clone(), id, priority),
+                exchange: String::new(),
+                routing_key: "celery".into(),
+                redelivered: true,
+                soft_limit: soft.map(Duration::from_nanos),
+                hard_limit: None,
+                short: false,
+            };
+            let outcome = Outcome {
+                kind: KINDS[kind],
+                results: vec![ResultRecord { task_id: "a".into(), record: body.into(), expires_ms: Some(5), ..ResultRecord::default() }],
+                publications: vec![Publication { due_ms: Some(-4), message: execution.message.clone(), ..Publication::default() }],
+                runtime: Some(Duration::from_micros(17)),
+                summary: "ümlaut".into(),
+            };
+            let mut bytes = Vec::new();
+            encode_execution(&execution, &mut bytes).unwrap();
+            encode_outcome(tag, &outcome, &mut bytes).unwrap();
+            encode_reclaim(&[1, tag], &mut bytes);
+            encode_soft_limit(tag, &mut bytes);
+            encode_stop(&mut bytes);
+
+            let mut decoder = Decoder::default();
+            let mut frames = Vec::new();
+            for piece in bytes.chunks(cut) {
+                decoder.buffer();
+                decoder.feed(piece);
+                while let Some(frame) = decoder.next_frame().unwrap() {
+                    frames.push(frame);
+                }
+            }
+
+            let expected = [
+                Frame::Execution(Box::new(execution)),
+                Frame::Outcome(tag, outcome),
+                Frame::Reclaim(vec![1, tag]),
+                Frame::SoftLimit(tag),
+                Frame::Stop,
+            ];
+            prop_assert_eq!(frames, expected);
+        }
+
+        #[test]
+        fn nonsense_is_an_error_and_never_a_panic(bytes: Vec<u8>) {
+            let mut decoder = Decoder::new(1000);
+            decoder.feed(&bytes);
+            while let Ok(Some(_)) = decoder.next_frame() {}
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_refused_before_it_is_read() {
+        let mut decoder = Decoder::new(1000);
+        decoder.feed(&[0xff, 0xff, 0, 0, b'E']);
+
+        assert_eq!(decoder.next_frame(), Err(FrameError::TooLarge { size: 65535, limit: 1000 }));
+    }
+}

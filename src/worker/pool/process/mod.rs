@@ -1,0 +1,450 @@
+//! The pool of child processes.
+//!
+//! - `frame`: what travels between supervisor and child; the child's end uses it too.
+//! - `child`: one child and what it was given.
+//! - `spawn`: where children come from.
+//! - `limits`, `recycle`: when a request has run too long, when a child has done enough.
+//!
+//! Duties of [`ProcessPool`]:
+//! 1. keep as many children as asked for; ask for the next one the moment one is seen to be gone;
+//! 2. give executions to idle children, and short ones to busy children too, up to a depth; call back
+//!    what waits behind one that turns out not to be short;
+//! 3. signal the soft limit, kill at the hard limit, and tell how a child died;
+//! 4. report every execution once as finished, lost or returned, in the order in which they ended.
+
+mod child;
+pub mod frame;
+mod limits;
+mod recycle;
+mod spawn;
+mod stop;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, Sleep};
+
+use self::child::Child;
+use self::recycle::RecycleLimits;
+use self::spawn::SpawnEvent;
+pub use self::spawn::{ForkServer, Spawner};
+use super::{Execution, Pool, PoolEvent, RequestTag};
+
+/// How long the status of a child whose socket closed is waited for.
+const STATUS_WAIT: Duration = Duration::from_millis(500);
+/// How long a child that has done enough may take to end.
+const LEAVE_WAIT: Duration = Duration::from_secs(10);
+/// Between two tries to make a child, after one failed.
+const RESPAWN_PAUSE: Duration = Duration::from_millis(100);
+
+/// How to make a [`ProcessPool`].
+#[derive(Debug)]
+pub struct ProcessPoolOptions {
+    /// Children, each with one slot.
+    pub concurrency: usize,
+    /// Where children come from.
+    pub spawner: Spawner,
+    /// A child that has run this many tasks is replaced.
+    pub max_tasks_per_child: Option<u64>,
+    /// A child that uses more memory after a task is replaced (KiB).
+    pub max_memory_per_child: Option<u64>,
+    /// Some task has a hard limit: the children must be such that can be killed.
+    pub hard_limits: bool,
+}
+
+/// Why a pool cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// A fixed child is the worker's own process.
+    #[error("a hard time limit needs a pool of processes: the solo pool runs tasks in the worker itself, which cannot be killed; use --pool prefork, or a soft limit")]
+    HardLimitOnSolo,
+    /// There is one fixed child.
+    #[error("the solo pool runs one task at a time: concurrency must be 1, not {0}")]
+    ConcurrencyOnSolo(usize),
+    /// A fixed child stays.
+    #[error("the solo pool cannot replace its process: limits of tasks or memory per child need --pool prefork")]
+    RecycleOnSolo,
+    /// No slots at all.
+    #[error("the pool needs at least one process")]
+    Empty,
+}
+
+/// Runs requests in child processes.
+#[derive(Debug)]
+pub struct ProcessPool {
+    concurrency: usize,
+    spawner: Spawner,
+    recycle: RecycleLimits,
+    /// Children that run, or are being made.
+    children: Vec<Child>,
+    /// Children that are gone or going, until all that they wrote is read and their end is known.
+    leaving: Vec<Child>,
+    next_number: u64,
+    /// No child is asked for before this moment.
+    respawn_at: Option<Instant>,
+    /// Some child has said that it is set up, so the others will too: one that dies before has begun nothing.
+    tells_ready: bool,
+    stopping: bool,
+    broken: bool,
+    events: Vec<PoolEvent>,
+    news: Vec<SpawnEvent>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl ProcessPool {
+    /// A pool; children are made when it is first polled.
+    pub fn new(options: ProcessPoolOptions) -> Result<Self, PoolError> {
+        let recycle =
+            RecycleLimits { max_tasks: options.max_tasks_per_child, max_memory_kib: options.max_memory_per_child };
+        if options.concurrency == 0 {
+            return Err(PoolError::Empty);
+        }
+        if matches!(options.spawner, Spawner::Fixed(_)) {
+            if options.hard_limits {
+                return Err(PoolError::HardLimitOnSolo);
+            }
+            if options.concurrency != 1 {
+                return Err(PoolError::ConcurrencyOnSolo(options.concurrency));
+            }
+            if recycle.max_tasks.is_some() || recycle.max_memory_kib.is_some() {
+                return Err(PoolError::RecycleOnSolo);
+            }
+        }
+        Ok(Self {
+            concurrency: options.concurrency,
+            spawner: options.spawner,
+            recycle,
+            children: Vec::new(),
+            leaving: Vec::new(),
+            next_number: 1,
+            respawn_at: None,
+            tells_ready: false,
+            stopping: false,
+            broken: false,
+            events: Vec::new(),
+            news: Vec::new(),
+            timer: None,
+        })
+    }
+
+    /// Everything there is to do now; ready when there are events.
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            self.spawn_missing(now);
+            self.poll_spawner(cx, now);
+            for child in &mut self.children {
+                child.poll_write(cx);
+                child.poll_read(cx, now, &mut self.events);
+                child.on_time(now, &mut self.events);
+                child.poll_write(cx);
+            }
+            self.retire_children(now);
+            self.bury_children(cx, now);
+            if !self.events.is_empty() {
+                return Poll::Ready(());
+            }
+            // A child that just left is replaced at once.
+            if self.children.len() < self.concurrency && self.may_spawn(now) {
+                continue;
+            }
+            if self.poll_timer(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn may_spawn(&self, now: Instant) -> bool {
+        let can = match &self.spawner {
+            Spawner::ForkServer(_) => true,
+            Spawner::Fixed(stream) => stream.is_some(),
+        };
+        can && !self.stopping && !self.broken && self.respawn_at.is_none_or(|at| at <= now)
+    }
+
+    fn spawn_missing(&mut self, now: Instant) {
+        while self.children.len() < self.concurrency && self.may_spawn(now) {
+            let number = self.next_number;
+            self.next_number += 1;
+            let made = match &mut self.spawner {
+                Spawner::ForkServer(server) => server.spawn(number).map(|stream| Child::new(number, None, stream)),
+                Spawner::Fixed(stream) => fixed_child(number, stream),
+            };
+            match made {
+                Ok(child) => {
+                    if child.pid.is_some() {
+                        self.events.push(PoolEvent::SlotFree);
+                    }
+                    self.children.push(child);
+                }
+                Err(error) => self.spawn_failed(now, &error.to_string()),
+            }
+        }
+    }
+
+    fn spawn_failed(&mut self, now: Instant, why: &str) {
+        let too_often = match &mut self.spawner {
+            Spawner::ForkServer(server) => {
+                server.close();
+                server.failed(now)
+            }
+            Spawner::Fixed(_) => true,
+        };
+        self.respawn_at = Some(now + RESPAWN_PAUSE);
+        if too_often && !self.broken && !self.stopping {
+            self.broken = true;
+            self.events.push(PoolEvent::Broken(format!("cannot make child processes: {why}")));
+        }
+    }
+
+    fn poll_spawner(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let Spawner::ForkServer(server) = &mut self.spawner else { return };
+        let mut news = std::mem::take(&mut self.news);
+        server.poll_events(cx, &mut news);
+        for event in news.drain(..) {
+            match event {
+                SpawnEvent::Made { number, pid } => {
+                    if let Some(child) = self.child(number) {
+                        child.pid = Some(pid);
+                    }
+                    self.events.push(PoolEvent::SlotFree);
+                }
+                SpawnEvent::Exited { number, status } => {
+                    if let Some(child) = self.child(number) {
+                        child.status = Some(status);
+                    }
+                }
+                SpawnEvent::Failed { number, errno } => {
+                    self.children.retain(|child| child.number != number);
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    self.fork_failed(now, &format!("fork: {error}"));
+                }
+                SpawnEvent::Gone => {
+                    // The parent-death signal ends the children; a hung one must not keep its slot.
+                    for child in self.all_children() {
+                        child.kill();
+                        child.orphan |= child.status.is_none();
+                        child.status.get_or_insert(9);
+                    }
+                    if !self.stopping {
+                        self.fork_failed(now, "the fork server has ended");
+                        if !self.broken {
+                            self.respawn_at = None;
+                        }
+                    }
+                }
+            }
+        }
+        self.news = news;
+    }
+
+    /// The server lives on after a failed fork, so only the failure is counted.
+    fn fork_failed(&mut self, now: Instant, why: &str) {
+        let Spawner::ForkServer(server) = &mut self.spawner else { return };
+        self.respawn_at = Some(now + RESPAWN_PAUSE);
+        if server.failed(now) && !self.broken && !self.stopping {
+            self.broken = true;
+            self.events.push(PoolEvent::Broken(format!("cannot make child processes: {why}")));
+        }
+    }
+
+    fn child(&mut self, number: u64) -> Option<&mut Child> {
+        self.all_children().find(|child| child.number == number)
+    }
+
+    fn all_children(&mut self) -> impl Iterator<Item = &mut Child> {
+        self.children.iter_mut().chain(&mut self.leaving)
+    }
+
+    /// Children that have done enough end; those that are gone leave their slot.
+    fn retire_children(&mut self, now: Instant) {
+        let mut place = 0;
+        while place < self.children.len() {
+            let child = &mut self.children[place];
+            self.tells_ready |= child.ready;
+            if child.status.is_some() {
+                child.drain(now, &mut self.events);
+            }
+            if child.ended.is_some() {
+                let child = self.children.swap_remove(place);
+                self.child_gone(&child, now);
+                self.leaving.push(child);
+                continue;
+            }
+            self.recycle_child(place, now);
+            place += 1;
+        }
+        // Told to end by `recycle_child`, and replaced before they have ended.
+        let stopping = self.stopping;
+        for mut child in self.children.extract_if(.., |child| child.retiring && child.is_idle() && !stopping) {
+            child.leave_by = Some(now + LEAVE_WAIT);
+            self.leaving.push(child);
+        }
+    }
+
+    fn recycle_child(&mut self, place: usize, now: Instant) {
+        let child = &mut self.children[place];
+        let Some(pid) = child.pid else { return };
+        if child.ready || child.recycle.any_finished() {
+            if let Spawner::ForkServer(server) = &mut self.spawner {
+                server.succeeded();
+            }
+        }
+        if child.retiring {
+            return;
+        }
+        if let Some(why) = child.recycle.due(self.recycle, pid, now) {
+            child.reclaim();
+            child.retiring = true;
+            self.events.push(PoolEvent::ChildReplaced { old: pid, why });
+        }
+    }
+
+    fn child_gone(&mut self, child: &Child, now: Instant) {
+        if self.tells_ready && !child.ready && !child.orphan {
+            self.fork_failed(now, "children end before they are set up");
+        }
+    }
+
+    /// Reports what children that are gone had been given, when it is known how they ended.
+    fn bury_children(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let mut place = 0;
+        while place < self.leaving.len() {
+            let child = &mut self.leaving[place];
+            if child.retiring && child.is_idle() && child.ended.is_none() {
+                child.stop();
+                if child.leave_by.is_some_and(|at| at <= now) {
+                    child.leave_by = None;
+                    child.kill();
+                }
+                child.poll_write(cx);
+                child.poll_read(cx, now, &mut self.events);
+                if child.status.is_some() {
+                    child.drain(now, &mut self.events);
+                }
+            }
+            let known = child.status.is_some() || child.pid.is_none() || self.is_fixed();
+            let child = &self.leaving[place];
+            if child.ended.is_some_and(|ended| known || ended + STATUS_WAIT <= now) {
+                let child = self.leaving.swap_remove(place);
+                self.report_end(child);
+            } else {
+                place += 1;
+            }
+        }
+    }
+
+    fn report_end(&mut self, mut child: Child) {
+        // It closed its socket and did not end: nobody reads it any more.
+        child.kill();
+        let how = match (&child.fault, child.status) {
+            (Some(fault), _) => fault.clone(),
+            (None, Some(status)) => spawn::describe(status),
+            (None, None) => "its socket closed".to_owned(),
+        };
+        let (head, waiting) = child.take_queue();
+        let begun = child.ready || !self.tells_ready;
+        if let Some(tag) = head {
+            self.events.push(if begun {
+                PoolEvent::Lost {
+                    tag,
+                    hard_limit: child.timed_out,
+                    terminated: child.terminated,
+                    how: how.clone(),
+                }
+            } else {
+                PoolEvent::Returned(tag)
+            });
+        }
+        // Back in the order in which they came: the worker puts each one before the others.
+        self.events.extend(waiting.into_iter().rev().map(PoolEvent::Returned));
+        if !child.retiring && !self.stopping {
+            if self.is_fixed() {
+                self.broken = true;
+                self.events.push(PoolEvent::Broken("the process that runs tasks has ended".to_owned()));
+            } else {
+                self.events.push(PoolEvent::ChildReplaced { old: child.pid.unwrap_or(0), why: how });
+            }
+        }
+    }
+
+    fn is_fixed(&self) -> bool {
+        matches!(self.spawner, Spawner::Fixed(_))
+    }
+
+    /// Sleeps until something is due; ready when it is.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ended = self.leaving.iter().filter_map(|child| child.ended).map(|ended| ended + STATUS_WAIT);
+        let leave = self.leaving.iter().filter_map(|child| child.leave_by.filter(|_| child.ended.is_none()));
+        let due = self.children.iter().filter_map(Child::next_deadline);
+        let missing = self.children.len() < self.concurrency && !self.stopping && !self.broken;
+        let Some(next) = ended.chain(leave).chain(due).chain(self.respawn_at.filter(|_| missing)).min() else {
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+        // One that fires too early costs less than setting it anew each time.
+        if timer.deadline() > next || timer.is_elapsed() {
+            timer.as_mut().reset(next);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+fn fixed_child(number: u64, stream: &mut Option<std::os::unix::net::UnixStream>) -> std::io::Result<Child> {
+    let stream = stream.take().ok_or_else(|| std::io::Error::other("there is only one"))?;
+    stream.set_nonblocking(true)?;
+    Ok(Child::new(number, Some(std::process::id()), UnixStream::from_std(stream)?))
+}
+
+#[async_trait]
+impl Pool for ProcessPool {
+    fn slots(&self) -> usize {
+        self.concurrency
+    }
+
+    fn free(&self, short: bool) -> usize {
+        if self.stopping {
+            return 0;
+        }
+        let now = Instant::now();
+        self.children.iter().map(|child| child.room(short, self.recycle, now)).sum()
+    }
+
+    fn submit(&mut self, execution: Execution) -> Result<(), Execution> {
+        let now = Instant::now();
+        let room = |child: &&mut Child| child.room(execution.short, self.recycle, now);
+        match self.children.iter_mut().max_by_key(room).filter(|child| room(child) > 0) {
+            Some(child) => child.push(execution, now),
+            None => Err(execution),
+        }
+    }
+
+    async fn events(&mut self, into: &mut Vec<PoolEvent>) {
+        poll_fn(|cx| self.poll_events(cx)).await;
+        into.append(&mut self.events);
+    }
+
+    fn terminate(&mut self, tag: RequestTag, signal: i32) {
+        if self.is_fixed() {
+            return;
+        }
+        if let Some(child) = self.children.iter_mut().find(|child| child.head() == Some(tag)) {
+            child.terminated = true;
+            child.reclaim();
+            child.signal(signal);
+        }
+    }
+
+    async fn stop(&mut self, deadline: Duration, into: &mut Vec<PoolEvent>) {
+        self.stop_children(Instant::now() + deadline).await;
+        into.append(&mut self.events);
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.children.iter().filter_map(|child| child.pid).collect()
+    }
+}
