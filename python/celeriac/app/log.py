@@ -1,0 +1,285 @@
+"""Logging of the worker: Celery's formats, colour on a terminal, one JSON object a line on request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+from celeriac import signals
+from celeriac.utils.nodenames import node_format
+
+#: What the parent process is called in log lines; children are `ForkPoolWorker-N`.
+MAIN_PROCESS = "MainProcess"
+DEFAULT_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+DEFAULT_TASK_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+TASK_LOGGER = "celery.task"
+REDIRECTED_LOGGER = "celery.redirected"
+
+_COLORS = {"DEBUG": "\033[1;34m", "WARNING": "\033[1;33m", "ERROR": "\033[1;31m", "CRITICAL": "\033[1;35m"}
+_RESET = "\033[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How the worker logs; the same for supervisor and children."""
+
+    level: int = logging.WARNING
+    logfile: str | None = None
+    format: str = DEFAULT_FORMAT
+    task_format: str = DEFAULT_TASK_FORMAT
+    datefmt: str | None = None
+    task_datefmt: str | None = None
+    as_json: bool = False
+    colorize: bool | None = None
+    hijack_root: bool = True
+    redirect_stdouts: bool = True
+    redirect_level: int = logging.WARNING
+    node: str = ""
+
+    @classmethod
+    def from_conf(cls, conf: Any, *, node: str = "", **given: Any) -> LogOptions:
+        """Settings, under what the command line gave (None: not given)."""
+        options = cls(
+            format=conf.worker_log_format or DEFAULT_FORMAT,
+            task_format=conf.worker_task_log_format or DEFAULT_TASK_FORMAT,
+            datefmt=conf.get("worker_log_datefmt"),
+            task_datefmt=conf.get("worker_task_log_datefmt"),
+            colorize=conf.worker_log_color,
+            hijack_root=bool(conf.worker_hijack_root_logger),
+            redirect_stdouts=bool(conf.worker_redirect_stdouts),
+            redirect_level=level_number(conf.worker_redirect_stdouts_level or "WARNING"),
+            node=node,
+        )
+        return replace(options, **{key: value for key, value in given.items() if value is not None})
+
+
+def level_number(level: int | str) -> int:
+    """`info`, `INFO`, `20` or 20 as a number.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    if isinstance(level, int):
+        return level
+    text = level.strip().upper()
+    if text.isdigit():
+        return int(text)
+    number = {**logging.getLevelNamesMapping(), "FATAL": logging.CRITICAL}.get(text)
+    if number is None:
+        raise ValueError(f"there is no log level {level!r}")
+    return number
+
+
+class _Process:
+    """The name of this process in log lines. Written once by each process, when it starts."""
+
+    name = MAIN_PROCESS
+    index = 0
+
+
+class WorkerFormatter(logging.Formatter):
+    """Celery's line, with the process' name of the pool, coloured by level when asked."""
+
+    def __init__(self, fmt: str, datefmt: str | None = None, *, colorize: bool = False) -> None:
+        super().__init__(fmt, datefmt)
+        self._colorize = colorize
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.processName = _Process.name
+        text = super().format(record)
+        if self._colorize and (color := _COLORS.get(record.levelname)):
+            return f"{color}{text}{_RESET}"
+        return text
+
+
+class TaskFormatter(WorkerFormatter):
+    """As above, for the loggers of tasks: knows which task speaks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        _add_task(record)
+        return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        _add_task(record)
+        entry: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "process": _Process.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        if record.task_name != "???":  # type: ignore[attr-defined]
+            entry["task_name"] = record.task_name  # type: ignore[attr-defined]
+            entry["task_id"] = record.task_id  # type: ignore[attr-defined]
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def _add_task(record: logging.LogRecord) -> None:
+    if getattr(record, "task_id", None) is not None:
+        return
+    from celeriac.app.current import get_current_task
+
+    task = get_current_task()
+    if task is not None and task.request.id is not None:
+        record.task_id, record.task_name = task.request.id, task.name
+    else:
+        record.task_id = record.task_name = "???"
+
+
+class _LogProxy:
+    """A text stream that logs what is printed. Within a logging handler it goes to the real stream."""
+
+    closed = False
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, logger: logging.Logger, level: int, original: TextIO) -> None:
+        self._logger, self._level, self._original = logger, level, original
+        self._thread = threading.local()
+
+    def write(self, data: str | bytes) -> int:
+        if isinstance(data, bytes):
+            data = data.decode("utf-8", "replace")
+        if getattr(self._thread, "logging", False):
+            return self._original.write(data)
+        if text := data.rstrip():
+            self._thread.logging = True
+            try:
+                self._logger.log(self._level, "%s", text)
+            finally:
+                self._thread.logging = False
+        return len(data)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._original.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Stays open: the stream belongs to the process."""
+
+    def fileno(self) -> int:
+        return self._original.fileno()
+
+
+def setup(options: LogOptions) -> bool:
+    """Sets logging up, unless a receiver of `setup_logging` has done it.
+
+    Returns:
+        Whether this function did it.
+    """
+    colorize = _supports_color(options)
+    sent = {
+        "loglevel": options.level,
+        "logfile": options.logfile,
+        "format": options.format,
+        "colorize": colorize,
+    }
+    if signals.setup_logging.send(sender=None, **sent):
+        return False
+    root = logging.getLogger()
+    if options.hijack_root:
+        for logger in (root, logging.getLogger("celery"), logging.getLogger(TASK_LOGGER)):
+            _drop_handlers(logger)
+    if options.hijack_root or not root.handlers:
+        root.addHandler(_handler(options, WorkerFormatter, options.format, options.datefmt, colorize))
+        root.setLevel(options.level)
+    signals.after_setup_logger.send(sender=None, logger=root, **sent)
+
+    tasks = logging.getLogger(TASK_LOGGER)
+    tasks.addHandler(_handler(options, TaskFormatter, options.task_format, options.task_datefmt, colorize))
+    tasks.setLevel(options.level)
+    tasks.propagate = False
+    signals.after_setup_task_logger.send(sender=None, logger=tasks, **{**sent, "format": options.task_format})
+    return True
+
+
+def redirect_stdouts(options: LogOptions) -> None:
+    """Sends what tasks print to the log."""
+    logger = logging.getLogger(REDIRECTED_LOGGER)
+    for name in ("stdout", "stderr"):
+        original = getattr(sys, f"__{name}__") or open(os.devnull, "w")  # noqa: SIM115
+        setattr(sys, name, _LogProxy(logger, options.redirect_level, original))
+
+
+def enter_child(options: LogOptions, index: int) -> None:
+    """In a forked child: its name, and its own file where the log file's name asks for one."""
+    _Process.name = f"ForkPoolWorker-{index}"
+    _Process.index = index
+    if options.logfile and ("%i" in options.logfile or "%I" in options.logfile):
+        path = _path(options)
+        for logger in (logging.getLogger(), logging.getLogger(TASK_LOGGER)):
+            for old in [h for h in logger.handlers if isinstance(h, logging.handlers.WatchedFileHandler)]:
+                new = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+                new.setFormatter(old.formatter)
+                logger.addHandler(new)
+                logger.removeHandler(old)
+
+
+def emit(level: int, name: str, message: str, created: float, task_id: str | None, task_name: str | None) -> None:
+    """Logs a line of the engine, with the time at which it was written there."""
+    logger = logging.getLogger(name)
+    if not logger.isEnabledFor(level):
+        return
+    record = logger.makeRecord(name, level, "", 0, message, (), None)
+    record.created = created
+    record.msecs = (created - int(created)) * 1000
+    if task_id is not None:
+        record.task_id, record.task_name = task_id, task_name
+    logger.handle(record)
+
+
+def _handler(
+    options: LogOptions, kind: type[WorkerFormatter], fmt: str, datefmt: str | None, colorize: bool
+) -> logging.Handler:
+    handler: logging.Handler
+    if options.logfile:
+        handler = logging.handlers.WatchedFileHandler(_path(options), encoding="utf-8")
+    else:
+        handler = logging.StreamHandler(sys.__stderr__)
+    handler.setFormatter(JsonFormatter() if options.as_json else kind(fmt, datefmt, colorize=colorize))
+    return handler
+
+
+def _path(options: LogOptions) -> str:
+    index = _Process.index
+    return node_format(options.logfile or "", options.node, i=str(index), I=f"-{index}" if index else "")
+
+
+def _supports_color(options: LogOptions) -> bool:
+    if options.logfile or options.as_json or "NO_COLOR" in os.environ:
+        return False
+    if options.colorize is not None:
+        return options.colorize
+    return bool(sys.__stderr__ and sys.__stderr__.isatty())
+
+
+def _drop_handlers(logger: logging.Logger) -> None:
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)

@@ -1,0 +1,157 @@
+"""`worker`: reads the options, and runs a worker."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from celeriac.bin.options import CommaList, LogLevel, Shared, command, friendly_errors, stop
+
+_LATER_POOLS = {"threads", "gevent", "eventlet", "asyncio", "processes", "custom"}
+
+#: Options of later versions: refused in one line, never silently dropped.
+_LATER = {
+    "beat": "-B",
+    "schedule": "-s",
+    "scheduler": "--scheduler",
+    "autoscale": "--autoscale",
+    "detach": "-D",
+    "statedb": "-S",
+    "uid": "--uid",
+    "gid": "--gid",
+    "umask": "--umask",
+    "executable": "--executable",
+}
+
+#: Option -> setting that it overrides.
+_SETTINGS = {
+    "concurrency": "worker_concurrency",
+    "task_events": "worker_send_task_events",
+    "time_limit": "task_time_limit",
+    "soft_time_limit": "task_soft_time_limit",
+    "prefetch_multiplier": "worker_prefetch_multiplier",
+    "disable_prefetch": "worker_disable_prefetch",
+    "max_tasks_per_child": "worker_max_tasks_per_child",
+    "max_memory_per_child": "worker_max_memory_per_child",
+}
+
+
+class Concurrency(click.ParamType):
+    """A number of processes, or `auto`."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto" or (str(value).isdigit() and int(value) > 0):
+            return value if value == "auto" else int(value)
+        self.fail(f"{value!r} is neither a number above 0 nor 'auto'", param, ctx)
+
+
+@command(name="worker", context_settings={"ignore_unknown_options": False})
+@click.option("-n", "--hostname", help="Node name: NAME@HOST; %h host, %n name, %d domain.")
+@click.option("-c", "--concurrency", type=Concurrency(), help="Processes; as many as there are CPUs unless given.")
+@click.option("-P", "--pool", help="prefork (default) or solo.")
+@click.option("-Q", "--queues", type=CommaList(), help="Consume from these queues only.")
+@click.option("-X", "--exclude-queues", type=CommaList(), help="Consume from all but these queues.")
+@click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
+@click.option("-O", "optimization", type=click.Choice(["default", "fair"]), help="fair is what there is.")
+@click.option("-l", "--loglevel", type=LogLevel(), default="WARNING", show_default=True, help="Level of the log.")
+@click.option("-f", "--logfile", help="Log to this file instead of standard error.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
+@click.option("--pidfile", help="Holds the process id while the worker runs.")
+@click.option("-I", "--include", type=CommaList(), help="More modules with tasks.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Hard time limit in seconds.")
+@click.option("--soft-time-limit", type=click.FloatRange(min=0, min_open=True), help="Soft time limit in seconds.")
+@click.option("--prefetch-multiplier", type=click.IntRange(min=0), help="Messages to hold for each process.")
+@click.option("--disable-prefetch", is_flag=True, default=None, help="Take a message only for a free process.")
+@click.option("--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a process after so many tasks.")
+@click.option("--max-memory-per-child", type=click.IntRange(min=1), help="Replace a process above so many KiB.")
+@click.option("--purge", "--discard", is_flag=True, help="Delete all waiting messages first.")
+@click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip to switch off.")
+@click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingling to switch off.")
+@click.option("--without-heartbeat", is_flag=True, help="Accepted: there are no heartbeat events to switch off.")
+@click.option("--heartbeat-interval", type=float, hidden=True)
+@click.option("-B", "--beat", is_flag=True, hidden=True)
+@click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
+@click.option("--scheduler", hidden=True)
+@click.option("--autoscale", hidden=True)
+@click.option("-D", "--detach", is_flag=True, hidden=True)
+@click.option("-S", "--statedb", hidden=True)
+@click.option("--uid", hidden=True)
+@click.option("--gid", hidden=True)
+@click.option("--umask", hidden=True)
+@click.option("--executable", hidden=True)
+@click.option("--pool-start-method", type=click.Choice(["fork", "spawn"]), hidden=True)
+@click.argument("settings", nargs=-1)
+def command(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
+    """Start a worker. Settings may follow after `--`, as KEY=VALUE."""
+    _refuse_later(given)
+    if shared.loader:
+        stop("custom loaders (--loader) are not in this version of celeriac")
+    from celeriac.utils.nodenames import default_nodename, host_format
+    from celeriac.worker.setup import Setup
+
+    setup = Setup(
+        app=shared.app,
+        node=default_nodename(host_format(given["hostname"] or "")),
+        workdir=os.path.abspath(shared.workdir) if shared.workdir else None,
+        config=shared.config,
+        broker=shared.broker,
+        result_backend=shared.result_backend,
+        include=tuple(given["include"] or ()),
+        settings=_settings(settings, given),
+        log=_log(shared, given),
+    )
+    with friendly_errors():
+        app = setup.load_app()
+        from celeriac.worker.supervisor import Arguments, WorkController
+
+        arguments = Arguments(
+            pool=_pool(given["pool"] or app.conf.worker_pool),
+            queues=tuple(given["queues"] or ()),
+            exclude_queues=tuple(given["exclude_queues"] or ()),
+            purge=given["purge"],
+            pidfile=given["pidfile"],
+            quiet=shared.quiet,
+            options={key: value for key, value in given.items() if key not in _LATER},
+        )
+        code = WorkController(app, setup, arguments).run()
+    raise SystemExit(code)
+
+
+def _refuse_later(given: dict[str, Any]) -> None:
+    for key, option in _LATER.items():
+        if given[key]:
+            stop(f"{option} is not in this version of celeriac")
+    if given["pool_start_method"] == "spawn":
+        stop("--pool-start-method spawn is not in this version of celeriac", "leave it out: processes are forked")
+
+
+def _pool(name: str) -> str:
+    if name in ("prefork", "solo"):
+        return name
+    if name in _LATER_POOLS:
+        stop(f"-P {name} is not in this version of celeriac", "use -P prefork or -P solo")
+    stop(f"there is no pool {name!r}", "use -P prefork or -P solo")
+
+
+def _settings(pairs: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            stop(f"unexpected argument {pair!r}", "settings follow after -- as KEY=VALUE")
+        settings[key] = value
+    settings.update({name: given[key] for key, name in _SETTINGS.items() if given[key] is not None})
+    return settings
+
+
+def _log(shared: Shared, given: dict[str, Any]) -> dict[str, Any]:
+    log: dict[str, Any] = {"level": given["loglevel"], "logfile": given["logfile"]}
+    if given["log_format"] == "json":
+        log["as_json"] = True
+    if shared.no_color:
+        log["colorize"] = False
+    return log

@@ -1,0 +1,168 @@
+"""Ends requests that failed, and those that cannot run: time limit passed, process lost, revoked, unknown."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals, states
+from celeriac.exceptions import (
+    NotRegistered,
+    Reject,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from celeriac.worker import callbacks
+from celeriac.worker.einfo import ExceptionInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celeriac._core import Execution, Publication, ResultRecord
+    from celeriac.app.base import Celery
+    from celeriac.app.context import Context
+    from celeriac.app.task import Task
+    from celeriac.worker.records import RecordWriter
+    from celeriac.worker.request import Opened
+
+logger = logging.getLogger("celeriac.app.trace")
+
+LOG_EXPECTED = "Task %(name)s[%(id)s] raised expected: %(exc)s"
+LOG_UNEXPECTED = "Task %(name)s[%(id)s] raised unexpected: %(exc)s"
+
+Conclusion = tuple[str, "Sequence[ResultRecord]", "Sequence[Publication]", str, float | None]
+"""What `Child.respond` takes after the tag."""
+
+
+class Concluder:
+    """Knows what has to happen when a task does not succeed."""
+
+    def __init__(self, app: Celery, records: RecordWriter) -> None:
+        self._app = app
+        self._records = records
+        self._keeps: bool = app.results_enabled
+
+    def stores_errors(self, task: Task[..., Any] | None, request: Context) -> bool:
+        """Whether a failure of this request leaves a record."""
+        ignores = request.ignore_result
+        if ignores is None and task is not None:
+            ignores = task.ignore_result
+        return self._keeps and (not ignores or bool(task is not None and task.store_errors_even_if_ignored))
+
+    def fail(
+        self, task: Task[..., Any], request: Context, exc: BaseException, einfo: ExceptionInfo, *, hooks: bool = True
+    ) -> list[ResultRecord]:
+        """All that follows a failure but the answer: records, error callbacks, hooks, signal, log line.
+
+        Args:
+            hooks: False for a rejected message: it did not fail in the eyes of the task's own class.
+        """
+        traceback = einfo.traceback or None
+        results: list[ResultRecord] = []
+        if self.stores_errors(task, request):
+            results.append(self._records.exception(states.FAILURE, request, exc, traceback))
+        results += callbacks.fail_chain(self._records, request, exc, traceback)
+        if request.errbacks:
+            # Links are told of the failure after it was recorded, so their children are not in the record.
+            callbacks.send_after_failure(self._app, request, exc, einfo)
+        args, kwargs = request.args, request.kwargs
+        if hooks:
+            _call_hook(task, "on_failure", exc, request.id, args, kwargs, einfo)
+        if signals.task_failure.receivers:
+            signals.task_failure.send(
+                sender=task,
+                task_id=request.id,
+                exception=exc,
+                args=args,
+                kwargs=kwargs,
+                traceback=einfo.tb,
+                einfo=einfo,
+            )
+        if hooks:
+            _log_failure(task, request, exc, einfo)
+        return results
+
+    def conclude(self, execution: Execution, opened: Opened) -> Conclusion:
+        """Ends a request that will not run here (any more)."""
+        request = opened.request
+        name = request.task or ""
+        task = self._app.tasks.get(name)
+        match execution.mode:
+            case "timed_out":
+                # A whole number of seconds is written as one, as the caller gave it.
+                limit = execution.limit or 0.0
+                exc: BaseException = TimeLimitExceeded(int(limit) if limit == int(limit) else limit)
+                return self._conclude_failure(task, request, exc)
+            case "lost":
+                text = f"Worker exited prematurely: {execution.detail} Job: {execution.tag}."
+                return self._conclude_failure(task, request, WorkerLostError(text))
+            case "revoked":
+                return self._revoke(task, request, execution.detail)
+            case "unknown":
+                return self._unknown(execution, request, name)
+            case other:
+                raise ValueError(f"the supervisor asked for an unknown mode: {other!r}")
+
+    def _conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
+        if task is None:
+            return "failure", self._failure_alone(request, exc), (), repr(exc), None
+        einfo = ExceptionInfo(exc, traceback="")
+        task.request_stack.push(request)
+        try:
+            results = self.fail(task, request, exc, einfo)
+            _call_hook(task, "after_return", states.FAILURE, exc, request.id, request.args, request.kwargs, einfo)
+        finally:
+            task.request_stack.pop()
+        return "failure", results, request._follow_ups or (), repr(exc), None
+
+    def _failure_alone(self, request: Context, exc: BaseException) -> list[ResultRecord]:
+        if not self.stores_errors(None, request):
+            return []
+        return [self._records.exception(states.FAILURE, request, exc, None)]
+
+    def _revoke(self, task: Task[..., Any] | None, request: Context, why: str) -> Conclusion:
+        exc = TaskRevokedError(why)
+        results = []
+        if self.stores_errors(task, request):
+            results.append(self._records.exception(states.REVOKED, request, exc, None))
+        signals.task_revoked.send(
+            sender=task,
+            request=request,
+            terminated=why == "terminated",
+            signum=15 if why == "terminated" else None,
+            expired=why == "expired",
+        )
+        return "revoked", results, (), why, None
+
+    def _unknown(self, execution: Execution, request: Context, name: str) -> Conclusion:
+        exc = NotRegistered(name)
+        signals.task_unknown.send(sender=None, message=execution, exc=exc, name=name, id=request.id)
+        return "rejected", self._failure_alone(request, exc), (), repr(exc), None
+
+
+def _call_hook(task: Task[..., Any], name: str, *args: Any) -> None:
+    try:
+        getattr(task, name)(*args)
+    except Exception as exc:
+        logger.error("Hook %s of task %s raised: %r", name, task.name, exc, exc_info=True)
+
+
+def _log_failure(task: Task[..., Any], request: Context, exc: BaseException, einfo: ExceptionInfo) -> None:
+    expected = bool(task.throws) and isinstance(exc, task.throws)
+    level = logging.INFO if expected else logging.ERROR
+    if not logger.isEnabledFor(level) or isinstance(exc, Reject):
+        return
+    context = {
+        "name": request.shadow or task.name,
+        "id": request.id,
+        "exc": repr(exc),
+        "traceback": einfo.traceback,
+        "args": request.argsrepr,
+        "kwargs": request.kwargsrepr,
+    }
+    if expected:
+        logger.info(LOG_EXPECTED, context, extra={"data": context})
+        return
+    exc_info = (einfo.type, einfo.exception, einfo.tb) if einfo.tb is not None else None
+    logger.error(LOG_UNEXPECTED, context, exc_info=exc_info, extra={"data": context})

@@ -1,0 +1,38 @@
+"""The soft time limit inside a child: SIGUSR1 becomes an exception in the task, and nowhere else."""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from celeriac.exceptions import SoftTimeLimitExceeded
+
+if TYPE_CHECKING:
+    from celeriac._core import Child
+    from celeriac.worker.coroutines import CoroutineRunner
+
+
+class SoftLimit:
+    """Knows which request's code runs on the main thread.
+
+    All fields are written and read by the main thread: the tracer around the task, the signal handler within it.
+    """
+
+    __slots__ = ("_channel", "coroutines", "running")
+
+    def __init__(self, channel: Child) -> None:
+        self._channel = channel
+        #: The tag of the request whose task runs now; None outside of user code.
+        self.running: int | None = None
+        #: What runs `async def` tasks, once there is one.
+        self.coroutines: CoroutineRunner | None = None
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Handler of SIGUSR1. A signal that comes late, for an earlier request, changes nothing."""
+        tag = self.running
+        if tag is None or not self._channel.soft_limit_passed(tag):
+            return
+        self.running = None
+        if self.coroutines is not None and self.coroutines.interrupt():
+            return
+        raise SoftTimeLimitExceeded()

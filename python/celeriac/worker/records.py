@@ -1,0 +1,125 @@
+"""Result records: what a result backend keeps for a task, byte for byte in Celery's form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone, tzinfo
+from typing import TYPE_CHECKING, Any
+
+from celeriac import states
+from celeriac._core import ResultRecord
+from celeriac.exceptions import EncodeError
+from celeriac.serialization import failure, registry
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celery
+    from celeriac.app.context import Context
+
+#: Values that are stored as they are; anything else may be a result object.
+_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple, bytes})
+
+
+class ResultTooLarge(Exception):
+    """The encoded result is larger than `result_max_bytes` allows."""
+
+
+class RecordWriter:
+    """Makes the records of one app. Holds no state of a task, so one serves a whole child."""
+
+    def __init__(self, app: Celery, node: str) -> None:
+        conf = app.conf
+        self._serializer: str = conf.result_serializer
+        self._content_type, _, _ = registry.dumps(None, self._serializer)
+        self._encode: Callable[[Any], bytes] = registry.codec(self._serializer).encode
+        self._keeps_exceptions = self._serializer == "pickle"
+        self._extended = bool(conf.result_extended)
+        self._expires = _milliseconds(conf.result_expires)
+        failure_expires = conf.get("result_failure_expires")
+        self._failure_expires = self._expires if failure_expires is None else _milliseconds(failure_expires)
+        self._max_bytes: int = conf.get("result_max_bytes") or 0
+        self._zone: tzinfo = app.timezone or timezone.utc
+        self._node = node
+
+    def success(self, request: Context, value: Any) -> ResultRecord:
+        """The task returned.
+
+        Raises:
+            EncodeError: The serializer refuses the value.
+            ResultTooLarge: It takes more bytes than are allowed.
+        """
+        if type(value) not in _PLAIN and hasattr(value, "as_tuple") and hasattr(value, "ready"):
+            value = value.as_tuple()
+        record = self._record(states.SUCCESS, request, request.id or "", value, None, self._done())
+        if self._max_bytes and len(record.record) > self._max_bytes:
+            raise ResultTooLarge(
+                f"the result takes {len(record.record)} bytes, and result_max_bytes allows {self._max_bytes}"
+            )
+        return record
+
+    def exception(
+        self,
+        state: str,
+        request: Context,
+        exc: BaseException,
+        traceback: str | None,
+        *,
+        task_id: str | None = None,
+    ) -> ResultRecord:
+        """The task raised, will be tried again, or was revoked.
+
+        Args:
+            task_id: Another id than the request's: a later step of its chain.
+        """
+        done = self._done() if state in states.READY_STATES else None
+        result: Any = exc if self._keeps_exceptions else failure.encode(exc, self._encode)
+        try:
+            return self._record(state, request, task_id or request.id or "", result, traceback, done)
+        except EncodeError:
+            plain = failure.encode(exc, self._encode)
+            return self._record(state, request, task_id or request.id or "", plain, traceback, done)
+
+    def state(self, state: str, request: Context, meta: Any) -> ResultRecord:
+        """A state on the way, such as STARTED."""
+        return self._record(state, request, request.id or "", meta, None, None)
+
+    def _done(self) -> str:
+        return datetime.now(self._zone).isoformat()
+
+    def _record(
+        self, state: str, request: Context, task_id: str, result: Any, traceback: str | None, done: str | None
+    ) -> ResultRecord:
+        children = request._children
+        document: dict[str, Any] = {
+            "status": state,
+            "result": result,
+            "traceback": traceback,
+            "children": [child.as_tuple() for child in children] if children else [],
+            "date_done": done,
+        }
+        if request.group:
+            document["group_id"] = request.group
+        if request.parent_id:
+            document["parent_id"] = request.parent_id
+        if self._extended:
+            self._extend(document, request)
+        document["task_id"] = task_id
+        expires = self._failure_expires if state == states.FAILURE else self._expires
+        return ResultRecord(task_id, state, self._encode(document), self._content_type, expires)
+
+    def _extend(self, document: dict[str, Any], request: Context) -> None:
+        document["name"] = request.task
+        document["args"] = request.args
+        document["kwargs"] = request.kwargs
+        document["worker"] = request.hostname or self._node
+        document["retries"] = request.retries
+        document["queue"] = (request.delivery_info or {}).get("routing_key")
+        if request.stamps:
+            document["stamped_headers"] = request.stamped_headers
+            document.update(request.stamps)
+
+
+def _milliseconds(seconds: float | timedelta | None) -> int | None:
+    """None keeps a record for ever."""
+    if isinstance(seconds, timedelta):
+        seconds = seconds.total_seconds()
+    return int(seconds * 1000) or None if seconds else None

@@ -1,0 +1,132 @@
+"""Opens a message: bytes and headers become arguments and the request of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celeriac import _core
+from celeriac.app.context import Context
+from celeriac.exceptions import ContentDisallowed, DecodeError, SerializerNotInstalled
+from celeriac.serialization import registry
+
+if TYPE_CHECKING:
+    from celeriac._core import Execution
+    from celeriac.app.base import Celery
+
+#: A compressed body may not become larger than this.
+DEFAULT_MAX_BODY_BYTES = 256 * 1024 * 1024
+
+
+class Refused(Exception):
+    """The message cannot be read. `kind` is the outcome: `malformed` or `disallowed`."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+class Opened(NamedTuple):
+    """A message that could be read."""
+
+    args: list[Any] | tuple[Any, ...]
+    kwargs: dict[str, Any]
+    request: Context
+
+
+class Opener:
+    """Reads the messages of one app, in one child."""
+
+    def __init__(self, app: Celery, node: str) -> None:
+        self._accept = registry.prepare_accept_content(app.conf.accept_content)
+        self._max_body: int = app.conf.get("worker_max_message_bytes") or DEFAULT_MAX_BODY_BYTES
+        self._node = node
+
+    def open(self, execution: Execution) -> Opened:
+        """Decodes the body and makes the request.
+
+        Raises:
+            Refused: The message is not what the protocol says, or of a type that is not accepted.
+        """
+        headers = execution.headers
+        properties = execution.properties
+        args, kwargs, embed = self._payload(execution.body, headers, properties)
+        headers["args"] = args
+        headers["kwargs"] = kwargs
+        if embed:
+            headers["callbacks"] = embed.get("callbacks")
+            headers["errbacks"] = embed.get("errbacks")
+            headers["chain"] = embed.get("chain")
+            headers["chord"] = embed.get("chord")
+        return Opened(args, kwargs, self._request(execution, headers, properties))
+
+    def unopened(self, execution: Execution) -> Opened:
+        """The request of a message whose body cannot, or need not, be read."""
+        headers = execution.headers
+        headers["args"], headers["kwargs"] = (), {}
+        return Opened((), {}, self._request(execution, headers, execution.properties))
+
+    def _request(self, execution: Execution, headers: dict[str, Any], properties: dict[str, Any]) -> Context:
+        headers["delivery_info"] = {
+            "exchange": execution.exchange,
+            "routing_key": execution.routing_key,
+            "priority": properties.get("priority"),
+            "redelivered": execution.redelivered,
+        }
+        headers["properties"] = properties
+        headers["reply_to"] = properties.get("reply_to")
+        headers["correlation_id"] = properties.get("correlation_id")
+        headers["hostname"] = self._node
+        headers["called_directly"] = False
+        headers["is_eager"] = False
+        headers["_children"] = None
+        headers["_tag"] = execution.tag
+        headers["_follow_ups"] = []
+        if headers.get("retries") is None:
+            headers["retries"] = 0
+        return Context(headers)
+
+    def _payload(
+        self, body: bytes, headers: dict[str, Any], properties: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any], Mapping[str, Any] | None]:
+        payload = self._decode(body, headers, properties)
+        if isinstance(payload, (list, tuple)) and len(payload) == 3:
+            args, kwargs, embed = payload
+        elif isinstance(payload, dict) and "args" in payload:
+            # Arguments in the form of protocol 1 below headers of protocol 2: the headers win.
+            args, kwargs, embed = payload["args"], payload.get("kwargs", {}), payload
+            for name, value in payload.items():
+                headers.setdefault(name, value)
+        else:
+            raise Refused("malformed", f"the body is not [args, kwargs, embed] but {_describe(payload)}")
+        if not isinstance(args, (list, tuple)):
+            raise Refused("malformed", f"args is not a list but {_describe(args)}")
+        if not isinstance(kwargs, dict):
+            raise Refused("malformed", f"kwargs is not a mapping but {_describe(kwargs)}")
+        if embed is not None and not isinstance(embed, dict):
+            raise Refused("malformed", f"embed is not a mapping but {_describe(embed)}")
+        return args, kwargs, embed
+
+    def _decode(self, body: bytes, headers: dict[str, Any], properties: dict[str, Any]) -> Any:
+        content_type = properties.get("content_type")
+        if not content_type:
+            raise Refused("malformed", "the message has no content type")
+        try:
+            compression = headers.get("compression")
+            if compression:
+                body = _core.decompress(body, compression, self._max_body)
+            return registry.loads(
+                body, content_type, properties.get("content_encoding") or "utf-8", self._accept
+            )
+        except (ContentDisallowed, SerializerNotInstalled) as exc:
+            raise Refused("disallowed", str(exc)) from exc
+        except DecodeError as exc:
+            raise Refused("malformed", f"the body cannot be decoded: {exc}") from exc
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    return {dict: "an object", str: "a text", bytes: "bytes"}.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,316 @@
+"""The worker's own process: sets everything up, starts the engine, waits, and stops it.
+
+The order is: import the app, start-up signals, logging, banner, fork the fork server (while there is only
+one thread), start the engine, wait. User code runs on the main thread alone; the engine needs none of it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals
+from celeriac.app import log
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.worker import fork_server, process
+from celeriac.worker.banner import banner
+from celeriac.worker.child import ChildServer
+from celeriac.worker.pidfile import PidFile
+
+if TYPE_CHECKING:
+    from celeriac import _core
+    from celeriac.app.base import Celery
+    from celeriac.worker.setup import Setup
+
+logger = logging.getLogger("celeriac.worker")
+
+#: How long the engine's thread may take to end after it has said that it stopped.
+JOIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the command line says beyond settings."""
+
+    pool: str = "prefork"
+    queues: tuple[str, ...] = ()
+    exclude_queues: tuple[str, ...] = ()
+    purge: bool = False
+    pidfile: str | None = None
+    quiet: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Consumer:
+    """The sender of `worker_ready`."""
+
+    app: Celery
+    hostname: str
+    controller: WorkController
+
+
+class WorkController:
+    """A worker. Start-up signals are given it as `instance` or sender.
+
+    All fields belong to the main thread; signal handlers run on it too.
+    """
+
+    def __init__(self, app: Celery, setup: Setup, arguments: Arguments) -> None:
+        self.app = app
+        self.hostname = setup.node
+        self.arguments = arguments
+        self.queues: list[str] = []
+        self.concurrency = 0
+        self.exitcode: int | None = None
+        self._setup = setup
+        self._engine: _core.Worker | None = None
+        self._stopping: str | None = None
+        self._restart = False
+        self._consumer = Consumer(app, self.hostname, self)
+
+    def run(self) -> int:
+        """Runs the worker until it is told to stop.
+
+        Returns:
+            0 after a warm stop, 1 after a cold one or a failure to start.
+
+        Raises:
+            ImproperlyConfigured: A setting, queue or URL is wrong.
+            OperationalError: The broker cannot be used.
+        """
+        self._announce_start()
+        log_options = self._setup.log_options(self.app)
+        owns_logging = log.setup(log_options)
+        signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
+        options = self._engine_options()
+        pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
+        if pidfile:
+            pidfile.acquire()
+        try:
+            if self.arguments.purge:
+                self._purge()
+            if not self.arguments.quiet:
+                sys.__stderr__ and print(banner(self, self.app), file=sys.__stderr__, flush=True)
+            if owns_logging and log_options.redirect_stdouts:
+                log.redirect_stdouts(log_options)
+            code = self._run_pool(options, log_options)
+        finally:
+            if pidfile:
+                pidfile.release()
+        if self._restart and code == 0:
+            self._exec_again()
+        return code
+
+    def stop(self, how: str, name: str) -> None:
+        """Stops the engine.
+
+        Args:
+            how: `warm` or `cold`.
+            name: The signal that asks for it.
+        """
+        if self._engine is None:
+            raise SystemExit(1)
+        if self._stopping == "cold" or self._stopping == how:
+            return
+        self._stopping = how
+        code = 0 if how == "warm" else 1
+        _say(f"worker: {how.capitalize()} shutdown ({log.MAIN_PROCESS})")
+        signals.worker_shutting_down.send(sender=self.hostname, sig=name, how=how.capitalize(), exitcode=code)
+        self._engine.stop(how)
+
+    def _announce_start(self) -> None:
+        app = self.app
+        signals.celeryd_init.send(
+            sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options
+        )
+        self._setup.apply_settings(app)
+        self.concurrency = _concurrency(app.conf.worker_concurrency, self.arguments.pool)
+        app.conf.worker_concurrency = self.concurrency
+        signals.worker_init.send(sender=self)
+
+    def _engine_options(self) -> dict[str, Any]:
+        from celeriac.app.options import worker_options
+
+        options = worker_options(
+            self.app,
+            node=self.hostname,
+            queues=list(self.arguments.queues) or None,
+            exclude_queues=list(self.arguments.exclude_queues),
+            concurrency=self.concurrency,
+        )
+        self.queues = list(options["queues"])
+        if not self.queues:
+            raise ImproperlyConfigured("no queue is left to consume from")
+        options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
+        return options
+
+    def _purge(self) -> None:
+        count = sum(self.app.client().purge(queue) for queue in self.queues)
+        _say(f"purge: Erased {count} messages from the queue{'s' if len(self.queues) != 1 else ''}.")
+
+    def _run_pool(self, options: dict[str, Any], log_options: log.LogOptions) -> int:
+        from celeriac import _core
+
+        if self.arguments.pool == "solo":
+            ours, theirs = socket.socketpair()
+            options["child_fd"] = theirs.detach()
+            engine = self._engine = _core.Worker(options)
+            from celeriac.worker.solo import SoloLoop
+
+            wait = SoloLoop(self.app, self.hostname, ours.detach(), engine.fileno(), self._take_notices).run
+            return self._run_engine(engine, wait, None)
+        if (threads := process.thread_count()) > 1:
+            warnings.warn(
+                f"this process has {threads} threads already: the app's import started some. Children are forked "
+                "from it, and locks that those threads hold stay locked in them. Start threads in "
+                "worker_process_init instead.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        serve = ChildServer(self.app, self.hostname, log_options)
+        control, pid = fork_server.start(serve)
+        self._setup.to_environment()
+        options["fork_server_fd"] = control.detach()
+        options["fork_server_argv"] = [sys.executable, "-m", "celeriac.worker.fork_server"]
+        engine = self._engine = _core.Worker(options)
+        return self._run_engine(engine, lambda: self._wait(engine), pid)
+
+    def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None) -> int:
+        wake_read, wake_write = os.pipe()
+        for descriptor in (wake_read, wake_write):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._install_signals()
+        try:
+            engine.start()
+            wait()
+        except BaseException:
+            engine.stop("cold")
+            raise
+        finally:
+            engine.join(JOIN_SECONDS)
+            signals.worker_shutdown.send(sender=self)
+            if pid is not None:
+                _reap(pid)
+            signal.set_wakeup_fd(-1)
+            os.close(wake_read)
+            os.close(wake_write)
+        return self.exitcode if self.exitcode is not None else 1
+
+    def _wait(self, engine: _core.Worker) -> None:
+        # Handlers of signals run inside `poll`, which goes on waiting after them.
+        poll = select.poll()
+        poll.register(engine.fileno(), select.POLLIN)
+        while self.exitcode is None:
+            poll.poll()
+            self._take_notices()
+
+    def _take_notices(self) -> bool:
+        """Deals with what the engine has to say.
+
+        Returns:
+            Whether the engine has stopped.
+        """
+        assert self._engine is not None
+        for notice in self._engine.notices():
+            match notice:
+                case ("log", level, name, message, created, task_id, task_name):
+                    log.emit(level, name, message, created, task_id, task_name)
+                case ("ready",):
+                    logger.info("%s ready.", self.hostname)
+                    signals.worker_ready.send(sender=self._consumer)
+                case ("child", text):
+                    logger.info("%s", text)
+                case ("stopped", code, text):
+                    self.exitcode = code
+                    if text:
+                        logger.log(logging.INFO if code == 0 else logging.ERROR, "%s", text)
+        return self.exitcode is not None
+
+    def _install_signals(self) -> None:
+        quit_on_term = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"
+        signal.signal(signal.SIGTERM, self._on_quit if quit_on_term else self._on_term)
+        signal.signal(signal.SIGQUIT, self._on_quit)
+        signal.signal(signal.SIGINT, self._on_int)
+        signal.signal(signal.SIGHUP, self._on_hup)
+        if self.arguments.pool != "solo" and sys.__stderr__ is not None:
+            faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True, chain=False)
+
+    def _on_term(self, signum: int, frame: FrameType | None) -> None:
+        self.stop("warm", "SIGTERM")
+
+    def _on_quit(self, signum: int, frame: FrameType | None) -> None:
+        self.stop("cold", signal.Signals(signum).name)
+
+    def _on_int(self, signum: int, frame: FrameType | None) -> None:
+        if self._stopping == "cold":
+            process.leave(1)  # The third one: leave at once; the kernel ends the children.
+        if self._stopping is None:
+            _say("worker: Hitting Ctrl+C again will terminate all running tasks!")
+            self.stop("warm", "SIGINT")
+        else:
+            self.stop("cold", "SIGINT")
+
+    def _on_hup(self, signum: int, frame: FrameType | None) -> None:
+        self._restart = not os.isatty(0)
+        self.stop("warm", "SIGHUP")
+
+    def _exec_again(self) -> None:
+        os.environ.pop("CELERIAC_WORKER_SETUP", None)
+        process.flush_stdio()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _concurrency(value: Any, pool: str) -> int:
+    if pool == "solo":
+        return 1
+    if value in (None, 0, "", "auto"):
+        try:
+            return len(os.sched_getaffinity(0))
+        except AttributeError:
+            return os.cpu_count() or 1
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        raise ImproperlyConfigured(f"worker_concurrency must be a number or 'auto', not {value!r}") from None
+    if count < 1:
+        raise ImproperlyConfigured(f"worker_concurrency must be at least 1, not {count}")
+    return count
+
+
+def _say(text: str) -> None:
+    """Writes to the terminal at once. Safe in a signal handler: no lock, no buffer."""
+    try:
+        os.write(2, f"\n{text}\n".encode())
+    except OSError:
+        pass
+
+
+def _reap(pid: int) -> None:
+    """Takes the exit status of the first fork server, which leaves when the engine hangs up."""
+    import time
+
+    deadline = time.monotonic() + fork_server.FAREWELL_SECONDS + 1
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return
+        except ChildProcessError:
+            return
+        time.sleep(0.005)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass

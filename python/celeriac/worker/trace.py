@@ -1,0 +1,280 @@
+"""Runs one task by Celery's rules, and tells the supervisor what came out of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback as tracebacks
+from time import perf_counter
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from celeriac import _core, signals, states
+from celeriac.app.current import pop_current_task, push_current_task
+from celeriac.app.task import Task, entry_point
+from celeriac.exceptions import Ignore, Reject, Retry
+from celeriac.worker import callbacks
+from celeriac.worker.conclude import Concluder
+from celeriac.worker.einfo import ExceptionInfo
+from celeriac.worker.records import RecordWriter
+from celeriac.worker.request import Opener, Refused
+
+if TYPE_CHECKING:
+    from celeriac._core import Child, Execution
+    from celeriac.app.base import Celery
+    from celeriac.app.context import Context
+    from celeriac.worker.limits import SoftLimit
+
+logger = logging.getLogger("celeriac.app.trace")
+
+LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
+LOG_IGNORED = "Task %(name)s[%(id)s] ignored"
+LOG_REJECTED = "Task %(name)s[%(id)s] %(exc)s"
+LOG_RETRY = "Task %(name)s[%(id)s] retry: %(exc)s"
+LOG_INTERNAL = "Task %(name)s[%(id)s] INTERNAL ERROR: %(exc)s"
+
+
+class Tracer:
+    """Traces the requests of one child. Used by one thread; each slot of another kind of loop has its own."""
+
+    def __init__(self, app: Celery, node: str, channel: Child, limit: SoftLimit) -> None:
+        self.app = app
+        self.node = node
+        self.channel = channel
+        self.limit = limit
+        self.opener = Opener(app, node)
+        self.records = RecordWriter(app, node)
+        self.concluder = Concluder(app, self.records)
+        self._tasks: dict[str, TaskTracer] = {}
+        app._child_update = channel.update
+
+    def trace(self, execution: Execution) -> None:
+        """Runs or concludes one request, and answers it. Only what ends the process comes out of here."""
+        try:
+            if execution.mode == "run":
+                headers = execution.headers
+                name = headers["task"]
+                tracer = self._tasks.get(name) or self._tracer(name)
+                tracer.run(execution)
+            else:
+                self._conclude(execution)
+        except Refused as exc:
+            self.channel.respond(execution.tag, exc.kind, (), (), str(exc), None)
+        except Exception as exc:
+            self._internal_error(execution, exc)
+
+    def run_coroutine(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+        """Runs what an `async def` task returned, on the loop of this child."""
+        if self.limit.coroutines is None:
+            # Imported on first use: most children never need it, and it is the largest import there is.
+            from celeriac.worker.coroutines import CoroutineRunner
+
+            self.limit.coroutines = CoroutineRunner()
+        return self.limit.coroutines.run(coroutine)
+
+    def _tracer(self, name: str) -> TaskTracer:
+        tracer = self._tasks[name] = TaskTracer(self, self.app.tasks[name])
+        return tracer
+
+    def _conclude(self, execution: Execution) -> None:
+        try:
+            opened = self.opener.open(execution)
+        except Refused:
+            # Whatever its arguments are: the request must end, and its id is in the headers.
+            opened = self.opener.unopened(execution)
+        outcome = self.concluder.conclude(execution, opened)
+        self.channel.respond(execution.tag, *outcome)
+
+    def _internal_error(self, execution: Execution, exc: Exception) -> None:
+        """The worker's own code failed: the request fails, the child goes on."""
+        headers = execution.headers
+        task_id = headers.get("id")
+        einfo = ExceptionInfo(exc)
+        logger.critical(
+            LOG_INTERNAL, {"name": headers.get("task"), "id": task_id, "exc": repr(exc)}, exc_info=exc
+        )
+        results = []
+        try:
+            request = self.opener.unopened(execution).request
+            results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
+            signals.task_internal_error.send(
+                sender=self.app.tasks.get(headers.get("task")),
+                task_id=task_id,
+                args=request.args,
+                kwargs=request.kwargs,
+                request=request,
+                exception=exc,
+                traceback=exc.__traceback__,
+                einfo=einfo,
+            )
+        except Exception:
+            logger.critical("the internal error of task %s cannot be stored", task_id, exc_info=True)
+        self.channel.respond(execution.tag, "failure", results, (), repr(exc), None)
+
+
+class TaskTracer:
+    """Runs requests of one task. What can be known before a request comes is found out here, once."""
+
+    def __init__(self, tracer: Tracer, task: Task[..., Any]) -> None:
+        self._tracer = tracer
+        self._task = task
+        self._open = tracer.opener.open
+        self._records = tracer.records
+        self._respond = tracer.channel.respond
+        self._limit = tracer.limit
+        self._concluder = tracer.concluder
+        self._function = entry_point(task)
+        self._before_start = _overridden(task, "before_start")
+        self._on_success = _overridden(task, "on_success")
+        self._after_return = _overridden(task, "after_return")
+        self._ignores = bool(task.ignore_result)
+        self._keeps = tracer.app.results_enabled
+        self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
+
+    def run(self, execution: Execution) -> None:
+        """Runs the task and answers."""
+        opened = self._open(execution)
+        request = opened.request
+        task = self._task
+        push_current_task(task)
+        task.request_stack.push(request)
+        try:
+            self._run(execution.tag, opened.args, opened.kwargs, request)
+        finally:
+            task.request_stack.pop()
+            pop_current_task()
+
+    def _run(self, tag: int, args: Any, kwargs: dict[str, Any], request: Context) -> None:
+        task, task_id, limit = self._task, request.id, self._limit
+        stores = self._stores(request)
+        if signals.task_prerun.receivers:
+            signals.task_prerun.send(sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs)
+        if task.track_started and stores:
+            started_meta = {"pid": os.getpid(), "hostname": request.hostname}
+            self._tracer.channel.update(tag, self._records.state(states.STARTED, request, started_meta))
+        state: str = states.SUCCESS
+        einfo: ExceptionInfo | None = None
+        kind, results, summary, retval = "success", (), "", None
+        started = perf_counter()
+        try:
+            if self._before_start is not None:
+                self._before_start(task_id, args, kwargs)
+            limit.running = tag
+            try:
+                retval = self._function(*args, **kwargs)
+                if type(retval) is CoroutineType:
+                    retval = self._tracer.run_coroutine(retval)
+            finally:
+                limit.running = None
+            if request.callbacks or request.chain:
+                callbacks.send_after_success(self._tracer.app, request, retval)
+            if stores:
+                results = (self._records.success(request, retval),)
+        except Exception as exc:
+            runtime = perf_counter() - started
+            kind, state, results, einfo = self._raised(exc, request)
+            retval = exc
+            summary = _safe_repr(exc)
+        else:
+            runtime = perf_counter() - started
+            summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
+            self._succeeded(request, retval, runtime, summary)
+        if self._after_return is not None and kind in ("success", "failure", "retry"):
+            self._call_hook("after_return", self._after_return, state, retval, task_id, args, kwargs, einfo)
+        if signals.task_postrun.receivers:
+            signals.task_postrun.send(
+                sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=retval, state=state
+            )
+        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
+        if einfo is not None:
+            _release(einfo)
+
+    def _stores(self, request: Context) -> bool:
+        ignores = request.ignore_result
+        return self._keeps and not (self._ignores if ignores is None else ignores)
+
+    def _succeeded(self, request: Context, retval: Any, runtime: float, summary: str) -> None:
+        if self._on_success is not None:
+            self._call_hook("on_success", self._on_success, retval, request.id, request.args, request.kwargs)
+        if signals.task_success.receivers:
+            signals.task_success.send(sender=self._task, result=retval, runtime=runtime)
+        if logger.isEnabledFor(logging.INFO):
+            context = {
+                "id": request.id,
+                "name": request.shadow or self._task.name,
+                "return_value": summary,
+                "runtime": runtime,
+                "args": request.argsrepr,
+                "kwargs": request.kwargsrepr,
+            }
+            logger.info(LOG_SUCCESS, context, extra={"data": context})
+
+    def _raised(self, exc: Exception, request: Context) -> tuple[str, str, Any, ExceptionInfo]:
+        """What an exception means: (outcome, state, records, what hooks are told)."""
+        name = request.shadow or self._task.name
+        context = {"name": name, "id": request.id, "exc": _safe_repr(exc)}
+        if isinstance(exc, Retry):
+            return self._retried(exc, request, context)
+        einfo = ExceptionInfo(exc, skip=1)
+        if isinstance(exc, Ignore):
+            logger.info(LOG_IGNORED, context, extra={"data": context})
+            return "ignored", states.IGNORED, (), einfo
+        if isinstance(exc, Reject):
+            logger.warning(LOG_REJECTED, context, exc_info=_exc_info(einfo), extra={"data": context})
+            if exc.requeue:
+                return "requeued", states.REJECTED, (), einfo
+            failed = self._concluder.fail(self._task, request, exc, ExceptionInfo(exc, traceback=""), hooks=False)
+            return "rejected", states.REJECTED, failed, einfo
+        if request._follow_ups:
+            # What was to follow a success does not follow a failure (of encoding its result, then).
+            request._follow_ups.clear()
+        results = self._concluder.fail(self._task, request, exc, einfo)
+        return "failure", states.FAILURE, results, einfo
+
+    def _retried(
+        self, exc: Retry, request: Context, context: dict[str, Any]
+    ) -> tuple[str, str, Any, ExceptionInfo]:
+        task = self._task
+        reason: BaseException = exc.exc if exc.exc is not None else exc
+        einfo = ExceptionInfo(exc, skip=1)
+        results = []
+        if self._concluder.stores_errors(task, request):
+            results.append(self._records.exception(states.RETRY, request, reason, einfo.traceback))
+        self._call_hook("on_retry", task.on_retry, reason, request.id, request.args, request.kwargs, einfo)
+        signals.task_retry.send(sender=task, request=request, reason=exc, einfo=einfo)
+        if logger.isEnabledFor(logging.INFO):
+            context["exc"] = str(exc)
+            logger.info(LOG_RETRY, context, extra={"data": context})
+        return "retry", states.RETRY, results, einfo
+
+    def _call_hook(self, name: str, hook: Any, *args: Any) -> None:
+        """A hook that raises does not change how the task ended."""
+        try:
+            hook(*args)
+        except Exception as exc:
+            logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def _overridden(task: Task[..., Any], name: str) -> Any:
+    """The task's own hook; None when it is the one that does nothing."""
+    hook = getattr(task, name)
+    return None if getattr(hook, "__func__", None) is getattr(Task, name) else hook
+
+
+def _exc_info(einfo: ExceptionInfo) -> Any:
+    return (einfo.type, einfo.exception, einfo.tb)
+
+
+def _safe_repr(exc: BaseException) -> str:
+    try:
+        return repr(exc)
+    except Exception:
+        return f"<{type(exc).__name__}: repr() failed>"
+
+
+def _release(einfo: ExceptionInfo) -> None:
+    """Breaks the cycle of exception, frames and locals: what the task held is freed now, not by the collector."""
+    if einfo.tb is not None:
+        tracebacks.clear_frames(einfo.tb)
+    einfo.tb = None
+    einfo.exception.__traceback__ = None
