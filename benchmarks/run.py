@@ -34,9 +34,7 @@ def machine() -> dict[str, str]:
         ),
         platform.machine(),
     )
-    python = subprocess.run(
-        [BASE_PYTHON, "--version"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    python = subprocess.run([BASE_PYTHON, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     kernel = f"{platform.system()} {platform.release().partition('-')[0]}"
     return {"cpu": cpu, "cores": str(os.cpu_count()), "kernel": kernel, "python": python, "celery": CELERY}
 
@@ -52,9 +50,7 @@ def measure(systems: list[System], rounds: int, scratch: Path) -> dict[str, Numb
                     found[system.name].setdefault(label, []).append(value)
                 took = time.monotonic() - start
                 name = each.__name__.replace("_", " ")
-                print(
-                    f"  round {number + 1}: {name}, {system.name} ({took:.0f} s)", file=sys.stderr, flush=True
-                )
+                print(f"  round {number + 1}: {name}, {system.name} ({took:.0f} s)", file=sys.stderr, flush=True)
     return found
 
 
@@ -98,9 +94,7 @@ def main() -> int:
     (results / f"{moment}.json").write_text(json.dumps(raw, indent=1) + "\n")
     where = machine()
     print(table(systems, found))
-    print(
-        f"\n{where['cores']} x {where['cpu']}, {where['python']}, medians of {options.rounds} alternating rounds;"
-    )
+    print(f"\n{where['cores']} x {where['cpu']}, {where['python']}, medians of {options.rounds} alternating rounds;")
     print(f"raw numbers: benchmarks/results/{moment}.json")
     return 0
 

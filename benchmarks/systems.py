@@ -93,9 +93,7 @@ def environment(name: str) -> Path:
 
 def pip(python: Path, *packages: str) -> None:
     """Installs into that environment."""
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True
-    )
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
 
 
 def install_ours(python: Path, profile: str) -> None:

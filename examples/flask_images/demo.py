@@ -86,12 +86,8 @@ def upload(base: str, job: Job) -> None:
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in (("operations", json.dumps(job.operations)), ("email", job.address))
     ]
-    file_head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{job.picture.name}"\r\n\r\n'
-    )
-    body = b"".join(
-        [*parts, file_head.encode(), job.picture.read_bytes(), f"\r\n--{boundary}--\r\n".encode()]
-    )
+    file_head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{job.picture.name}"\r\n\r\n'
+    body = b"".join([*parts, file_head.encode(), job.picture.read_bytes(), f"\r\n--{boundary}--\r\n".encode()])
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     with urlopen(Request(f"{base}/api/process-image", body, headers), timeout=30) as response:
         answer = json.load(response)
@@ -145,9 +141,7 @@ class Bars:
     def show(self) -> None:
         """Prints what has changed."""
         if self.live:
-            print(
-                f"\x1b[{len(self.jobs)}F" + "".join(f"\x1b[2K{self.line(job)}\n" for job in self.jobs), end=""
-            )
+            print(f"\x1b[{len(self.jobs)}F" + "".join(f"\x1b[2K{self.line(job)}\n" for job in self.jobs), end="")
         else:
             for job in self.jobs:
                 now = (job.status["status"], job.status["progress"])
@@ -189,9 +183,7 @@ def follow(jobs: list[Job], processes: Processes) -> None:
     while not all(job.done for job in jobs):
         processes.check()
         if time.monotonic() > deadline:
-            raise DemoError(
-                f"not finished after {DEADLINE_SECONDS} s: {[(job.name, job.status) for job in jobs]}"
-            )
+            raise DemoError(f"not finished after {DEADLINE_SECONDS} s: {[(job.name, job.status) for job in jobs]}")
         for job in jobs:
             if not job.done:
                 job.status = ask(job.status_url)
@@ -213,9 +205,7 @@ def check_pictures(jobs: list[Job]) -> None:
         with Image.open(result["path"]) as image:
             image.load()
             if image.size != (result["width"], result["height"]) or image.format != "JPEG":
-                raise DemoError(
-                    f"{result['path']} is {image.size} {image.format}, but its task said {result}"
-                )
+                raise DemoError(f"{result['path']} is {image.size} {image.format}, but its task said {result}")
         if job.killed_pid is not None and result["pid"] == job.killed_pid:
             raise DemoError(f"{job.name} claims to have been finished by the killed process")
 
@@ -248,9 +238,7 @@ def print_table(jobs: list[Job], mails: MailServer) -> None:
         tries = mails.attempts(job.address)
         print(f"  {job.name:<16} {size:<12} {kib:>5}  {result['pid']:>8}  {job.address:<24} {tries}")
         if job.killed_pid is not None:
-            print(
-                f"  {'':<16} its process {job.killed_pid} was killed; it ran again, in process {result['pid']}"
-            )
+            print(f"  {'':<16} its process {job.killed_pid} was killed; it ran again, in process {result['pid']}")
     print(
         f"\n  {len(jobs)} pictures in {OUT / 'images'}\n  {mails.refused} mail was refused at first (451) and sent again later"
     )
@@ -265,16 +253,12 @@ def run(processes: Processes, mails: MailServer) -> None:
         "FLASK_SMTP_PORT": str(mails.port),
     }
     processes.start("web", ["flask", "--app", "image_app", "run", "--port", str(port)], environment)
-    processes.start(
-        "worker", ["celeriac", "-A", "make_celery", "worker", "-c", "2", "-l", "INFO"], environment
-    )
+    processes.start("worker", ["celeriac", "-A", "make_celery", "worker", "-c", "2", "-l", "INFO"], environment)
     processes.wait_for_port(port)
     print(f"  web application on {base}, mail server on port {mails.port}, worker with 2 children")
 
     drawn = pictures.draw_all(OUT / "originals")
-    plans = [(picture, plan) for plan in (POSTER, SKETCH, THUMBNAIL) for picture in drawn[:3]] + [
-        (drawn[3], SKETCH)
-    ]
+    plans = [(picture, plan) for plan in (POSTER, SKETCH, THUMBNAIL) for picture in drawn[:3]] + [(drawn[3], SKETCH)]
     jobs = [Job(picture, plan, f"owner{number}@example.com") for number, (picture, plan) in enumerate(plans)]
     for job in jobs:
         upload(base, job)

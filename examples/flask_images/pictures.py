@@ -38,9 +38,7 @@ def rings() -> Image.Image:
     for ring in range(40, 0, -1):
         radius = ring * 24
         colour = (ring * 6, 255 - ring * 5, 120 + ring * 3)
-        draw.ellipse(
-            (centre_x - radius, centre_y - radius, centre_x + radius, centre_y + radius), fill=colour
-        )
+        draw.ellipse((centre_x - radius, centre_y - radius, centre_x + radius, centre_y + radius), fill=colour)
     return image
 
 
