@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_compressed_comes_back_by_every_name() {
         for name in ["gzip", "zlib", "bzip2", "bzip", "zstd", "zstandard"].into_iter().chain(ALL) {
-            for data in [&b""[..], b"x", &[7; 100_000]] {
+            for data in [&b""[..], b"x", &vec![7; 100_000]] {
                 let packed = compress(data, name).unwrap();
                 assert_eq!(decompress(&packed, name, 100_000).unwrap(), data, "{name}");
             }

@@ -319,13 +319,11 @@ impl<'a> NewTask<'a> {
 }
 
 /// Whole seconds without a fraction, as Python writes integers.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn write_limits<S: Serializer>(limits: &[Option<f64>; 2], serializer: S) -> Result<S::Ok, S::Error> {
     let number = |limit: Option<f64>| {
-        limit.map(|seconds| {
-            let whole = seconds as i64;
-            let number = if whole as f64 == seconds { Some(whole.into()) } else { None };
-            number.or_else(|| serde_json::Number::from_f64(seconds))
+        limit.and_then(|seconds| {
+            let whole = (seconds.fract() == 0.0).then(|| serde_json::Number::from(seconds as i64));
+            whole.or_else(|| serde_json::Number::from_f64(seconds))
         })
     };
     [number(limits[0]), number(limits[1])].serialize(serializer)

@@ -44,7 +44,7 @@ class Shared:
         Args:
             required: There must be an `-A`; else the default app does.
         """
-        from celeriac.bin.find_app import find_app
+        from celeriac.app.find_app import find_app
 
         if required and self.app is None:
             stop("no app is named", "name one: python -m celeriac -A MODULE ...")
@@ -74,7 +74,7 @@ def stop(problem: str, hint: str | None = None, code: int = EXIT_USAGE) -> NoRet
 @contextmanager
 def friendly_errors() -> Iterator[None]:
     """Turns what a user can mend into a line and a hint; everything else stays a traceback."""
-    from celeriac.bin.find_app import AppNotFound
+    from celeriac.app.find_app import AppNotFound
     from celeriac.exceptions import ImproperlyConfigured, OperationalError
 
     try:

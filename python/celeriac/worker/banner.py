@@ -18,30 +18,24 @@ def banner(worker: WorkController, app: Celery) -> str:
     from celeriac import __version__
 
     conf = app.conf
-    broker, embedded = broker_url(app)
     lines = [
         "",
         f" celeriac {__version__}  {worker.hostname}",
         "",
         " [config]",
         f"   app:          {app.main or '__main__'}",
-        f"   transport:    {without_password(broker)}",
-        f"   results:      {without_password(str(app.result_backend_url() or 'disabled://'))}",
+        f"   transport:    {without_password(app.broker_url_effective)}",
+        f"   results:      {without_password(app.result_backend_effective or 'disabled://')}",
         f"   concurrency:  {worker.concurrency} ({worker.arguments.pool})",
         f"   task events:  {'ON' if conf.worker_send_task_events else 'OFF (enable -E to monitor tasks)'}",
     ]
-    if embedded:
+    if app.uses_embedded_broker:
         lines.append("   No broker is named: the embedded one keeps messages and results in this file.")
     lines += ["", " [queues]", *(f"   . {queue}" for queue in worker.queues)]
     if logging.getLogger().isEnabledFor(logging.INFO):
         names = sorted(name for name in app.tasks if not name.startswith("celery."))
         lines += ["", " [tasks]", *(f"   . {name}" for name in names)]
     return "\n".join([*lines, ""])
-
-
-def broker_url(app: Celery) -> tuple[str, bool]:
-    """The broker's URL, and whether nobody named it."""
-    return app.broker_url(), not app.conf.broker_url
 
 
 def without_password(url: str) -> str:

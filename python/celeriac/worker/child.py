@@ -46,10 +46,11 @@ class ChildServer:
         """
         log.enter_child(self._log_options, number)
         _prepare_process()
+        signals.worker_process_init.send(sender=self._node)
+        # Tells the supervisor that the child is set up, so it comes after the handlers.
         channel = self._core.Child(descriptor)
         limit = SoftLimit(channel)
         signal.signal(signal.SIGUSR1, limit.on_signal)
-        signals.worker_process_init.send(sender=self._node)
         tracer = Tracer(self._app, self._node, channel, limit)
         code = 0
         try:

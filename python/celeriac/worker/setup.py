@@ -48,7 +48,7 @@ class Setup:
 
     def load_app(self) -> Celery:
         """Finds the app and imports its task modules; settings are not applied yet."""
-        from celeriac.bin.find_app import find_app
+        from celeriac.app.find_app import find_app
 
         app = find_app(
             self.app,

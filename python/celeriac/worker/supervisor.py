@@ -156,7 +156,7 @@ class WorkController:
         return options
 
     def _purge(self) -> None:
-        count = sum(self.app.client().purge(queue) for queue in self.queues)
+        count = sum(self.app.client.purge(queue) for queue in self.queues)
         _say(f"purge: Erased {count} messages from the queue{'s' if len(self.queues) != 1 else ''}.")
 
     def _run_pool(self, options: dict[str, Any], log_options: log.LogOptions) -> int:
