@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use rustix::event::Timespec;
 
 /// Seconds to a duration: none for infinity, zero for what is negative.
 pub(crate) fn seconds(value: f64) -> PyResult<Option<Duration>> {
@@ -17,4 +18,9 @@ pub(crate) fn seconds(value: f64) -> PyResult<Option<Duration>> {
 /// As [`seconds`], where none is no limit.
 pub(crate) fn maybe_seconds(value: Option<f64>) -> PyResult<Option<Duration>> {
     value.map_or(Ok(None), seconds)
+}
+
+/// For system calls, which count seconds in a signed number.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec::try_from(duration).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
 }

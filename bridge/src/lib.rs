@@ -1,7 +1,9 @@
 //! The Python module `celeriac._core`: registers classes and functions, nothing else.
 
+mod child;
 mod client;
 mod completions;
+mod compression;
 mod convert;
 mod errors;
 mod json;
@@ -15,9 +17,13 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::child::{Child, Execution};
+    #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]
     use crate::completions::Completions;
+    #[pymodule_export]
+    use crate::compression::{compress, decompress};
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
     #[pymodule_export]

@@ -40,7 +40,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// The engine of this process.
-    pub(crate) fn current(_py: Python<'_>) -> PyResult<&'static Self> {
+    pub(crate) fn current(py: Python<'_>) -> PyResult<&'static Self> {
         let pid = std::process::id();
         let mut current = CURRENT.lock();
         if let Some(engine) = *current
@@ -51,14 +51,11 @@ impl Engine {
         if EXITING.load(Ordering::Acquire) {
             return Err(PyRuntimeError::new_err("the engine has stopped because the interpreter is ending"));
         }
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("celeriac")
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                PyRuntimeError::new_err(format!("cannot start the engine's threads: {error}"))
-            })?;
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(THREADS).thread_name("celeriac").enable_all();
+        let runtime = without_signals(py, || builder.build())?.map_err(|error| {
+            PyRuntimeError::new_err(format!("cannot start the engine's threads: {error}"))
+        })?;
         let engine: &'static Self = Box::leak(Box::new(Self {
             pid,
             handle: runtime.handle().clone(),
@@ -132,6 +129,17 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Runs `start`, which starts threads, such that no signal is delivered to them: Python's handlers run on
+/// the main thread, and only a signal that comes there interrupts what it waits for.
+pub(crate) fn without_signals<T>(py: Python<'_>, start: impl FnOnce() -> T) -> PyResult<T> {
+    let signal = py.import("signal")?;
+    let all = signal.call_method0("valid_signals")?;
+    let before = signal.call_method1("pthread_sigmask", (signal.getattr("SIG_BLOCK")?, all))?;
+    let started = start();
+    signal.call_method1("pthread_sigmask", (signal.getattr("SIG_SETMASK")?, before))?;
+    Ok(started)
 }
 
 /// Refuses to use `what`, made by process `pid`, in another process.

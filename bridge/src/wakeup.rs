@@ -1,7 +1,7 @@
 //! A descriptor that becomes readable: how Rust threads wake a Python event loop without touching Python.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 /// A non-blocking pair of sockets. One byte is written when there is something, and read before looking.
@@ -41,5 +41,9 @@ impl Wakeup {
 
     pub(crate) fn descriptor(&self) -> RawFd {
         self.reader.as_raw_fd()
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
     }
 }

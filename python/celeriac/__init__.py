@@ -1,1 +1,88 @@
-"""x"""
+"""Celery's API and wire format, Python tasks, a Rust engine.
+
+Names are loaded on first use, so that `import celeriac` costs a web process next to nothing.
+
+Example:
+    >>> from celeriac import task
+    >>> @task
+    ... def add(x: int, y: int) -> int:
+    ...     return x + y
+    >>> result = add.delay(2, 3)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from celeriac._core import __version__
+    from celeriac.app import shared_task
+    from celeriac.app import shared_task as task
+    from celeriac.app.base import Celery
+    from celeriac.app.current import current_app, current_task
+    from celeriac.app.task import Task
+    from celeriac.canvas.chain import chain
+    from celeriac.canvas.rebuild import maybe_signature
+    from celeriac.canvas.signature import Signature, signature, subtask
+    from celeriac.result import AsyncResult
+    from celeriac.utils import uuid
+
+__all__ = [
+    "AsyncResult",
+    "Celery",
+    "Signature",
+    "Task",
+    "__version__",
+    "chain",
+    "current_app",
+    "current_task",
+    "maybe_signature",
+    "shared_task",
+    "signature",
+    "subtask",
+    "task",
+    "uuid",
+]
+
+_HOMES = {
+    "AsyncResult": "celeriac.result",
+    "Celery": "celeriac.app.base",
+    "Signature": "celeriac.canvas.signature",
+    "Task": "celeriac.app.task",
+    "__version__": "celeriac._core",
+    "chain": "celeriac.canvas.chain",
+    "current_app": "celeriac.app.current",
+    "current_task": "celeriac.app.current",
+    "maybe_signature": "celeriac.canvas.rebuild",
+    "shared_task": "celeriac.app",
+    "signature": "celeriac.canvas.signature",
+    "subtask": "celeriac.canvas.signature",
+    "task": "celeriac.app",
+    "uuid": "celeriac.utils",
+}
+_LATER = frozenset({"chord", "chunks", "group", "xmap", "xstarmap"})
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is not None:
+        from importlib import import_module
+
+        value = getattr(import_module(home), "shared_task" if name == "task" else name)
+        globals()[name] = value
+        return value
+    if name in {"VERSION_BANNER", "SERIES"}:
+        return "celeriac"
+    if name == "VERSION":
+        from celeriac._core import __version__ as version
+
+        return tuple(int(part) for part in version.split(".")[:3])
+    if name in _LATER:
+        raise ImportError(f"{name} comes in a later version; this one has signatures and chains")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -13,11 +13,11 @@ from celeriac.bin.options import CommaList, Shared, command, friendly_errors
 @click.option("-X", "--exclude-queues", type=CommaList(), help="All but these queues.")
 def command(shared: Shared, /, force: bool, queues: list[str] | None, exclude_queues: list[str] | None) -> None:
     """Delete all waiting messages of the app's queues. This cannot be undone."""
-    from celeriac.app.options import queue_names
+    from celeriac.app.options import consumed_queues
 
     app = shared.load_app()
     with friendly_errors():
-        names = queue_names(app, queues, exclude_queues or ())
+        names = consumed_queues(app, queues, exclude_queues or ())
         if not force:
             click.confirm(f"Delete all waiting messages of {', '.join(names)}?", abort=True, err=True)
         count = sum(app.client.purge(name) for name in names)

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
-from celeriac.app import send
 from celeriac.app.arguments import takes_more_than
 from celeriac.app.context import Context
+from celeriac.canvas.rebuild import maybe_signature
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from celeriac.worker.records import RecordWriter
 
 logger = logging.getLogger("celeriac.app.trace")
-
-#: Signatures that stand for several messages.
-_COMPOUND = frozenset({"celery.group", "celery.chord", "celery.chain", "celery.chunks"})
 
 
 class GroupTrail:
@@ -108,29 +105,17 @@ def _follow(app: Celery, request: Context, signature: Mapping[str, Any], value: 
     request.children.append(app.AsyncResult(task_id))
 
 
-def _build(app: Celery, request: Context, signature: Mapping[str, Any], value: Any, **more: Any) -> str:
+def _build(app: Celery, request: Context, signature: Mapping[str, Any], value: Any, **options: Any) -> str:
     """Adds the message of one signature to the follow-ups.
 
     Returns:
         Its task id.
     """
-    name = signature["task"]
-    if name in _COMPOUND:
-        raise NotImplementedError(f"{name} cannot follow a task in this version of celeriac")
-    args = tuple(signature.get("args") or ())
-    if not signature.get("immutable"):
-        args = (value, *args)
-    options = {key: given for key, given in (signature.get("options") or {}).items() if given is not None}
-    options.update((key, given) for key, given in more.items() if given is not None)
-    options["parent_id"] = request.id
-    options["root_id"] = request.root_id or request.id
-    options.pop("add_to_parent", None)
-    task = app.tasks.get(name)
-    if task is not None and options.get("ignore_result") is None:
-        options["ignore_result"] = task.ignore_result
-    message = send.compose(app, name, args, signature.get("kwargs") or {}, task, options)
+    publication = maybe_signature(signature, app=app).build(
+        (value,), parent_id=request.id, root_id=request.root_id or request.id, **options
+    )
     if request._follow_ups is None:
         request._follow_ups = []
-    request._follow_ups.append(message.publication)
-    task_id: str = message.headers["id"]
+    request._follow_ups.append(publication)
+    task_id: str = publication.headers["id"]
     return task_id

@@ -14,7 +14,7 @@ from celeriac.exceptions import (
     WorkerLostError,
 )
 from celeriac.worker import callbacks
-from celeriac.worker.einfo import ExceptionInfo
+from celeriac.worker.einfo import ExceptionInfo, safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +156,7 @@ def _log_failure(task: Task[..., Any], request: Context, exc: BaseException, ein
     context = {
         "name": request.shadow or task.name,
         "id": request.id,
-        "exc": repr(exc),
+        "exc": safe_repr(exc),
         "traceback": einfo.traceback,
         "args": request.argsrepr,
         "kwargs": request.kwargsrepr,

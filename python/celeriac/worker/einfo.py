@@ -38,3 +38,11 @@ class ExceptionInfo:
 
     def __repr__(self) -> str:
         return f"<ExceptionInfo: {self.exception!r}>"
+
+
+def safe_repr(exc: BaseException) -> str:
+    """The repr of an exception, whatever its own `__repr__` does."""
+    try:
+        return repr(exc)
+    except Exception:
+        return f"<{type(exc).__name__}: repr() failed>"

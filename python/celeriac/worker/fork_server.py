@@ -152,13 +152,18 @@ class ForkServer:
             self._reap()
 
 
-def start(serve: Serve) -> tuple[socket.socket, int]:
+def start(serve: Serve, ours: int, theirs: socket.socket) -> int:
     """Forks a fork server from this process, which must have one thread only.
 
+    Args:
+        serve: What a child does.
+        ours: Descriptor of the supervisor's end of the socket; closed in the fork server, so that it sees
+            the supervisor go.
+        theirs: The fork server's end; closed here.
+
     Returns:
-        The supervisor's end of the socket, and the process id.
+        The process id.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     parent = os.getpid()
     process.flush_stdio()
     pid = os.fork()
@@ -166,7 +171,7 @@ def start(serve: Serve) -> tuple[socket.socket, int]:
         code = 70
         try:
             process.die_with_parent(parent)
-            ours.close()
+            os.close(ours)
             ForkServer(theirs, serve).run()
             code = 0
         except BaseException:
@@ -174,7 +179,7 @@ def start(serve: Serve) -> tuple[socket.socket, int]:
         finally:
             process.leave(code)
     theirs.close()
-    return ours, pid
+    return pid
 
 
 def main() -> None:

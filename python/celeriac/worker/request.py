@@ -42,13 +42,16 @@ class Opener:
         self._max_body: int = app.conf.get("worker_max_message_bytes") or DEFAULT_MAX_BODY_BYTES
         self._node = node
 
-    def open(self, execution: Execution) -> Opened:
+    def open(self, execution: Execution, headers: dict[str, Any]) -> Opened:
         """Decodes the body and makes the request.
+
+        Args:
+            execution: What the supervisor sent.
+            headers: Its headers, which are decoded anew each time that they are asked for. Taken over.
 
         Raises:
             Refused: The message is not what the protocol says, or of a type that is not accepted.
         """
-        headers = execution.headers
         properties = execution.properties
         args, kwargs, embed = self._payload(execution.body, headers, properties)
         headers["args"] = args
@@ -60,9 +63,8 @@ class Opener:
             headers["chord"] = embed.get("chord")
         return Opened(args, kwargs, self._request(execution, headers, properties))
 
-    def unopened(self, execution: Execution) -> Opened:
+    def unopened(self, execution: Execution, headers: dict[str, Any]) -> Opened:
         """The request of a message whose body cannot, or need not, be read."""
-        headers = execution.headers
         headers["args"], headers["kwargs"] = (), {}
         return Opened((), {}, self._request(execution, headers, execution.properties))
 

@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import sys
-import warnings
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
@@ -162,28 +162,27 @@ class WorkController:
     def _run_pool(self, options: dict[str, Any], log_options: log.LogOptions) -> int:
         from celeriac import _core
 
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         if self.arguments.pool == "solo":
-            ours, theirs = socket.socketpair()
-            options["child_fd"] = theirs.detach()
-            engine = self._engine = _core.Worker(options)
             from celeriac.worker.solo import SoloLoop
 
-            wait = SoloLoop(self.app, self.hostname, ours.detach(), engine.fileno(), self._take_notices).run
-            return self._run_engine(engine, wait, None)
-        if (threads := process.thread_count()) > 1:
-            warnings.warn(
-                f"this process has {threads} threads already: the app's import started some. Children are forked "
-                "from it, and locks that those threads hold stay locked in them. Start threads in "
-                "worker_process_init instead.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        serve = ChildServer(self.app, self.hostname, log_options)
-        control, pid = fork_server.start(serve)
-        self._setup.to_environment()
-        options["fork_server_fd"] = control.detach()
+            options["child_fd"] = ours.detach()
+            engine = self._engine = _core.Worker(options)
+            loop = SoloLoop(self.app, self.hostname, theirs.detach(), engine.fileno(), self._take_notices)
+            return self._run_engine(engine, loop.run, None)
+        descriptor = ours.detach()
+        options["fork_server_fd"] = descriptor
         options["fork_server_argv"] = [sys.executable, "-m", "celeriac.worker.fork_server"]
+        # Before the fork: it checks options and URLs, and starts no thread yet.
         engine = self._engine = _core.Worker(options)
+        if (threads := process.thread_count()) > 1:
+            logger.warning(
+                "This process has %d threads already: importing the app started some. Children are forked from it, "
+                "and a lock that another thread holds stays locked in them. Start threads in worker_process_init.",
+                threads,
+            )
+        pid = fork_server.start(ChildServer(self.app, self.hostname, log_options), descriptor, theirs)
+        self._setup.to_environment()
         return self._run_engine(engine, lambda: self._wait(engine), pid)
 
     def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None) -> int:
@@ -299,8 +298,6 @@ def _say(text: str) -> None:
 
 def _reap(pid: int) -> None:
     """Takes the exit status of the first fork server, which leaves when the engine hangs up."""
-    import time
-
     deadline = time.monotonic() + fork_server.FAREWELL_SECONDS + 1
     while time.monotonic() < deadline:
         try:

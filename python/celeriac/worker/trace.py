@@ -15,7 +15,7 @@ from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry
 from celeriac.worker import callbacks
 from celeriac.worker.conclude import Concluder
-from celeriac.worker.einfo import ExceptionInfo
+from celeriac.worker.einfo import ExceptionInfo, safe_repr
 from celeriac.worker.records import RecordWriter
 from celeriac.worker.request import Opener, Refused
 
@@ -55,7 +55,7 @@ class Tracer:
                 headers = execution.headers
                 name = headers["task"]
                 tracer = self._tasks.get(name) or self._tracer(name)
-                tracer.run(execution)
+                tracer.run(execution, headers)
             else:
                 self._conclude(execution)
         except Refused as exc:
@@ -78,10 +78,10 @@ class Tracer:
 
     def _conclude(self, execution: Execution) -> None:
         try:
-            opened = self.opener.open(execution)
+            opened = self.opener.open(execution, execution.headers)
         except Refused:
             # Whatever its arguments are: the request must end, and its id is in the headers.
-            opened = self.opener.unopened(execution)
+            opened = self.opener.unopened(execution, execution.headers)
         outcome = self.concluder.conclude(execution, opened)
         self.channel.respond(execution.tag, *outcome)
 
@@ -95,7 +95,7 @@ class Tracer:
         )
         results = []
         try:
-            request = self.opener.unopened(execution).request
+            request = self.opener.unopened(execution, headers).request
             results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
             signals.task_internal_error.send(
                 sender=self.app.tasks.get(headers.get("task")),
@@ -131,9 +131,9 @@ class TaskTracer:
         self._keeps = tracer.app.results_enabled
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
-    def run(self, execution: Execution) -> None:
+    def run(self, execution: Execution, headers: dict[str, Any]) -> None:
         """Runs the task and answers."""
-        opened = self._open(execution)
+        opened = self._open(execution, headers)
         request = opened.request
         task = self._task
         push_current_task(task)
@@ -174,7 +174,7 @@ class TaskTracer:
             runtime = perf_counter() - started
             kind, state, results, einfo = self._raised(exc, request)
             retval = exc
-            summary = _safe_repr(exc)
+            summary = safe_repr(exc)
         else:
             runtime = perf_counter() - started
             summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
@@ -212,7 +212,7 @@ class TaskTracer:
     def _raised(self, exc: Exception, request: Context) -> tuple[str, str, Any, ExceptionInfo]:
         """What an exception means: (outcome, state, records, what hooks are told)."""
         name = request.shadow or self._task.name
-        context = {"name": name, "id": request.id, "exc": _safe_repr(exc)}
+        context = {"name": name, "id": request.id, "exc": safe_repr(exc)}
         if isinstance(exc, Retry):
             return self._retried(exc, request, context)
         einfo = ExceptionInfo(exc, skip=1)
@@ -237,6 +237,9 @@ class TaskTracer:
         task = self._task
         reason: BaseException = exc.exc if exc.exc is not None else exc
         einfo = ExceptionInfo(exc, skip=1)
+        if task.trail and request._follow_ups:
+            # The message of the next try counts as a child, as with Celery.
+            request.children.append(task.AsyncResult(request.id or ""))
         results = []
         if self._concluder.stores_errors(task, request):
             results.append(self._records.exception(states.RETRY, request, reason, einfo.traceback))
@@ -263,13 +266,6 @@ def _overridden(task: Task[..., Any], name: str) -> Any:
 
 def _exc_info(einfo: ExceptionInfo) -> Any:
     return (einfo.type, einfo.exception, einfo.tb)
-
-
-def _safe_repr(exc: BaseException) -> str:
-    try:
-        return repr(exc)
-    except Exception:
-        return f"<{type(exc).__name__}: repr() failed>"
 
 
 def _release(einfo: ExceptionInfo) -> None:

@@ -101,14 +101,28 @@ impl Child {
 
     /// How many executions it takes now.
     pub(super) fn room(&self, short: bool, recycle: super::recycle::RecycleLimits, now: Instant) -> usize {
-        if self.pid.is_none() || self.retiring || self.ended.is_some() || self.status.is_some() || self.terminated {
+        if self.pid.is_none()
+            || self.retiring
+            || self.ended.is_some()
+            || self.status.is_some()
+            || self.terminated
+        {
             return 0;
         }
         let waiting = self.queue.len();
         let depth = match (self.queue.front(), &self.running) {
-            (None, _) => if short { SHORT_DEPTH } else { 1 },
+            (None, _) => {
+                if short {
+                    SHORT_DEPTH
+                } else {
+                    1
+                }
+            }
             (Some(head), Some(running))
-                if short && head.short && !self.reclaiming && now.duration_since(running.began) < RECLAIM_AFTER =>
+                if short
+                    && head.short
+                    && !self.reclaiming
+                    && now.duration_since(running.began) < RECLAIM_AFTER =>
             {
                 SHORT_DEPTH - waiting.min(SHORT_DEPTH)
             }

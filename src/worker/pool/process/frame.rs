@@ -321,7 +321,10 @@ impl Reader {
         Ok(tags)
     }
 
-    fn option<T>(&mut self, read: impl Fn(&mut Self) -> Result<T, FrameError>) -> Result<Option<T>, FrameError> {
+    fn option<T>(
+        &mut self,
+        read: impl Fn(&mut Self) -> Result<T, FrameError>,
+    ) -> Result<Option<T>, FrameError> {
         match self.u8()? {
             0 => Ok(None),
             1 => read(self).map(Some),

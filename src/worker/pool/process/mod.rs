@@ -60,13 +60,17 @@ pub struct ProcessPoolOptions {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// A fixed child is the worker's own process.
-    #[error("a hard time limit needs a pool of processes: the solo pool runs tasks in the worker itself, which cannot be killed; use --pool prefork, or a soft limit")]
+    #[error(
+        "a hard time limit needs a pool of processes: the solo pool runs tasks in the worker itself, which cannot be killed; use --pool prefork, or a soft limit"
+    )]
     HardLimitOnSolo,
     /// There is one fixed child.
     #[error("the solo pool runs one task at a time: concurrency must be 1, not {0}")]
     ConcurrencyOnSolo(usize),
     /// A fixed child stays.
-    #[error("the solo pool cannot replace its process: limits of tasks or memory per child need --pool prefork")]
+    #[error(
+        "the solo pool cannot replace its process: limits of tasks or memory per child need --pool prefork"
+    )]
     RecycleOnSolo,
     /// No slots at all.
     #[error("the pool needs at least one process")]
@@ -98,8 +102,10 @@ pub struct ProcessPool {
 impl ProcessPool {
     /// A pool; children are made when it is first polled.
     pub fn new(options: ProcessPoolOptions) -> Result<Self, PoolError> {
-        let recycle =
-            RecycleLimits { max_tasks: options.max_tasks_per_child, max_memory_kib: options.max_memory_per_child };
+        let recycle = RecycleLimits {
+            max_tasks: options.max_tasks_per_child,
+            max_memory_kib: options.max_memory_per_child,
+        };
         if options.concurrency == 0 {
             return Err(PoolError::Empty);
         }
@@ -171,7 +177,9 @@ impl ProcessPool {
             let number = self.next_number;
             self.next_number += 1;
             let made = match &mut self.spawner {
-                Spawner::ForkServer(server) => server.spawn(number).map(|stream| Child::new(number, None, stream)),
+                Spawner::ForkServer(server) => {
+                    server.spawn(number).map(|stream| Child::new(number, None, stream))
+                }
                 Spawner::Fixed(stream) => fixed_child(number, stream),
             };
             match made {
@@ -280,7 +288,8 @@ impl ProcessPool {
         }
         // Told to end by `recycle_child`, and replaced before they have ended.
         let stopping = self.stopping;
-        for mut child in self.children.extract_if(.., |child| child.retiring && child.is_idle() && !stopping) {
+        for mut child in self.children.extract_if(.., |child| child.retiring && child.is_idle() && !stopping)
+        {
             child.leave_by = Some(now + LEAVE_WAIT);
             self.leaving.push(child);
         }
@@ -382,7 +391,8 @@ impl ProcessPool {
         let leave = self.leaving.iter().filter_map(|child| child.leave_by.filter(|_| child.ended.is_none()));
         let due = self.children.iter().filter_map(Child::next_deadline);
         let missing = self.children.len() < self.concurrency && !self.stopping && !self.broken;
-        let Some(next) = ended.chain(leave).chain(due).chain(self.respawn_at.filter(|_| missing)).min() else {
+        let Some(next) = ended.chain(leave).chain(due).chain(self.respawn_at.filter(|_| missing)).min()
+        else {
             return Poll::Pending;
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));

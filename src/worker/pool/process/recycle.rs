@@ -94,7 +94,9 @@ mod tests {
         let mut recycle = Recycle::default();
         let now = Instant::now();
 
-        assert!(recycle.due(limits, std::process::id(), now).is_some_and(|why| why.contains("over the limit")));
+        assert!(
+            recycle.due(limits, std::process::id(), now).is_some_and(|why| why.contains("over the limit"))
+        );
         assert_eq!(recycle.due(limits, std::process::id(), now), None);
     }
 }

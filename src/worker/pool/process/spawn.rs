@@ -159,10 +159,13 @@ impl ForkServer {
 
     fn start(&mut self) -> io::Result<StdUnixStream> {
         let Some([program, arguments @ ..]) = self.argv.as_deref() else {
-            return Err(io::Error::other("the fork server is gone, and there is no command to start another"));
+            return Err(io::Error::other(
+                "the fork server is gone, and there is no command to start another",
+            ));
         };
         let (ours, theirs) = StdUnixStream::pair()?;
-        let process = Command::new(program).args(arguments).stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
+        let process =
+            Command::new(program).args(arguments).stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
         self.process = Some(process);
         Ok(ours)
     }

@@ -27,7 +27,8 @@ impl ProcessPool {
         if self.is_fixed() {
             self.settle(Instant::now() + GOODBYE, |pool| pool.children.iter().all(Child::is_flushed)).await;
         } else {
-            self.settle(Instant::now() + GOODBYE, |pool| pool.children.is_empty() && pool.leaving.is_empty()).await;
+            self.settle(Instant::now() + GOODBYE, |pool| pool.children.is_empty() && pool.leaving.is_empty())
+                .await;
         }
         let mut rest = std::mem::take(&mut self.children);
         rest.append(&mut self.leaving);

@@ -28,7 +28,8 @@ class Supervisor:
     """The other end."""
 
     def __init__(self) -> None:
-        self.control, self.pid = fork_server.start(serve)
+        self.control, theirs = socket.socketpair()
+        self.pid = fork_server.start(serve, self.control.fileno(), theirs)
         self.control.settimeout(10)
 
     def request(self, number: int) -> socket.socket:
@@ -88,8 +89,9 @@ def test_a_child_is_made_for_a_request_and_its_exit_is_reported(supervisor: Supe
 
 
 def test_a_killed_child_is_reported_with_its_wait_status(supervisor: Supervisor) -> None:
-    supervisor.request(1)
+    connection = supervisor.request(1)
     _, _, pid, _ = supervisor.answer()
+    connection.recv(64)
 
     os.kill(pid, signal.SIGKILL)
 
@@ -139,12 +141,14 @@ def test_the_server_leaves_when_the_supervisor_hangs_up(supervisor: Supervisor) 
 
 
 def test_children_die_with_the_fork_server(supervisor: Supervisor) -> None:
-    supervisor.request(1)
+    connection = supervisor.request(1)
     _, _, child, _ = supervisor.answer()
+    connection.recv(64)
 
     os.kill(supervisor.pid, signal.SIGKILL)
 
     assert gone(child)
+    connection.close()
 
 
 def test_everything_dies_with_the_supervisor() -> None:

@@ -1,0 +1,434 @@
+//! `Child` and `Execution`: the child's end of its socket.
+//!
+//! 1. A Rust thread reads frames ahead of the task that runs. It never attaches to Python, and no signal is
+//!    delivered to it, so that handlers run promptly on the main thread.
+//! 2. What it read waits in a queue; a descriptor is readable exactly while there is something to receive.
+//! 3. A reclaim is answered by the thread: what has not been received goes back.
+//! 4. End-of-file means that the supervisor is gone. A child that runs nothing is told to stop; one that
+//!    runs something is ended at once, since nobody would take its outcome and the request will be run again.
+
+use std::collections::VecDeque;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use celeriac::worker::pool::process::frame::{self, Decoder, Frame, FrameError};
+use celeriac::worker::pool::{self, Mode, Outcome, OutcomeKind, RequestTag};
+use parking_lot::{Condvar, Mutex};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::convert::{maybe_seconds, timespec};
+use crate::errors::Class;
+use crate::json::from_json;
+use crate::runtime::{same_process, without_signals};
+use crate::values::{Publication, ResultRecord, properties_to};
+use crate::wakeup::Wakeup;
+
+/// Executions that are read ahead at the most; the supervisor sends far fewer.
+const MAX_AHEAD: usize = 4096;
+/// How long the question for a soft limit waits for a frame that is on its way.
+const SOFT_LIMIT_PATIENCE: Duration = Duration::from_secs(1);
+/// The exit code of a child that lost its supervisor (`EX_UNAVAILABLE`).
+const ORPHANED: i32 = 69;
+
+/// One request for a child.
+#[pyclass(frozen, module = "celeriac._core")]
+pub(crate) struct Execution(Box<pool::Execution>);
+
+#[pymethods]
+impl Execution {
+    #[getter]
+    fn tag(&self) -> RequestTag {
+        self.0.tag
+    }
+
+    #[getter]
+    fn mode(&self) -> &'static str {
+        match self.0.mode {
+            Mode::Run => "run",
+            Mode::TimedOut(_) => "timed_out",
+            Mode::Lost(_) => "lost",
+            Mode::Revoked(_) => "revoked",
+            Mode::Unknown => "unknown",
+        }
+    }
+
+    #[getter]
+    fn detail(&self) -> &str {
+        match &self.0.mode {
+            Mode::Lost(text) | Mode::Revoked(text) => text,
+            Mode::Run | Mode::TimedOut(_) | Mode::Unknown => "",
+        }
+    }
+
+    #[getter]
+    fn limit(&self) -> Option<f64> {
+        if let Mode::TimedOut(limit) = self.0.mode { Some(limit) } else { None }
+    }
+
+    #[getter]
+    fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        from_json(py, &self.0.message.headers, None)
+    }
+
+    #[getter]
+    fn properties<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        properties_to(py, &self.0.message.properties)
+    }
+
+    #[getter]
+    fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.message.body)
+    }
+
+    #[getter]
+    fn exchange(&self) -> &str {
+        &self.0.exchange
+    }
+
+    #[getter]
+    fn routing_key(&self) -> &str {
+        &self.0.routing_key
+    }
+
+    #[getter]
+    fn redelivered(&self) -> bool {
+        self.0.redelivered
+    }
+
+    #[getter]
+    fn soft_limit(&self) -> Option<f64> {
+        self.0.soft_limit.map(|limit| limit.as_secs_f64())
+    }
+
+    #[getter]
+    fn hard_limit(&self) -> Option<f64> {
+        self.0.hard_limit.map(|limit| limit.as_secs_f64())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Execution {} {}>", self.0.tag, self.mode())
+    }
+}
+
+/// What the reader thread and Python's threads share.
+struct Shared {
+    /// The reader reads from it; `soft_limit_passed` looks whether there is something left to read.
+    socket: UnixStream,
+    /// The same socket. Written by whoever responds and by the reader, a whole frame at a time.
+    writer: Mutex<UnixStream>,
+    /// Readable exactly while `state` holds something to receive. Changed under the lock of `state`.
+    wakeup: Wakeup,
+    state: Mutex<State>,
+    /// Notified when the queue has room again.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Read and not received. Pushed by the reader, popped by `receive`.
+    queue: VecDeque<Box<pool::Execution>>,
+    /// Received and not responded to. Counted by Python's threads; read by the reader at end-of-file.
+    running: usize,
+    /// Requests whose soft limit has passed. Added by the reader, removed by `respond`.
+    soft: Vec<RequestTag>,
+    /// No more will come: told to stop, or the supervisor is gone. Written by the reader.
+    stopping: bool,
+    /// The reader holds bytes that it has not made sense of. Written by the reader.
+    reading: bool,
+}
+
+impl Shared {
+    /// Body of the reader thread.
+    fn read(&self) {
+        let mut decoder = Decoder::default();
+        let mut bytes = vec![0; 1 << 16];
+        loop {
+            if !wait_readable(&self.socket, None) {
+                continue;
+            }
+            self.state.lock().reading = true;
+            match (&self.socket).read(&mut bytes) {
+                Ok(0) => return,
+                Ok(count) => decoder.feed(&bytes[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+            loop {
+                match decoder.next_frame() {
+                    Ok(Some(frame)) => self.take(frame),
+                    Ok(None) => break,
+                    // The stream makes no sense any more: as good as closed.
+                    Err(_) => return,
+                }
+            }
+            self.state.lock().reading = false;
+        }
+    }
+
+    fn take(&self, frame: Frame) {
+        let mut state = self.state.lock();
+        match frame {
+            Frame::Execution(execution) => {
+                while state.queue.len() >= MAX_AHEAD {
+                    self.room.wait(&mut state);
+                }
+                state.queue.push_back(execution);
+                if state.queue.len() == 1 && !state.stopping {
+                    self.wakeup.set();
+                }
+            }
+            Frame::Reclaim(tags) => {
+                let had_some = !state.queue.is_empty();
+                let mut returned = Vec::new();
+                state.queue.retain(|execution| {
+                    let reclaimed = tags.contains(&execution.tag);
+                    if reclaimed {
+                        returned.push(execution.tag);
+                    }
+                    !reclaimed
+                });
+                if had_some && state.queue.is_empty() && !state.stopping {
+                    self.wakeup.clear();
+                }
+                drop(state);
+                let mut answer = Vec::new();
+                frame::encode_returned(&returned, &mut answer);
+                // A supervisor that is gone shows at the next read.
+                let _gone = self.writer.lock().write_all(&answer);
+            }
+            Frame::SoftLimit(tag) => state.soft.push(tag),
+            Frame::Stop => self.stop(&mut state),
+            // Frames from a child to the supervisor: nothing to do with them here.
+            Frame::Ready | Frame::Outcome(..) | Frame::Update(..) | Frame::Returned(_) => {}
+        }
+    }
+
+    fn stop(&self, state: &mut State) {
+        if !state.stopping {
+            state.stopping = true;
+            if state.queue.is_empty() {
+                self.wakeup.set();
+            }
+        }
+    }
+
+    /// The end of the reader thread, and with it of the child.
+    fn orphaned(&self) {
+        let mut state = self.state.lock();
+        if state.running > 0 {
+            end_process();
+        }
+        state.reading = false;
+        if !state.queue.is_empty() {
+            state.queue.clear();
+            // `stop` makes it readable again.
+            self.wakeup.clear();
+        }
+        self.stop(&mut state);
+    }
+
+    fn pop(&self) -> Option<Box<pool::Execution>> {
+        let mut state = self.state.lock();
+        let execution = state.queue.pop_front()?;
+        state.running += 1;
+        if state.queue.is_empty() && !state.stopping {
+            self.wakeup.clear();
+        }
+        if state.queue.len() + 1 == MAX_AHEAD {
+            self.room.notify_one();
+        }
+        Some(execution)
+    }
+
+    /// Whether all that the supervisor has sent so far has been understood.
+    fn is_read(&self) -> bool {
+        // In this order: the reader sets `reading` before it takes bytes off the socket.
+        !wait_readable(&self.socket, Some(Duration::ZERO)) && !self.state.lock().reading
+    }
+}
+
+/// Waits until there is something to read; false when the time is over or a signal came.
+fn wait_readable(socket: &impl std::os::fd::AsFd, timeout: Option<Duration>) -> bool {
+    let mut waiting = [PollFd::new(socket, PollFlags::IN)];
+    let timeout = timeout.map(timespec);
+    matches!(poll(&mut waiting, timeout.as_ref()), Ok(1..))
+}
+
+/// Nothing may run any more: no exit handlers, no destructors.
+#[expect(unsafe_code, reason = "the standard library has only an exit that runs C's exit handlers")]
+fn end_process() -> ! {
+    // SAFETY: takes no pointer, needs no state, does not return.
+    unsafe { libc::_exit(ORPHANED) }
+}
+
+/// The child's end of its socket.
+#[pyclass(frozen, module = "celeriac._core")]
+pub(crate) struct Child {
+    pid: u32,
+    shared: Arc<Shared>,
+}
+
+impl Child {
+    fn send(&self, py: Python<'_>, frame: &[u8]) -> PyResult<()> {
+        let sent = py.detach(|| self.shared.writer.lock().write_all(frame));
+        sent.map_err(|error| PyOSError::new_err(format!("the supervisor is gone: {error}")))
+    }
+}
+
+#[pymethods]
+impl Child {
+    /// Takes over the descriptor, and tells the supervisor that the child is set up.
+    #[new]
+    fn new(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
+        let socket = UnixStream::from(adopt(fd)?);
+        socket.set_nonblocking(false)?;
+        let shared = Arc::new(Shared {
+            writer: Mutex::new(socket.try_clone()?),
+            socket,
+            wakeup: Wakeup::new()?,
+            state: Mutex::default(),
+            room: Condvar::new(),
+        });
+        let child = Self { pid: std::process::id(), shared: Arc::clone(&shared) };
+        let mut ready = Vec::new();
+        frame::encode_ready(&mut ready);
+        child.send(py, &ready)?;
+        without_signals(py, || {
+            let reader = std::thread::Builder::new().name("celeriac-frames".to_owned());
+            reader.spawn(move || {
+                let reading = std::panic::AssertUnwindSafe(|| shared.read());
+                // After a panic nobody would read any more: that is as if the supervisor were gone.
+                let _ended = std::panic::catch_unwind(reading);
+                shared.orphaned();
+            })
+        })??;
+        Ok(child)
+    }
+
+    /// The next request; None when told to stop, or on time-out.
+    #[pyo3(signature = (timeout = None))]
+    fn receive(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Execution>> {
+        same_process(self.pid, "Child")?;
+        let deadline = maybe_seconds(timeout)?.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if let Some(execution) = self.shared.pop() {
+                return Ok(Some(Execution(execution)));
+            }
+            if self.shared.state.lock().stopping {
+                return Ok(None);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            let woken = py.detach(|| wait_readable(&self.shared.wakeup.as_fd(), left));
+            if !woken {
+                py.check_signals()?;
+            }
+        }
+    }
+
+    /// No more requests will come.
+    #[getter]
+    fn stopping(&self) -> bool {
+        self.shared.state.lock().stopping
+    }
+
+    /// Readable when `receive(0)` would give something, and when told to stop.
+    fn fileno(&self) -> PyResult<RawFd> {
+        same_process(self.pid, "Child")?;
+        Ok(self.shared.wakeup.descriptor())
+    }
+
+    /// Answers a request.
+    fn respond(
+        &self,
+        py: Python<'_>,
+        tag: RequestTag,
+        kind: &str,
+        results: Vec<Py<ResultRecord>>,
+        publications: Vec<Py<Publication>>,
+        summary: String,
+        runtime: Option<f64>,
+    ) -> PyResult<()> {
+        same_process(self.pid, "Child")?;
+        let outcome = Outcome {
+            kind: outcome_kind(kind)?,
+            results: results.iter().map(|record| record.get().0.clone()).collect(),
+            publications: publications.iter().map(|one| one.get().0.clone()).collect(),
+            runtime: maybe_seconds(runtime)?,
+            summary,
+        };
+        let mut bytes = Vec::new();
+        frame::encode_outcome(tag, &outcome, &mut bytes).map_err(|error| too_large(py, error))?;
+        {
+            let mut state = self.shared.state.lock();
+            state.soft.retain(|passed| *passed != tag);
+        }
+        let sent = self.send(py, &bytes);
+        // Only now: when the supervisor goes before it has the outcome, the child ends as one that runs.
+        let mut state = self.shared.state.lock();
+        state.running = state.running.saturating_sub(1);
+        sent
+    }
+
+    /// Stores a state of the running task's own.
+    fn update(&self, py: Python<'_>, tag: RequestTag, record: &Bound<'_, ResultRecord>) -> PyResult<()> {
+        same_process(self.pid, "Child")?;
+        let mut bytes = Vec::new();
+        frame::encode_update(tag, &record.get().0, &mut bytes).map_err(|error| too_large(py, error))?;
+        self.send(py, &bytes)
+    }
+
+    /// Whether the supervisor sent SIGUSR1 for this very request. The frame that says so was written before
+    /// the signal was sent, but may not have been read yet.
+    fn soft_limit_passed(&self, py: Python<'_>, tag: RequestTag) -> PyResult<bool> {
+        same_process(self.pid, "Child")?;
+        let deadline = Instant::now() + SOFT_LIMIT_PATIENCE;
+        loop {
+            let all_read = self.shared.is_read();
+            if self.shared.state.lock().soft.contains(&tag) {
+                return Ok(true);
+            }
+            if all_read || Instant::now() >= deadline {
+                return Ok(false);
+            }
+            py.detach(|| std::thread::sleep(Duration::from_micros(100)));
+        }
+    }
+}
+
+fn too_large(py: Python<'_>, error: FrameError) -> PyErr {
+    Class::Encode.error(py, error.to_string())
+}
+
+#[expect(unsafe_code, reason = "Python names descriptors by number")]
+fn adopt(fd: RawFd) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(PyValueError::new_err("a descriptor cannot be negative"));
+    }
+    // SAFETY: the caller gives the descriptor away. Closing one that is not its own is an error of the
+    // kind that Python's `os.close` allows too; memory is not at risk.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn outcome_kind(name: &str) -> PyResult<OutcomeKind> {
+    Ok(match name {
+        "success" => OutcomeKind::Success,
+        "failure" => OutcomeKind::Failure,
+        "retry" => OutcomeKind::Retry,
+        "ignored" => OutcomeKind::Ignored,
+        "rejected" => OutcomeKind::Rejected,
+        "requeued" => OutcomeKind::Requeued,
+        "revoked" => OutcomeKind::Revoked,
+        "malformed" => OutcomeKind::Malformed,
+        "disallowed" => OutcomeKind::Disallowed,
+        other => return Err(PyValueError::new_err(format!("no outcome is of kind {other:?}"))),
+    })
+}

@@ -1,0 +1,153 @@
+"""Which app and which task are current: what modules below the app may know of it.
+
+The stack of running tasks is a context variable: each thread and each coroutine has its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celery
+    from celeriac.app.task import Task
+
+# The app of last resort; written once by get_default_app, or by set_default_app.
+_default_app: Celery | None = None
+_default_lock = threading.Lock()
+# The app made last (or set by hand), for each thread; new threads see the default app.
+_local = threading.local()
+# Apps that are alive, and what each of them has to do when it is finalised (shared tasks).
+_apps: weakref.WeakSet[Celery] = weakref.WeakSet()
+_on_finalize: list[Callable[[Celery], Any]] = []
+
+_tasks: ContextVar[tuple[Task[..., Any], ...]] = ContextVar("celeriac_tasks", default=())
+_join_allowed: ContextVar[bool | None] = ContextVar("celeriac_join_allowed", default=None)
+
+
+def register_app(app: Celery) -> None:
+    """Remembers an app, so that shared tasks declared later reach it."""
+    _apps.add(app)
+
+
+def deregister_app(app: Celery) -> None:
+    """Forgets an app that was closed."""
+    _apps.discard(app)
+
+
+def active_apps() -> set[Celery]:
+    """The apps that are alive."""
+    return set(_apps)
+
+
+def connect_on_app_finalize(callback: Callable[[Celery], Any]) -> Callable[[Celery], Any]:
+    """Calls `callback` with every app that is finalised from now on."""
+    _on_finalize.append(callback)
+    return callback
+
+
+def announce_app_finalized(app: Celery) -> None:
+    """Runs what waits for an app to be finalised."""
+    for callback in tuple(_on_finalize):
+        callback(app)
+
+
+def set_default_app(app: Celery | None) -> None:
+    """Makes `app` the one that threads without an app of their own use."""
+    global _default_app
+    _default_app = app
+
+
+def get_default_app() -> Celery:
+    """The default app; made on first use, on the embedded broker unless the environment names another."""
+    if _default_app is None:
+        with _default_lock:
+            if _default_app is None:
+                # By name: this is the one place where a lower layer needs the app's class.
+                celery = import_module("celeriac.app.base").Celery
+                set_default_app(celery(set_as_current=False))
+    assert _default_app is not None
+    return _default_app
+
+
+def set_current_app(app: Celery | None) -> None:
+    """Makes `app` current in this thread."""
+    _local.app = app
+
+
+def get_current_app() -> Celery:
+    """This thread's app, else the default app."""
+    return getattr(_local, "app", None) or get_default_app()
+
+
+def app_or_default(app: Celery | None = None) -> Celery:
+    """The given app, else the current one."""
+    return get_current_app() if app is None else app
+
+
+def push_current_task(task: Task[..., Any]) -> None:
+    """A task begins to run here."""
+    _tasks.set((*_tasks.get(), task))
+
+
+def pop_current_task() -> None:
+    """It has ended."""
+    _tasks.set(_tasks.get()[:-1])
+
+
+def get_current_task() -> Task[..., Any] | None:
+    """The task that runs here."""
+    stack: tuple[Task[..., Any], ...] = _tasks.get()
+    return stack[-1] if stack else None
+
+
+def get_current_worker_task() -> Task[..., Any] | None:
+    """The task that a worker (or an eager call) runs here; tasks that were simply called do not count."""
+    stack = _tasks.get()
+    return next((task for task in reversed(stack) if not task.request.called_directly), None)
+
+
+def task_join_will_block() -> bool:
+    """Whether waiting for a result here could starve the workers."""
+    allowed = _join_allowed.get()
+    if allowed is not None:
+        return not allowed
+    return bool(_tasks.get()) and get_current_worker_task() is not None
+
+
+def assert_will_not_block() -> None:
+    """Refuses to wait for a result inside a task.
+
+    Raises:
+        RuntimeError: A task runs here, and it did not say that it wants to wait.
+    """
+    if task_join_will_block():
+        raise RuntimeError(
+            "Never call result.get() within a task: it would wait for a worker while occupying one. Use a chain, "
+            "or get(disable_sync_subtasks=False) where you know that another worker is free."
+        )
+
+
+@contextmanager
+def allow_join_result() -> Iterator[None]:
+    """Allows to wait for results inside a task."""
+    token = _join_allowed.set(True)
+    try:
+        yield
+    finally:
+        _join_allowed.reset(token)
+
+
+@contextmanager
+def denied_join_result() -> Iterator[None]:
+    """Forbids to wait for results."""
+    token = _join_allowed.set(False)
+    try:
+        yield
+    finally:
+        _join_allowed.reset(token)

@@ -1,0 +1,46 @@
+"""The application object, its parts, and `shared_task`: tasks for whichever app there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from celeriac import _state as current
+from celeriac.app.base import Celery
+from celeriac.app.current import app_or_default, set_default_app
+from celeriac.local import Proxy
+
+if TYPE_CHECKING:
+    from celeriac.app.decorators import TaskDecorator
+
+__all__ = ["Celery", "app_or_default", "default_app", "set_default_app", "shared_task"]
+
+
+def _shared_task(fun: Callable[..., Any] | None = None, **options: Any) -> Any:
+    if fun is None:
+        return lambda function: _shared_task(function, **options)
+    function = fun
+    name: str | None = options.pop("name", None)
+
+    def declare(app: Celery) -> Any:
+        return app._task_from_fun(function, name=name, **options)
+
+    # Apps made later, and those that are finalised already.
+    current.connect_on_app_finalize(declare)
+    for app in current.active_apps():
+        if app.finalized:
+            with app._lock:
+                declare(app)
+
+    def task_of_current_app() -> Any:
+        app = current.get_current_app()
+        return app.tasks[name or app.gen_task_name(function.__name__, function.__module__)]
+
+    return Proxy(task_of_current_app, doc=function.__doc__)
+
+
+#: Decorator like `app.task`, for modules that do not know their app: the task exists in every app, and the
+#: name stands for that of the current one.
+shared_task: TaskDecorator = cast("TaskDecorator", _shared_task)
+
+default_app: Celery = cast("Celery", Proxy(current.get_default_app))

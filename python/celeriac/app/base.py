@@ -1,0 +1,509 @@
+"""`Celery`: the application. Holds settings, tasks and the engine's client, and delegates the rest."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING, Any, cast
+
+from celeriac._dispatch import Signal
+from celeriac import _state as current
+from celeriac.app import send
+from celeriac.app.arguments import header_of
+from celeriac.app.registry import TaskRegistry
+from celeriac.app.routes import Router
+from celeriac.app.settings import Settings
+from celeriac.app.task import Task
+from celeriac.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured
+from celeriac.utils.imports import gen_task_name, symbol_by_name
+from celeriac.utils.time import zone
+
+if TYPE_CHECKING:
+    from celeriac._core import Client, Publication, ResultRecord
+    from celeriac.app.control import Control
+    from celeriac.app.decorators import TaskDecorator
+    from celeriac.canvas.signature import Signature
+    from celeriac.result.async_result import AsyncResult
+
+    # `Celery.Task` hides the class in the annotations below it.
+    AnyTask = Task[..., Any]
+
+__all__ = ["Celery"]
+
+#: Carries messages and results when nobody names a broker.
+EMBEDDED_URL = "sqlite:///celeriac.db"
+
+_DISABLED = frozenset({"disabled", "disabled://"})
+
+
+class Celery:
+    """An application.
+
+    Args:
+        main: Name used in task names instead of `__main__`.
+        broker: Broker URL.
+        backend: Result backend URL.
+        include: Modules that a worker imports.
+        config_source: Given to `config_from_object`.
+        namespace: Prefix of the settings in it.
+        task_cls: Class of tasks made by the decorator.
+        set_as_current: Make this the app that shared tasks use.
+        autofinalize: Finalise on first use; otherwise that is an error.
+        strict_typing: Check arguments when a task is called.
+        changes: More settings.
+        **settings: More settings; they win over the configuration source.
+
+    Example:
+        >>> app = Celery("proj", broker="sqlite:///queue.db")
+        >>> @app.task
+        ... def add(x: int, y: int) -> int:
+        ...     return x + y
+    """
+
+    argsrepr_maxsize = 1024
+    kwargsrepr_maxsize = 1024
+    task_cls: Any = Task
+
+    def __init__(
+        self,
+        main: str | None = None,
+        loader: Any = None,
+        backend: str | None = None,
+        amqp: Any = None,
+        events: Any = None,
+        log: Any = None,
+        control: Any = None,
+        set_as_current: bool = True,
+        tasks: Any = None,
+        broker: str | None = None,
+        include: Iterable[str] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        config_source: Any = None,
+        fixups: Any = None,
+        task_cls: Any = None,
+        autofinalize: bool = True,
+        namespace: str | None = None,
+        strict_typing: bool = True,
+        config_source_silent: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.main = main
+        self.autofinalize = autofinalize
+        self.strict_typing = strict_typing
+        self.finalized = False
+        self.on_configure = Signal(set(), "app.on_configure")
+        self.on_after_configure = Signal({"source"}, "app.on_after_configure")
+        self.on_after_finalize = Signal(set(), "app.on_after_finalize")
+        self.on_after_fork = Signal(set(), "app.on_after_fork")
+        named = {"broker_url": broker, "result_backend": backend, "include": include}
+        preconf = {name: value for name, value in named.items() if value is not None}
+        self.conf = Settings({**preconf, **(changes or {}), **settings}, self._configured)
+        if config_source is not None:
+            self.conf.set_source(config_source, namespace, config_source_silent)
+        if task_cls is not None:
+            self.task_cls = symbol_by_name(task_cls)
+        self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
+        self._autodiscover: list[tuple[Any, str | None]] = []
+        # Guards finalising and the making of the client.
+        self._lock = threading.RLock()
+        # The client and the process it belongs to: written under the lock, read without it.
+        self._client: tuple[int, Client] | None = None
+        self._router: tuple[int, Router] | None = None
+        self._oids = threading.local()
+        #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
+        self._child_update: Callable[[int, ResultRecord], None] | None = None
+        if set_as_current:
+            self.set_current()
+        current.register_app(self)
+        self.on_init()
+
+    def on_init(self) -> None:
+        """Called at the end of the constructor; for subclasses."""
+
+    # -- current app
+
+    def set_current(self) -> None:
+        """Makes this the current app of this thread."""
+        current.set_current_app(self)
+
+    def set_default(self) -> None:
+        """Makes this the app of all threads that have none of their own."""
+        current.set_default_app(self)
+
+    def __enter__(self) -> Celery:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the client; the app must not be used after."""
+        current.deregister_app(self)
+        with self._lock:
+            held, self._client = self._client, None
+        if held is not None and held[0] == os.getpid():
+            held[1].close()
+
+    @property
+    def current_task(self) -> Task[..., Any] | None:
+        """The task that runs here."""
+        return current.get_current_task()
+
+    @property
+    def current_worker_task(self) -> Task[..., Any] | None:
+        """The task that a worker runs here; direct calls do not count."""
+        return current.get_current_worker_task()
+
+    # -- configuration
+
+    def config_from_object(
+        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Reads settings from an object, a module path or a mapping, on first use.
+
+        Args:
+            obj: The source.
+            silent: Ignore a module that cannot be imported.
+            force: Read now.
+            namespace: Only names that start with it, such as `CELERY`.
+        """
+        self.conf.set_source(obj, namespace, silent)
+        if force:
+            self.conf.get("broker_url")
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> None:
+        """Reads settings from the module that an environment variable names."""
+        path = os.environ.get(variable_name)
+        if path:
+            self.config_from_object(path, silent=silent, force=force)
+        elif not silent:
+            raise ImproperlyConfigured(f"environment variable {variable_name} names no configuration module")
+
+    def add_defaults(self, fun: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> Any:
+        """Adds a layer of settings just above the built-in defaults."""
+        self.conf.add_defaults(fun)
+        return fun
+
+    def _configured(self, conf: Settings) -> None:
+        self.on_configure.send(self)
+        self.on_after_configure.send(self, source=conf)
+
+    @property
+    def broker_url_effective(self) -> str:
+        """The broker that is used: the embedded one when none is named."""
+        url = self.conf.broker_url
+        if isinstance(url, (list, tuple)):
+            return ";".join(url)
+        return url or EMBEDDED_URL
+
+    @property
+    def result_backend_effective(self) -> str | None:
+        """Where results go; None when results are off."""
+        backend: str | None = self.conf.result_backend
+        if backend in _DISABLED:
+            return None
+        return backend or (EMBEDDED_URL if self.uses_embedded_broker else None)
+
+    @property
+    def uses_embedded_broker(self) -> bool:
+        """Whether nobody named a broker."""
+        return not self.conf.broker_url
+
+    @property
+    def results_enabled(self) -> bool:
+        """Whether results are kept."""
+        return self.result_backend_effective is not None
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The app's zone."""
+        conf = self.conf
+        return zone(conf.timezone, conf.enable_utc)
+
+    def now(self) -> datetime:
+        """The time in the app's zone."""
+        return datetime.now(self.timezone)
+
+    def uses_utc_timezone(self) -> bool:
+        """Whether the app's zone is UTC."""
+        return bool(datetime.now(self.timezone).utcoffset() is not None and str(self.timezone) == "UTC")
+
+    # -- tasks
+
+    @property
+    def task(self) -> TaskDecorator:
+        """Decorator that makes a task of a function, with or without options.
+
+        Options are attributes of `Task`, and `name`, `base`, `bind`, `shared`, `filter`.
+        """
+        return cast("TaskDecorator", self._task_decorator)
+
+    def _task_decorator(self, fun: Callable[..., Any] | None = None, **options: Any) -> Any:
+        if fun is None:
+            return lambda function: self._task_decorator(function, **options)
+        if not callable(fun):
+            raise TypeError("argument 1 to @task() must be a callable; options go by keyword")
+        filter_, shared = options.pop("filter", None), options.pop("shared", False)
+        options.pop("lazy", None)
+        if shared:
+            current.connect_on_app_finalize(lambda app: app._task_from_fun(fun, **options))
+        task = self._task_from_fun(fun, **options)
+        return filter_(task) if filter_ is not None else task
+
+    def _task_from_fun(
+        self, fun: Callable[..., Any], name: str | None = None, base: Any = None, bind: bool = False, **options: Any
+    ) -> Task[..., Any]:
+        name = name or self.gen_task_name(fun.__name__, fun.__module__)
+        known = self._tasks.get(name)
+        if known is not None:
+            _warn_of_duplicate(name, known, fun)
+            return known
+        parent = symbol_by_name(base) or self.task_cls
+        attributes = {
+            "app": self,
+            "name": name,
+            "run": fun if bind else staticmethod(fun),
+            "abstract": False,
+            "__doc__": fun.__doc__,
+            "__module__": fun.__module__,
+            "__annotations__": getattr(fun, "__annotations__", {}),
+            "__header__": staticmethod(header_of(fun, bound=bind) or _anything),
+            "__wrapped__": staticmethod(fun),
+            **options,
+        }
+        task: Task[..., Any] = type(fun.__name__, (parent,), attributes)()
+        task.__bound__ = bind
+        task.__qualname__ = getattr(fun, "__qualname__", fun.__name__)  # type: ignore[attr-defined]
+        task.__name__ = fun.__name__  # type: ignore[attr-defined]
+        self._tasks[name] = task
+        if self.finalized:
+            task.bind(self)
+        return task
+
+    def register_task(self, task: Any, **options: Any) -> Task[..., Any]:
+        """Registers a class-based task, given as class or instance; replaces one of the same name."""
+        instance: Task[..., Any] = task() if isinstance(task, type) else task
+        if not instance.name:
+            instance.name = self.gen_task_name(type(instance).__name__, type(instance).__module__)
+        for option, value in options.items():
+            setattr(instance, option, value)
+        instance.app = self
+        self._tasks[instance.name] = instance
+        if self.finalized:
+            instance.bind(self)
+        return instance
+
+    def gen_task_name(self, name: str, module: str | None) -> str:
+        """The automatic name of a task; for subclasses to override."""
+        return gen_task_name(self, name, module)
+
+    @property
+    def tasks(self) -> TaskRegistry:
+        """The tasks by name; reading finalises the app."""
+        self.finalize(auto=True)
+        return self._tasks
+
+    def finalize(self, auto: bool = False) -> None:
+        """Gives every task its settings. Runs by itself on first use unless `autofinalize` is off."""
+        if self.finalized:
+            return
+        with self._lock:
+            if self.finalized:
+                return
+            if auto and not self.autofinalize:
+                raise RuntimeError("Contract breach: app not finalized")
+            current.announce_app_finalized(self)
+            for task in list(self._tasks.values()):
+                task.bind(self)
+            self.finalized = True
+        self.on_after_finalize.send(self)
+
+    @property
+    def Task(self) -> Any:
+        """Base class of tasks, bound to this app."""
+        return type(self.task_cls.__name__, (self.task_cls,), {"app": self, "__module__": self.task_cls.__module__})
+
+    def autodiscover_tasks(
+        self, packages: Any = None, related_name: str | None = "tasks", force: bool = False
+    ) -> None:
+        """Imports `<package>.tasks` of each package, when the worker imports its modules.
+
+        Args:
+            packages: Names, or something that is called for them.
+            related_name: Module to look for; None imports the packages themselves.
+            force: Import now.
+        """
+        self._autodiscover.append((packages, related_name))
+        if force:
+            self._import_discovered(packages, related_name)
+
+    def import_default_modules(self) -> None:
+        """Imports what the settings name (`imports`, `include`) and what is to be discovered."""
+        from importlib import import_module
+
+        from celeriac.signals import import_modules
+
+        import_modules.send(self)
+        for name in (*(self.conf.imports or ()), *(self.conf.include or ())):
+            import_module(name)
+        for packages, related_name in self._autodiscover:
+            self._import_discovered(packages, related_name)
+
+    def _import_discovered(self, packages: Any, related_name: str | None) -> None:
+        from celeriac.app.autodiscover import autodiscover
+
+        names = packages() if callable(packages) else packages
+        autodiscover([names] if isinstance(names, str) else names or (), related_name)
+
+    # -- sending
+
+    def send_task(
+        self,
+        name: str,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Sends a task by name; its code need not be here. Options as for `Task.apply_async`."""
+        if self.conf.task_always_eager:
+            import warnings
+
+            warnings.warn(
+                AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2
+            )
+        if countdown is not None:
+            options["countdown"] = countdown
+        if eta is not None:
+            options["eta"] = eta
+        if task_id is not None:
+            options["task_id"] = task_id
+        message = send.compose(self, name, args, kwargs, self._tasks.get(name), options)
+        send.publish(self, message, options)
+        return self._sent(message, options)
+
+    def build_task_message(
+        self, name: str, args: Any, kwargs: Any, task: AnyTask | None, options: dict[str, Any]
+    ) -> Publication:
+        """The message of a call, without sending it."""
+        return send.compose(self, name, args, kwargs, task, options).publication
+
+    def _sent(self, message: send.Message, options: Mapping[str, Any]) -> AsyncResult[Any]:
+        """The result object of a message that was sent; a child of the task that runs here."""
+        headers = message.headers
+        result = self.AsyncResult(headers["id"], task_name=headers["task"])
+        result.ignored = headers["ignore_result"]
+        if options.get("add_to_parent", True):
+            parent = current.get_current_worker_task()
+            if parent is not None:
+                parent.add_trail(result)
+        return result
+
+    def signature(self, varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
+        """A signature bound to this app."""
+        from celeriac.canvas.signature import signature
+
+        kwargs["app"] = self
+        return signature(varies, *args, **kwargs)
+
+    def AsyncResult(self, task_id: str, backend: Any = None, task_name: str | None = None, **kw: Any) -> AsyncResult[Any]:
+        """The result of a task id."""
+        from celeriac.result.async_result import AsyncResult
+
+        return AsyncResult(task_id, backend=backend, task_name=task_name, app=self, **kw)
+
+    @property
+    def router(self) -> Router:
+        """Where tasks go; made anew when settings change."""
+        held, generation = self._router, self.conf._generation
+        if held is None or held[0] != generation:
+            held = (generation, Router(self.conf))
+            self._router = held
+        return held[1]
+
+    @property
+    def client(self) -> Client:
+        """The engine's client of this process."""
+        held = self._client
+        if held is not None and held[0] == os.getpid():
+            return held[1]
+        return self._connect()
+
+    def _connect(self) -> Client:
+        from celeriac._core import Client
+
+        with self._lock:
+            held = self._client
+            pid = os.getpid()
+            if held is None or held[0] != pid:
+                # A client inherited through fork is left alone: its threads and sockets are the parent's.
+                conf = self.conf
+                options = {
+                    "connect_timeout": conf.broker_connection_timeout,
+                    "transport_options": dict(conf.broker_transport_options or {}),
+                }
+                held = (pid, Client(self.broker_url_effective, self.result_backend_effective, options))
+                self._client = held
+        return held[1]
+
+    @property
+    def oid(self) -> str:
+        """Names this app in this process."""
+        return self.thread_oid
+
+    @property
+    def thread_oid(self) -> str:
+        """Names this app in this thread; `reply_to` of its messages."""
+        oids = self._oids
+        if getattr(oids, "pid", None) != os.getpid():
+            from uuid import NAMESPACE_OID, getnode, uuid3
+
+            oids.pid = os.getpid()
+            oids.oid = str(uuid3(NAMESPACE_OID, f"{getnode()}-{oids.pid}-{id(self)}-{threading.get_ident()}"))
+        return cast("str", oids.oid)
+
+    @property
+    def control(self) -> Control:
+        """Commands to workers."""
+        from celeriac.app.control import Control
+
+        return Control(self)
+
+    # -- programs
+
+    def worker_main(self, argv: list[str] | None = None) -> None:
+        """Runs the command line's `worker` for this app."""
+        if argv is None or "worker" not in argv:
+            raise ValueError("the argument list must contain `worker`")
+        self.start(argv)
+
+    def start(self, argv: list[str] | None = None) -> None:
+        """Runs the command line for this app."""
+        from importlib import import_module
+
+        self.set_default()
+        import_module("celeriac.__main__").main(argv)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.main or '__main__'} at {id(self):#x}>"
+
+
+def _anything(*args: Any, **kwargs: Any) -> None:
+    """Header of a callable about which nothing is known."""
+
+
+def _warn_of_duplicate(name: str, known: Task[..., Any], fun: Callable[..., Any]) -> None:
+    if getattr(known, "__wrapped__", None) is fun:
+        return
+    import warnings
+
+    warnings.warn(
+        DuplicateTaskNameWarning(
+            f"task name {name!r} is taken by {getattr(known, '__wrapped__', known)!r}; {fun!r} is ignored"
+        ),
+        stacklevel=4,
+    )

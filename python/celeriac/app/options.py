@@ -1,0 +1,137 @@
+"""Settings and tasks become the options that the engine's worker takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
+from celeriac.result.record import expires_ms
+from celeriac.serialization import registry
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celery
+    from celeriac.app.task import Task
+
+__all__ = ["consumed_queues", "rate_limit", "worker_options"]
+
+DEFAULT_LEASE_SECONDS = 30.0
+DEFAULT_MAX_CRASHES = 3
+DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+
+def worker_options(
+    app: Celery,
+    *,
+    node: str,
+    queues: Iterable[str] | None = None,
+    exclude_queues: Iterable[str] = (),
+    concurrency: int | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Options of `_core.Worker`.
+
+    Args:
+        app: The app; it is finalised.
+        node: The worker's node name.
+        queues: Queues to consume; those of the settings unless given.
+        exclude_queues: Queues to leave out.
+        concurrency: Slots; the setting, else the number of processors.
+        **overrides: Options that win over what the settings say.
+
+    Raises:
+        ImproperlyConfigured: A queue is unknown, or a task's rate limit cannot be read.
+    """
+    tasks, conf = app.tasks, app.conf
+    options: dict[str, Any] = {
+        "broker_url": app.broker_url_effective,
+        "result_backend": app.result_backend_effective,
+        "transport_options": dict(conf.broker_transport_options or {}),
+        "node": node,
+        "queues": consumed_queues(app, queues, exclude_queues),
+        "concurrency": concurrency or _concurrency(conf.worker_concurrency),
+        "prefetch_multiplier": conf.worker_prefetch_multiplier,
+        "tasks": {name: task_options(task) for name, task in tasks.items()},
+        "accept_content": sorted(registry.prepare_accept_content(conf.accept_content) or ()),
+        "max_message_bytes": conf.worker_max_message_bytes or DEFAULT_MAX_MESSAGE_BYTES,
+        "time_limit": conf.task_time_limit,
+        "soft_time_limit": conf.task_soft_time_limit,
+        "lease_seconds": float(conf.worker_lease_seconds or DEFAULT_LEASE_SECONDS),
+        "max_crashes": int(conf.worker_max_crashes or DEFAULT_MAX_CRASHES),
+        "drain_seconds": conf.worker_drain_seconds,
+        "max_tasks_per_child": conf.worker_max_tasks_per_child,
+        "max_memory_per_child": conf.worker_max_memory_per_child,
+        "disable_rate_limits": bool(conf.worker_disable_rate_limits),
+        "result_expires_ms": expires_ms(conf.result_expires),
+        "fork_server_fd": None,
+        "fork_server_argv": None,
+        "child_fd": None,
+        "log_level": 20,
+    }
+    return {**options, **overrides}
+
+
+def task_options(task: Task[..., Any]) -> dict[str, Any]:
+    """What the engine must know of a task."""
+    either = True if task.acks_on_failure_or_timeout is None else task.acks_on_failure_or_timeout
+    return {
+        "acks_late": bool(task.acks_late),
+        "acks_on_failure": either if task.acks_on_failure is None else task.acks_on_failure,
+        "acks_on_timeout": either if task.acks_on_timeout is None else task.acks_on_timeout,
+        "reject_on_worker_lost": bool(task.reject_on_worker_lost),
+        "track_started": bool(task.track_started),
+        "ignore_result": bool(task.ignore_result),
+        "rate_limit": rate_limit(task),
+        "time_limit": task.time_limit,
+        "soft_time_limit": task.soft_time_limit,
+    }
+
+
+def rate_limit(task: Task[..., Any]) -> str | None:
+    """A task's limit as text (`N` or `N/s`, `N/m`, `N/h`); None when there is none.
+
+    Raises:
+        ImproperlyConfigured: It is not of that form.
+    """
+    limit = task.rate_limit
+    if not limit or limit == "0":
+        return None
+    text = str(limit)
+    number, slash, unit = text.partition("/")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if value < 0 or (slash and unit not in {"s", "m", "h"}):
+        raise ImproperlyConfigured(f"rate limit {text!r} of task {task.name} is not N, N/s, N/m or N/h")
+    return text
+
+
+def consumed_queues(app: Celery, wanted: Iterable[str] | None, exclude: Iterable[str] = ()) -> list[str]:
+    """The queues a worker takes from.
+
+    Raises:
+        ImproperlyConfigured: A queue is not configured, and missing ones may not be made.
+    """
+    known = app.router.queues
+    if wanted:
+        names = []
+        for name in wanted:
+            try:
+                names.append(known[name].name)
+            except QueueNotFound as exc:
+                raise ImproperlyConfigured(
+                    f"queue {name!r} is not in task_queues, and task_create_missing_queues is off"
+                ) from exc
+    else:
+        names = [queue.name for queue in known.values()]
+    left_out = set(exclude)
+    return [name for name in dict.fromkeys(names) if name not in left_out]
+
+
+def _concurrency(setting: Any) -> int:
+    if setting is None or setting == "auto":
+        available = getattr(os, "sched_getaffinity", None)
+        return len(available(0)) if available is not None else os.cpu_count() or 1
+    return int(setting)

@@ -1,0 +1,371 @@
+"""A call with its options becomes a message, and the message goes to the engine.
+
+Headers, their order and the body are Celery's protocol 2.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celeriac._core import Publication, saferepr
+from celeriac._state import get_current_worker_task
+from celeriac.exceptions import ImproperlyConfigured, OperationalError
+from celeriac.serialization import registry
+from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
+from celeriac.serialization.json import dumps as json_dumps
+from celeriac.signals import after_task_publish, before_task_publish
+from celeriac.utils import uuid
+from celeriac.utils.nodenames import anon_nodename
+from celeriac.utils.time import maybe_iso8601, to_milliseconds
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celery
+    from celeriac.app.task import Task
+
+__all__ = ["Message", "build", "compose", "publish", "publish_later"]
+
+#: Options that a task class can set; a call's own options win.
+TASK_OPTIONS = (
+    "queue",
+    "routing_key",
+    "exchange",
+    "priority",
+    "expires",
+    "serializer",
+    "delivery_mode",
+    "compression",
+    "time_limit",
+    "soft_time_limit",
+)
+#: Options that steer how we send and never reach the message.
+_LOCAL_OPTIONS = frozenset(
+    {
+        "add_to_parent",
+        "confirm_timeout",
+        "connection",
+        "declare",
+        "exchange",
+        "exchange_type",
+        "immediate",
+        "mandatory",
+        "producer",
+        "publisher",
+        "queue",
+        "result_cls",
+        "retry",
+        "retry_policy",
+        "route_name",
+        "router",
+        "routing_key",
+        "task_type",
+        "timeout",
+    }
+)
+_COMPRESSION = {
+    "gzip": "application/x-gzip",
+    "zlib": "application/x-gzip",
+    "bzip2": "application/x-bz2",
+    "bzip": "application/x-bz2",
+    "zstd": "application/zstd",
+    "zstandard": "application/zstd",
+}
+_TOO_FAR_BACK = -2147483648
+
+# Ours and the process it belongs to; a fork makes the next sender write it anew.
+_origin: tuple[int, str] = (0, "")
+
+
+class Message(NamedTuple):
+    """A message ready to send, and its parts before they were encoded."""
+
+    publication: Publication
+    headers: dict[str, Any]
+    body: tuple[Any, Any, dict[str, Any]]
+
+
+def build(
+    app: Celery,
+    name: str,
+    args: Any = None,
+    kwargs: Any = None,
+    *,
+    task: Task[..., Any] | None = None,
+    **options: Any,
+) -> Publication:
+    """Builds the message of a call without sending it. The id is its header `id`."""
+    return compose(app, name, args, kwargs, task, options).publication
+
+
+def compose(
+    app: Celery, name: str, args: Any, kwargs: Any, task: Task[..., Any] | None, options: dict[str, Any]
+) -> Message:
+    """Builds a message; takes `options` over and empties it.
+
+    Raises:
+        EncodeError: The serializer refuses an argument.
+        TypeError, ValueError: Arguments or options that cannot be sent.
+    """
+    args = () if args is None else args
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(args, (list, tuple)):
+        raise TypeError("task args must be a list or tuple")
+    if not isinstance(kwargs, Mapping):
+        raise TypeError("task keyword arguments must be a mapping")
+    take = options.pop
+    parent = get_current_worker_task()
+    if parent is not None:
+        _inherit(app, parent, options)
+    if task is not None:
+        for option in TASK_OPTIONS:
+            value = getattr(task, option)
+            if value is not None and option not in options:
+                options[option] = value
+    exchange, routing_key = _route(app, name, args, kwargs, task, options)
+    embed = {
+        "callbacks": _as_list(take("link", None)),
+        "errbacks": _as_list(take("link_error", None)),
+        "chain": take("chain", None) or None,
+        "chord": take("chord", None),
+    }
+    task_id = take("task_id", None) or uuid()
+    eta, due_ms = _eta(app, take("countdown", None), take("eta", None))
+    expires, expiration = _expires(app, take("expires", None))
+    hard, soft = take("time_limit", None), take("soft_time_limit", None)
+    if hard and soft and soft > hard:
+        raise ValueError("soft_time_limit must be less than or equal to time_limit")
+    stamped = take("stamped_headers", None)
+    levels = app.conf.task_repr_maxlevels if app.conf.task_repr_maxlevels is not None else 3
+    headers = {
+        "lang": "py",
+        "task": name,
+        "id": task_id,
+        "shadow": take("shadow", None),
+        "eta": eta,
+        "expires": expires,
+        "group": take("group_id", None),
+        "group_index": take("group_index", None),
+        "retries": take("retries", None) or 0,
+        "timelimit": [hard, soft],
+        "root_id": take("root_id", None) or task_id,
+        "parent_id": take("parent_id", None),
+        "argsrepr": take("argsrepr", None) or saferepr(args, app.argsrepr_maxsize, levels),
+        "kwargsrepr": take("kwargsrepr", None) or saferepr(kwargs, app.kwargsrepr_maxsize, levels),
+        "origin": take("origin", None) or _our_origin(),
+        "ignore_result": bool(take("ignore_result", None)),
+        "replaced_task_nesting": take("replaced_task_nesting", None) or 0,
+        "stamped_headers": stamped,
+        "stamps": {name: take(name) for name in stamped if name in options} if stamped else {},
+    }
+    serializer = take("serializer", None) or app.conf.task_serializer
+    compression = take("compression", None) or app.conf.task_compression
+    properties: dict[str, Any] = {
+        "correlation_id": task_id,
+        "reply_to": take("reply_to", None) or app.thread_oid,
+        "delivery_mode": _delivery_mode(take("delivery_mode", None) or app.conf.task_default_delivery_mode),
+    }
+    priority = take("priority", None)
+    if priority is not None:
+        properties["priority"] = int(priority)
+    if expiration is not None:
+        properties["expiration"] = expiration
+    custom = take("headers", None)
+    if custom:
+        headers.update(custom)
+    policy = options.get("retry_policy")
+    if options:
+        properties.update({key: value for key, value in options.items() if key not in _LOCAL_OPTIONS})
+    body = (args, kwargs, embed)
+    if before_task_publish.receivers:
+        before_task_publish.send(
+            name,
+            body=body,
+            exchange=exchange,
+            routing_key=routing_key,
+            headers=headers,
+            properties=properties,
+            declare=[],
+            retry_policy=policy,
+        )
+    data = _encode(body, serializer, compression, headers, properties)
+    publication = Publication(headers, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms)
+    return Message(publication, headers, body)
+
+
+def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
+    """Sends a message, trying again on a lost connection as the policy says.
+
+    Args:
+        app: Whose broker.
+        message: What `compose` made.
+        options: `retry`, `retry_policy` and `timeout` of the call.
+
+    Raises:
+        OperationalError: The broker did not take it.
+    """
+    client, timeout = app.client, options.get("timeout")
+    try:
+        client.publish([message.publication], timeout)
+    except OperationalError:
+        for delay in retry_delays(app, options):
+            time.sleep(delay)
+            try:
+                client.publish([message.publication], timeout)
+                break
+            except OperationalError:
+                continue
+        else:
+            raise
+    _published(message)
+
+
+async def publish_later(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
+    """The same for a coroutine: the event loop goes on meanwhile."""
+    from celeriac.result import _aio
+
+    client, timeout = app.client, options.get("timeout")
+
+    async def once() -> None:
+        await _aio.call(lambda at, token: client.publish_later([message.publication], timeout, at, token))
+
+    try:
+        await once()
+    except OperationalError:
+        import asyncio
+
+        for delay in retry_delays(app, options):
+            await asyncio.sleep(delay)
+            try:
+                await once()
+                break
+            except OperationalError:
+                continue
+        else:
+            raise
+    _published(message)
+
+
+def retry_delays(app: Celery, options: Mapping[str, Any]) -> Iterable[float]:
+    """Seconds to wait before each further attempt to publish."""
+    conf = app.conf
+    wanted = options.get("retry")
+    if not (conf.task_publish_retry if wanted is None else wanted):
+        return
+    policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+    # Without a limit the call could hang for ever: three, as for callbacks in a worker.
+    limit = policy.get("max_retries")
+    delay, step, longest = (float(policy.get(key) or 0) for key in ("interval_start", "interval_step", "interval_max"))
+    for _ in range(3 if limit is None else int(limit)):
+        yield min(delay, longest)
+        delay += step
+
+
+def _published(message: Message) -> None:
+    if after_task_publish.receivers:
+        publication = message.publication
+        after_task_publish.send(
+            message.headers["task"],
+            body=message.body,
+            headers=message.headers,
+            exchange=publication.exchange,
+            routing_key=publication.routing_key,
+        )
+
+
+def _inherit(app: Celery, parent: Task[..., Any], options: dict[str, Any]) -> None:
+    request = parent.request
+    if not options.get("root_id"):
+        options["root_id"] = request.root_id or request.id
+    if not options.get("parent_id"):
+        options["parent_id"] = request.id
+    if app.conf.task_inherit_parent_priority and options.get("priority") is None:
+        options["priority"] = (request.delivery_info or {}).get("priority")
+
+
+def _route(
+    app: Celery, name: str, args: Any, kwargs: Any, task: Task[..., Any] | None, options: dict[str, Any]
+) -> tuple[str, str]:
+    router = app.router
+    plain = not (options.get("queue") or options.get("exchange") or options.get("routing_key"))
+    target = router.known.get(name) if plain else None
+    if target is None:
+        target = router.route(options, name, args, kwargs, task)
+        if plain and router.static:
+            router.known[name] = target
+    for option, value in target.options.items():
+        if options.get(option) is None:
+            options[option] = value
+    if options.get("priority") is None and app.conf.task_default_priority is not None:
+        options["priority"] = app.conf.task_default_priority
+    return target.exchange, target.routing_key
+
+
+def _encode(
+    body: Any, serializer: str, compression: str | None, headers: dict[str, Any], properties: dict[str, Any]
+) -> bytes:
+    if serializer == "json":
+        properties["content_type"], properties["content_encoding"] = JSON_TYPE, "utf-8"
+        data = json_dumps(body)
+    else:
+        properties["content_type"], properties["content_encoding"], data = registry.dumps(body, serializer)
+    if compression:
+        media_type = _COMPRESSION.get(compression, compression)
+        if media_type not in _COMPRESSION.values():
+            known = ", ".join(_COMPRESSION)
+            raise ImproperlyConfigured(f"compression {compression!r} is not supported; choose one of {known}")
+        from celeriac._core import compress
+
+        headers["compression"] = media_type
+        data = compress(data, media_type)
+    return data
+
+
+def _eta(app: Celery, countdown: float | None, eta: datetime | str | None) -> tuple[str | None, int | None]:
+    if countdown:
+        if countdown < _TOO_FAR_BACK:
+            raise ValueError(f"countdown is too far in the past: {countdown}")
+        moment = app.now() + timedelta(seconds=countdown)
+        return moment.isoformat(), to_milliseconds(moment)
+    if not eta:
+        return None, None
+    parsed = maybe_iso8601(eta)
+    assert parsed is not None
+    return eta if isinstance(eta, str) else eta.isoformat(), to_milliseconds(parsed)
+
+
+def _expires(app: Celery, expires: float | timedelta | datetime | str | None) -> tuple[str | None, str | None]:
+    """The header, and the milliseconds that the broker may keep the message."""
+    if expires is None:
+        return None, None
+    if isinstance(expires, (int, float)):
+        if expires < _TOO_FAR_BACK:
+            raise ValueError(f"expires is too far in the past: {expires}")
+        expires = timedelta(seconds=expires)
+    if isinstance(expires, timedelta):
+        expires = app.now() + expires
+    moment = maybe_iso8601(expires)
+    assert moment is not None
+    left = to_milliseconds(moment) - to_milliseconds(datetime.now(timezone.utc))
+    return expires if isinstance(expires, str) else expires.isoformat(), str(max(0, left))
+
+
+def _delivery_mode(mode: Any) -> int:
+    named = {"persistent": 2, "transient": 1}.get(mode)
+    return int(mode) if named is None else named
+
+
+def _as_list(signatures: Any) -> list[Any] | None:
+    if not signatures:
+        return None
+    return list(signatures) if isinstance(signatures, (list, tuple)) else [signatures]
+
+
+def _our_origin() -> str:
+    global _origin
+    pid = os.getpid()
+    if _origin[0] != pid:
+        _origin = (pid, anon_nodename())
+    return _origin[1]

@@ -1,0 +1,537 @@
+"""`Task`: a registered function and its options; how it is called here, sent away and tried again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
+
+from celeriac.app import send
+from celeriac.app.arguments import header_of
+from celeriac.app.context import Context
+from celeriac._state import get_current_app, pop_current_task, push_current_task
+from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Reject, Retry
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from celeriac.app.base import Celery
+    from celeriac.canvas.signature import Signature
+    from celeriac.result.async_result import AsyncResult
+    from celeriac.result.eager import EagerResult
+
+__all__ = ["Context", "Task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Attribute -> setting that gives its value where the task itself does not.
+FROM_SETTINGS = {
+    "acks_late": "task_acks_late",
+    "acks_on_failure": "task_acks_on_failure",
+    "acks_on_failure_or_timeout": "task_acks_on_failure_or_timeout",
+    "acks_on_timeout": "task_acks_on_timeout",
+    "ignore_result": "task_ignore_result",
+    "priority": "task_default_priority",
+    "rate_limit": "task_default_rate_limit",
+    "reject_on_worker_lost": "task_reject_on_worker_lost",
+    "retry_on_worker_lost": "task_retry_on_worker_lost",
+    "serializer": "task_serializer",
+    "store_eager_result": "task_store_eager_result",
+    "store_errors_even_if_ignored": "task_store_errors_even_if_ignored",
+    "track_started": "task_track_started",
+}
+
+
+class RequestStack:
+    """The requests of one task that run here, innermost last; each thread and coroutine has its own."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self) -> None:
+        self._requests: ContextVar[tuple[Context, ...]] = ContextVar("celeriac_requests", default=())
+
+    def push(self, request: Context) -> None:
+        """A request begins."""
+        self._requests.set((*self._requests.get(), request))
+
+    def pop(self) -> Context | None:
+        """The innermost one ends."""
+        stack = self._requests.get()
+        if not stack:
+            return None
+        self._requests.set(stack[:-1])
+        return stack[-1]
+
+    @property
+    def top(self) -> Context | None:
+        """The innermost one."""
+        stack = self._requests.get()
+        return stack[-1] if stack else None
+
+    def __len__(self) -> int:
+        return len(self._requests.get())
+
+
+class Task(Generic[P, R]):
+    """A task. Made by the `task` decorator, or by subclassing and `app.register_task`.
+
+    Options are attributes; those that are None take the value of their setting when the app is finalised.
+    """
+
+    MaxRetriesExceededError = MaxRetriesExceededError
+    OperationalError = OperationalError
+
+    app: Celery = None  # type: ignore[assignment]
+    #: Full name; `<module>.<function>` unless given.
+    name: str = None  # type: ignore[assignment]
+    abstract = True
+    #: Check arguments when the task is called; None: as the app says.
+    typing: bool | None = None
+    max_retries: int | None = 3
+    #: Seconds.
+    default_retry_delay: float = 180
+    autoretry_for: Iterable[type[BaseException]] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_kwargs: dict[str, Any] | None = None
+    retry_backoff: bool | float = False
+    retry_backoff_max: int = 600
+    retry_jitter: bool = True
+    override_max_retries: int | None = None
+    #: Exceptions that are expected: logged without a traceback, still a failure.
+    throws: tuple[type[BaseException], ...] = ()
+    #: `N`, `N/s`, `N/m` or `N/h`.
+    rate_limit: str | float | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    store_eager_result: bool | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    acks_late: bool | None = None
+    acks_on_failure_or_timeout: bool | None = None
+    acks_on_failure: bool | None = None
+    acks_on_timeout: bool | None = None
+    reject_on_worker_lost: bool | None = None
+    retry_on_worker_lost: bool | None = None
+    track_started: bool | None = None
+    send_events = True
+    trail = True
+    resultrepr_maxsize = 1024
+    priority: int | None = None
+    queue: str | None = None
+    exchange: str | None = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
+    delivery_mode: int | str | None = None
+    expires: float | datetime | None = None
+
+    __header__: Callable[..., None] | None = None
+    __bound__ = False
+
+    def __init__(self) -> None:
+        self.request_stack = RequestStack()
+        self._default_request: Context | None = None
+        # A class-based task is bound by its class, a function with bind=True by its decorator.
+        self.__bound__ = False
+
+    # -- belonging to an app
+
+    def bind(self, app: Celery) -> None:
+        """Joins the task to its app: fills what is not set from the settings. Runs when the app is finalised."""
+        self.app = app
+        conf = app.conf
+        for attribute, setting in FROM_SETTINGS.items():
+            if getattr(self, attribute) is None:
+                setattr(self, attribute, conf[setting])
+        if self.typing is None:
+            self.typing = app.strict_typing
+        if self.__header__ is None:
+            self.__header__ = header_of(self.run)
+        from celeriac.app.autoretry import add_autoretry_behaviour
+
+        add_autoretry_behaviour(self)
+        self.annotate()
+        self.on_bound(app)
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Called when the task has got its app."""
+
+    def annotate(self) -> None:
+        """Applies `task_annotations`."""
+        annotations = self.app.conf.task_annotations
+        if not annotations:
+            return
+        for annotation in annotations if isinstance(annotations, (list, tuple)) else [annotations]:
+            if isinstance(annotation, Mapping):
+                found = {**(annotation.get("*") or {}), **(annotation.get(self.name) or {})}
+            else:
+                found = {**(annotation.annotate_any() or {}), **(annotation.annotate(self) or {})}
+            for attribute, value in found.items():
+                setattr(self, attribute, value)
+
+    def _get_app(self) -> Celery:
+        app = self.app
+        if app is None:
+            app = get_current_app()
+            self.app = app
+        if not app.finalized:
+            app.finalize(auto=True)
+        return app
+
+    # -- running here
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """What the task does."""
+        raise NotImplementedError("Tasks must define the run method.")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the task here and now, as a plain function with a request of its own."""
+        push_current_task(self)
+        self.request_stack.push(Context(args=args, kwargs=kwargs))
+        try:
+            return cast("R", self.run(*args, **kwargs))
+        finally:
+            self.request_stack.pop()
+            pop_current_task()
+
+    @property
+    def request(self) -> Context:
+        """The call that runs here."""
+        top = self.request_stack.top
+        if top is not None:
+            return top
+        if self._default_request is None:
+            self._default_request = Context()
+        return self._default_request
+
+    def push_request(self, *args: Any, **kwargs: Any) -> None:
+        """A request begins here."""
+        self.request_stack.push(Context(*args, **kwargs))
+
+    def pop_request(self) -> Context | None:
+        """It ends."""
+        return self.request_stack.pop()
+
+    # -- sending
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Sends the task with these arguments."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Sends the task.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            task_id: Its id; made up unless given.
+            producer: Accepted for compatibility.
+            link: Signatures to send with the result.
+            link_error: Signatures to call when it fails.
+            shadow: Another name for logs.
+            **options: countdown, eta, expires, queue, exchange, routing_key, priority, time_limit,
+                soft_time_limit, ignore_result, headers, retry, retry_policy, serializer, compression and more.
+
+        Raises:
+            OperationalError: The broker does not take it.
+            EncodeError: An argument cannot be encoded.
+            TypeError: The arguments do not fit the task.
+        """
+        app = self._get_app()
+        self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
+        if app.conf.task_always_eager:
+            return self._apply_always_eager(args, kwargs, options)
+        message = send.compose(app, self.name, args, kwargs, self, options)
+        send.publish(app, message, options)
+        return cast("AsyncResult[R]", app._sent(message, options))
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay` for coroutines: returns when the broker has the message, without blocking the loop."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """`apply_async` for coroutines."""
+        app = self._get_app()
+        self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
+        if app.conf.task_always_eager:
+            return self._apply_always_eager(args, kwargs, options)
+        message = send.compose(app, self.name, args, kwargs, self, options)
+        await send.publish_later(app, message, options)
+        return cast("AsyncResult[R]", app._sent(message, options))
+
+    def _prepare(
+        self, args: Any, kwargs: Any, task_id: Any, link: Any, link_error: Any, shadow: Any, options: dict[str, Any]
+    ) -> None:
+        """Checks arguments and gathers the options of one call."""
+        if self.typing and self.__header__ is not None:
+            self.__header__(*(args or ()), **(kwargs or {}))
+        if task_id is not None:
+            options["task_id"] = task_id
+        if link:
+            options["link"] = link
+        if link_error:
+            options["link_error"] = link_error
+        if options.get("ignore_result") is None:
+            options["ignore_result"] = self.ignore_result
+        shadow = shadow or self.shadow_name(args, kwargs, options)
+        if shadow:
+            options["shadow"] = shadow
+
+    def _apply_always_eager(self, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[R]:
+        from celeriac.app.trace_eager import through_the_wire
+
+        options.pop("shadow", None)
+        args, kwargs = through_the_wire(self, args or (), kwargs or {}, options.get("serializer"))
+        return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
+
+    def apply(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: str | None = None,
+        retries: int = 0,
+        throw: bool | None = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Runs the task here as a worker would, with retries and hooks.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            link: Signatures to run with the result.
+            link_error: Signatures to run when it fails.
+            task_id: Its id.
+            retries: Tries that there have been before.
+            throw: Raise what the task raises; as `task_eager_propagates` says unless given.
+            **options: What else the request knows.
+        """
+        from celeriac.app.trace_eager import run_eagerly
+
+        self._get_app()
+        if link:
+            options["link"] = link
+        if link_error:
+            options["link_error"] = link_error
+        return run_eagerly(self, tuple(args or ()), dict(kwargs or {}), task_id, retries, throw, options)
+
+    def shadow_name(self, args: Any, kwargs: Any, options: dict[str, Any]) -> str | None:
+        """Another name for logs and monitors, for one call."""
+        return None
+
+    # -- trying again
+
+    def retry(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Sends this call again, later, under the same id.
+
+        Example:
+            >>> raise self.retry(exc=exc, countdown=10)
+
+        Args:
+            args: Other positional arguments.
+            kwargs: Other keyword arguments.
+            exc: Why; raised when there have been too many tries.
+            throw: Raise `Retry`; otherwise it is returned and the task goes on.
+            eta: When.
+            countdown: In how many seconds; `default_retry_delay` unless given.
+            max_retries: Instead of the task's own limit.
+            **options: More options of `apply_async`.
+
+        Raises:
+            Retry: Always, unless `throw` is off.
+            MaxRetriesExceededError: There have been too many tries and no `exc` is known.
+        """
+        request = self.request
+        retries = request.retries + 1
+        if max_retries is not None:
+            self.override_max_retries = max_retries
+        limit = self.max_retries if max_retries is None else max_retries
+        if request.called_directly:
+            _raise(exc or Retry("Task can be retried", None))
+        if not eta and countdown is None:
+            countdown = self.default_retry_delay
+        again = self.signature_from_request(
+            request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options
+        )
+        if limit is not None and retries > limit:
+            exc = exc or sys.exc_info()[1]
+            if exc is not None:
+                _raise(exc)
+            raise self.MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}] args:{again.args} kwargs:{again.kwargs}",
+                task_args=again.args,
+                task_kwargs=again.kwargs,
+            )
+        ret = Retry(exc=exc or sys.exc_info()[1], when=eta or countdown, is_eager=request.is_eager, sig=again)
+        if not request.is_eager:
+            try:
+                self._send_again(request, again)
+            except Exception as error:
+                raise Reject(error, requeue=False) from error
+        if throw:
+            raise ret
+        return ret
+
+    def _send_again(self, request: Context, again: Signature[R]) -> None:
+        if request._follow_ups is None:
+            again.apply_async()
+        else:
+            request._follow_ups.append(again.build())
+
+    def signature_from_request(
+        self,
+        request: Context | None = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        **extra_options: Any,
+    ) -> Signature[R]:
+        """A signature that makes the call of a request again."""
+        request = request or self.request
+        options = request.as_execution_options()
+        delivery = request.delivery_info or {}
+        if delivery.get("priority") is not None:
+            options["priority"] = delivery["priority"]
+        exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key")
+        if queue:
+            options["queue"] = queue
+        elif exchange and routing_key:
+            options.update(exchange=exchange, routing_key=routing_key)
+        elif routing_key:
+            options["queue"] = routing_key
+        options.update(extra_options)
+        return self.signature(
+            request.args if args is None else args, request.kwargs if kwargs is None else kwargs, options
+        )
+
+    subtask_from_request = signature_from_request
+
+    # -- signatures
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """A signature with these arguments."""
+        return self.signature(args, kwargs)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """An immutable signature: it does not take the result of the task before it."""
+        return self.signature(args, kwargs, immutable=True)
+
+    def signature(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, *starargs: Any, **extra: Any
+    ) -> Signature[R]:
+        """A signature: a call not yet made. Third comes a mapping of `apply_async` options."""
+        from celeriac.canvas.signature import Signature
+
+        options = starargs[0] if starargs else extra.pop("options", None)
+        app = self.app if self.app is not None else extra.pop("app", None)
+        return Signature(self, args, kwargs, options, app=app, **extra)
+
+    subtask = signature
+
+    # -- results
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
+        """The result of a task id."""
+        return cast("AsyncResult[R]", self._get_app().AsyncResult(task_id, task_name=self.name, **kwargs))
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
+        """Stores a state of the task's own, such as progress.
+
+        Args:
+            task_id: The running one unless given.
+            state: Any text.
+            meta: What `result.info` gives; must be encodable.
+            **kwargs: Accepted for compatibility.
+        """
+        from celeriac.result.record import build_record
+
+        app, request = self._get_app(), self.request
+        task_id = task_id or request.id
+        if task_id is None or not app.results_enabled:
+            return
+        record = build_record(app, task_id, state or "", meta, request=request if task_id == request.id else None)
+        hook = app._child_update
+        if hook is not None and request._tag is not None and task_id == request.id:
+            hook(request._tag, record)
+        else:
+            app.client.store([record])
+
+    def add_trail(self, result: Any) -> Any:
+        """Records a child."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
+
+    # -- hooks
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called before the task runs."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called when it has succeeded."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when it will be tried again."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when it has failed."""
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when it has ended, whatever way."""
+
+    def __reduce__(self) -> Any:
+        return _unpickle, (self.name,)
+
+    def __repr__(self) -> str:
+        return f"<@task: {self.name}>" if self.name else f"<unnamed {type(self).__name__}>"
+
+
+def entry_point(task: Task[..., Any]) -> Callable[..., Any]:
+    """What a worker calls: `run`, or the class's own `__call__` (such as one that enters a Flask context)."""
+    return task.run if type(task).__call__ is Task.__call__ else task.__call__
+
+
+def _raise(exc: BaseException) -> NoReturn:
+    """Raises `exc`; with what is being handled as its context, and its own traceback if it is that itself."""
+    raise exc
+
+
+def _unpickle(name: str) -> Any:
+    return get_current_app().tasks[name]
+

@@ -1,0 +1,219 @@
+"""Runs a task in the calling process as a worker would: `apply`, and `task_always_eager`."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals, states
+from celeriac.app.context import Context
+from celeriac._state import pop_current_task, push_current_task
+from celeriac.app.task import entry_point
+from celeriac.exceptions import Ignore, Reject, Retry
+from celeriac.result.eager import EagerResult
+from celeriac.serialization import registry
+from celeriac.utils import uuid
+from celeriac.utils.nodenames import gethostname
+
+if TYPE_CHECKING:
+    from celeriac._dispatch import Signal
+    from celeriac.app.task import Task
+
+__all__ = ["run_eagerly", "through_the_wire"]
+
+logger = logging.getLogger(__name__)
+
+
+def through_the_wire(task: Task[..., Any], args: Any, kwargs: Any, serializer: str | None) -> tuple[Any, Any]:
+    """Arguments as the task would get them from a message: encoded and decoded.
+
+    Raises:
+        EncodeError: They could not be sent.
+    """
+    content_type, encoding, data = registry.dumps((tuple(args), dict(kwargs)), serializer or task.serializer)
+    sent_args, sent_kwargs = registry.loads(data, content_type, encoding)
+    return tuple(sent_args), sent_kwargs
+
+
+def run_eagerly(
+    task: Task[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    task_id: str | None,
+    retries: int,
+    throw: bool | None,
+    options: dict[str, Any],
+) -> EagerResult[Any]:
+    """Runs a task and gives its result; retries run at once."""
+    app = task.app
+    task_id = task_id or uuid()
+    if throw is None:
+        throw = app.conf.task_eager_propagates
+    link, link_error = _listed(options.get("link")), _listed(options.get("link_error"))
+    request = Context(
+        id=task_id,
+        task=task.name,
+        args=args,
+        kwargs=kwargs,
+        retries=retries,
+        is_eager=True,
+        called_directly=False,
+        hostname=gethostname(),
+        logfile=options.get("logfile"),
+        loglevel=options.get("loglevel", 0),
+        callbacks=link,
+        errbacks=link_error,
+        ignore_result=bool(options.get("ignore_result") or False),
+        root_id=options.get("root_id") or task_id,
+        parent_id=options.get("parent_id"),
+        group=options.get("group_id"),
+        group_index=options.get("group_index"),
+        chord=options.get("chord"),
+        chain=options.get("chain"),
+        stamped_headers=options.get("stamped_headers"),
+        delivery_info={
+            "is_eager": True,
+            "exchange": options.get("exchange"),
+            "routing_key": options.get("routing_key"),
+            "priority": options.get("priority"),
+        },
+        **(options.get("headers") or {}),
+    )
+    return _EagerCall(task, request, throw).run()
+
+
+class _EagerCall:
+    """One call: runs the task, its hooks and what is linked to it."""
+
+    def __init__(self, task: Task[..., Any], request: Context, throw: bool) -> None:
+        self.task = task
+        self.request = request
+        self.throw = throw
+
+    def run(self) -> EagerResult[Any]:
+        task, request = self.task, self.request
+        push_current_task(task)
+        task.request_stack.push(request)
+        try:
+            state, value, text = self._attempt()
+            self._finish(state, value, text)
+        finally:
+            task.request_stack.pop()
+            pop_current_task()
+        if isinstance(value, Retry) and state == states.RETRY and value.sig is not None:
+            return self._again(value)
+        if self.throw and state in states.PROPAGATE_STATES:
+            raise value
+        result: EagerResult[Any] = EagerResult(request.id or "", value, state, text, task.name)
+        result._app = task.app
+        self._store(state, value, text)
+        return result
+
+    def _attempt(self) -> tuple[str, Any, str | None]:
+        """State, value or exception, and where it was raised."""
+        task, request = self.task, self.request
+        self._signal(signals.task_prerun, task=task)
+        try:
+            task.before_start(request.id or "", request.args, request.kwargs)
+            value = _finished(entry_point(task)(*request.args, **request.kwargs))
+        except Retry as exc:
+            return states.RETRY, exc, traceback.format_exc()
+        except Ignore as exc:
+            return states.IGNORED, exc, traceback.format_exc()
+        except Reject as exc:
+            return states.REJECTED, exc, traceback.format_exc()
+        except Exception as exc:
+            return states.FAILURE, exc, traceback.format_exc()
+        return states.SUCCESS, value, None
+
+    def _finish(self, state: str, value: Any, text: str | None) -> None:
+        task, request = self.task, self.request
+        task_id, args, kwargs = request.id or "", request.args, request.kwargs
+        if state == states.SUCCESS:
+            for callback in request.callbacks:
+                self._linked(callback).apply((value,), throw=self.throw)
+            self._hook(task.on_success, value, task_id, args, kwargs)
+            signals.task_success.send(task, result=value, runtime=None)
+        elif state == states.RETRY:
+            reason = value.exc or value
+            self._hook(task.on_retry, reason, task_id, args, kwargs, text)
+            signals.task_retry.send(task, request=request, reason=value, einfo=text)
+        elif state == states.FAILURE:
+            self._hook(task.on_failure, value, task_id, args, kwargs, text)
+            self._signal(signals.task_failure, exception=value, traceback=value.__traceback__, einfo=text)
+            self._call_errbacks(value)
+        self._signal(signals.task_postrun, task=task, retval=value, state=state)
+        if state not in {states.IGNORED, states.REJECTED}:
+            self._hook(task.after_return, state, value, task_id, args, kwargs, text)
+
+    def _call_errbacks(self, exc: BaseException) -> None:
+        from celeriac.app.arguments import takes_more_than
+
+        for errback in self.request.errbacks:
+            linked = self._linked(errback)
+            try:
+                given = len(linked.args)
+                if linked.immutable:
+                    linked.apply(throw=False)
+                elif takes_more_than(linked.type.__header__, 1 + given):
+                    linked.type(self.request, exc, exc.__traceback__, *linked.args, **linked.kwargs)
+                else:
+                    linked.apply((self.request.id,), throw=False)
+            except Exception:
+                logger.exception("error link %r of task %s raised", linked, self.request.id)
+
+    def _again(self, retry: Retry) -> EagerResult[Any]:
+        result = retry.sig.apply(throw=self.throw)
+        if isinstance(result.result, Retry) and result.result.exc is not None:
+            result._cache["result"] = result.result.exc
+        return result  # type: ignore[no-any-return]
+
+    def _linked(self, item: Any) -> Any:
+        from celeriac.canvas.rebuild import maybe_signature
+
+        return maybe_signature(item, app=self.task.app)
+
+    def _store(self, state: str, value: Any, text: str | None) -> None:
+        task = self.task
+        if not task.store_eager_result or state in {states.IGNORED, states.REJECTED} or not task.app.results_enabled:
+            return
+        from celeriac.result.record import build_record
+
+        record = build_record(task.app, self.request.id or "", state, value, traceback=text, request=self.request)
+        task.app.client.store([record])
+
+    def _signal(self, signal: Signal, **named: Any) -> None:
+        if signal.receivers:
+            request = self.request
+            signal.send(self.task, task_id=request.id, args=request.args, kwargs=request.kwargs, **named)
+
+    def _hook(self, hook: Callable[..., None], *args: Any) -> None:
+        try:
+            hook(*args)
+        except Exception:
+            logger.exception("hook %s of task %s raised", hook.__name__, self.task.name)
+
+
+def _finished(value: Any) -> Any:
+    """Runs a coroutine to its end, on a thread of its own if a loop runs here already."""
+    if not isinstance(value, Coroutine):
+        return value
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(value)
+    from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
+
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(copy_context().run, asyncio.run, value).result()
+
+
+def _listed(value: Any) -> list[Any]:
+    if not value:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

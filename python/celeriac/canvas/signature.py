@@ -1,0 +1,435 @@
+"""`Signature`: a call not yet made, as the dict that travels in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+from celeriac._state import get_current_app
+from celeriac.utils import uuid
+
+if TYPE_CHECKING:
+    from celeriac._core import Publication
+    from celeriac.app.base import Celery
+    from celeriac.app.task import Task
+    from celeriac.canvas.chain import chain
+    from celeriac.result.async_result import AsyncResult
+    from celeriac.result.eager import EagerResult
+
+__all__ = ["Signature", "signature", "subtask"]
+
+R = TypeVar("R")
+_Class = TypeVar("_Class", bound="type[Signature[Any]]")
+
+#: Options that a call cannot take from a signature that has them.
+_KEPT_OPTIONS = frozenset({"group_id", "stamped_headers"})
+
+
+class Signature(dict[str, Any], Generic[R]):
+    """A task's name, its arguments and its options. JSON gives it back as a plain dict of the same content.
+
+    Arguments may be partial: what a call adds comes before positional ones and over the rest. An immutable
+    signature takes no more arguments.
+
+    Args:
+        task: A task, a task's name, or a signature as a dict.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        options: Options of `apply_async`.
+        type: The task itself, if at hand.
+        subtask_type: Kind of workflow.
+        immutable: Take no more arguments.
+        app: Whose task it is.
+        **ex: More options.
+    """
+
+    #: Kind of workflow -> class.
+    TYPES: ClassVar[dict[str, type[Signature[Any]]]] = {}
+
+    _app: Celery | None = None
+    _type: Task[..., Any] | None = None
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        type: Any = None,
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Celery | None = None,
+        **ex: Any,
+    ) -> None:
+        self._app = app
+        if isinstance(task, Mapping):
+            super().__init__(task)
+            for key, empty in (("args", ()), ("kwargs", {}), ("options", {})):
+                self[key] = (tuple if key == "args" else dict)(self.get(key) or empty)
+            self.setdefault("subtask_type", None)
+            self.setdefault("immutable", False)
+            return
+        name = task if isinstance(task, str) or task is None else task.name
+        self._type = type if type is not None else (None if isinstance(task, str) else task)
+        super().__init__(
+            task=name,
+            args=tuple(args or ()),
+            kwargs=dict(kwargs or {}),
+            options={**(options or {}), **ex},
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[_Class], _Class]:
+        """Decorator that registers a kind of workflow."""
+
+        def register(subclass: _Class) -> _Class:
+            cls.TYPES[name or subclass.__name__] = subclass
+            return subclass
+
+        return register
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any], app: Celery | None = None) -> Signature[Any]:
+        """The signature of a dict, of the class its kind says."""
+        from celeriac.canvas.rebuild import from_dict
+
+        return from_dict(d, app)
+
+    # -- calling
+
+    def __call__(self, *partial_args: Any, **partial_kwargs: Any) -> Any:
+        """Runs the task here."""
+        args, kwargs, _ = self._merge(partial_args, partial_kwargs, None)
+        return self.type(*args, **kwargs)
+
+    def delay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R]:
+        """Sends it, with more arguments."""
+        return self.apply_async(partial_args, partial_kwargs)
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        route_name: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Sends it, with more arguments and options."""
+        args, kwargs, options = self._for_sending(args, kwargs, options)
+        task = self._known_type()
+        if task is not None:
+            return cast("AsyncResult[R]", task.apply_async(args, kwargs, **options))
+        return self.app.send_task(self["task"], args, kwargs, **options)
+
+    async def adelay(self, *partial_args: Any, **partial_kwargs: Any) -> AsyncResult[R]:
+        """`delay` for coroutines."""
+        return await self.aapply_async(partial_args, partial_kwargs)
+
+    async def aapply_async(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """`apply_async` for coroutines."""
+        args, kwargs, options = self._for_sending(args, kwargs, options)
+        return cast("AsyncResult[R]", await self.type.aapply_async(args, kwargs, **options))
+
+    def build(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Publication:
+        """The message that `apply_async` would send."""
+        args, kwargs, options = self._for_sending(args, kwargs, options)
+        task = self._known_type()
+        if task is not None:
+            options.setdefault("ignore_result", task.ignore_result)
+        return self.app.build_task_message(self["task"], args, kwargs, task, options)
+
+    def apply(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[R]:
+        """Runs it here as a worker would."""
+        args, kwargs, options = self._for_sending(args, kwargs, options)
+        return cast("EagerResult[R]", self.type.apply(args, kwargs, **options))
+
+    def _for_sending(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        given = {key: value for key, value in options.items() if value is not None}
+        args, kwargs, merged = self._merge(args or (), kwargs or {}, given)
+        return args, kwargs, {key: value for key, value in merged.items() if value is not None}
+
+    def _merge(
+        self, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any] | None, force: bool = False
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        """Own arguments and options with those of a call."""
+        own = self["options"]
+        if options:
+            stamps = set(own.get("stamped_headers") or ())
+            given = {key: value for key, value in options.items() if key not in stamps}
+            kept = {key: own[key] for key in _KEPT_OPTIONS if own.get(key) is not None}
+            merged = {**own, **given, **kept}
+        else:
+            merged = dict(own)
+        if self["immutable"] and not force:
+            return tuple(self["args"]), dict(self["kwargs"]), merged
+        return (*args, *self["args"]), {**self["kwargs"], **kwargs}, merged
+
+    # -- changing
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
+        """A copy with more arguments and options; the original stays as it is."""
+        merged_args, merged_kwargs, merged_options = self._merge(tuple(args), kwargs or {}, options)
+        copy: Signature[R] = type(self)._bare(self)
+        copy.update(args=merged_args, kwargs=_copy(merged_kwargs), options=_copy(merged_options))
+        return copy
+
+    partial = clone
+
+    @classmethod
+    def _bare(cls, original: Signature[Any]) -> Any:
+        copy = cls.__new__(cls)
+        dict.__init__(copy, original)
+        copy._app, copy._type = original._app, original._type
+        return copy
+
+    def replace(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature[R]:
+        """A copy with other arguments or options."""
+        copy = self.clone()
+        if args is not None:
+            copy["args"] = tuple(args)
+        if kwargs is not None:
+            copy["kwargs"] = dict(kwargs)
+        if options is not None:
+            copy["options"] = dict(options)
+        return copy
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Signature[R]:
+        """Sets options; gives itself."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self["options"].update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Whether it takes no more arguments."""
+        self["immutable"] = immutable
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> AsyncResult[R]:
+        """Fixes its id, so that the result is known before it is sent."""
+        options = self["options"]
+        options.setdefault("task_id", _id or uuid())
+        if root_id:
+            options["root_id"] = root_id
+        if parent_id:
+            options["parent_id"] = parent_id
+        options.setdefault("reply_to", self.app.thread_oid)
+        if group_id:
+            options.setdefault("group_id", group_id)
+        if chord:
+            options["chord"] = chord
+        if group_index is not None:
+            options["group_index"] = group_index
+        return self.app.AsyncResult(options["task_id"], task_name=self["task"])
+
+    _freeze = freeze
+
+    # -- linking
+
+    def link(self, callback: Any) -> Any:
+        """Sends `callback` with the result; gives the callback."""
+        return self.append_to_list_option("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Calls `errback` when it fails; gives the errback."""
+        return self.append_to_list_option("link_error", errback)
+
+    def on_error(self, errback: Any) -> Signature[R]:
+        """The same; gives itself."""
+        self.link_error(errback)
+        return self
+
+    def append_to_list_option(self, key: str, value: Any) -> Any:
+        """Adds to an option that is a list, once."""
+        items = self._list_option(key)
+        if value not in items:
+            items.append(value)
+        return value
+
+    def extend_list_option(self, key: str, value: Any) -> None:
+        """Adds several."""
+        self._list_option(key).extend(value if isinstance(value, (list, tuple)) else [value] if value else [])
+
+    def _list_option(self, key: str) -> list[Any]:
+        items = self["options"].get(key)
+        if not isinstance(items, list):
+            items = [] if items is None else list(items) if isinstance(items, tuple) else [items]
+            self["options"][key] = items
+        return items
+
+    def flatten_links(self) -> list[Signature[Any]]:
+        """Itself and everything that is linked to it."""
+        from celeriac.canvas.rebuild import maybe_signature
+
+        found: list[Signature[Any]] = [self]
+        for item in self["options"].get("link") or []:
+            found.extend(maybe_signature(item, app=self._app).flatten_links())
+        return found
+
+    def __or__(self, other: Any) -> chain[Any]:  # type: ignore[override]
+        from celeriac.canvas.chain import chain
+
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return chain(*_steps(self), *_steps(other), app=self._app)
+
+    def __ior__(self, other: Any) -> chain[Any]:  # type: ignore[override]
+        return self.__or__(other)
+
+    def __invert__(self) -> Any:
+        return self.apply_async().get()
+
+    # -- looking
+
+    @property
+    def app(self) -> Celery:
+        """Whose task it is."""
+        if self._app is None:
+            self._app = self._type.app if self._type is not None and self._type.app is not None else get_current_app()
+        return self._app
+
+    @property
+    def type(self) -> Any:
+        """The task."""
+        if self._type is None:
+            self._type = self.app.tasks[self["task"]]
+        return self._type
+
+    def _known_type(self) -> Task[..., Any] | None:
+        """The task, if it is registered here."""
+        return self._type if self._type is not None else self.app.tasks.get(self["task"])
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return cast("str", self["task"])
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.name
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments."""
+        return cast("tuple[Any, ...]", self["args"])
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments."""
+        return cast("dict[str, Any]", self["kwargs"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `apply_async`."""
+        return cast("dict[str, Any]", self["options"])
+
+    @property
+    def subtask_type(self) -> str | None:
+        """Kind of workflow."""
+        return cast("str | None", self["subtask_type"])
+
+    @property
+    def immutable(self) -> bool:
+        """Whether it takes no more arguments."""
+        return cast("bool", self["immutable"])
+
+    @property
+    def id(self) -> str | None:
+        """The id, once it is frozen."""
+        return cast("str | None", self["options"].get("task_id"))
+
+    @property
+    def parent_id(self) -> str | None:
+        """The task that sends it."""
+        return cast("str | None", self["options"].get("parent_id"))
+
+    @property
+    def root_id(self) -> str | None:
+        """The first task of its workflow."""
+        return cast("str | None", self["options"].get("root_id"))
+
+    def election(self) -> Any:
+        """Not in this version."""
+        raise NotImplementedError("elections are not supported")
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """The call as text."""
+        merged_args, merged_kwargs, _ = self._merge(args, kwargs, {}, force=True)
+        shown = [repr(item) for item in merged_args] + [f"{key}={item!r}" for key, item in merged_kwargs.items()]
+        return f"{self['task']}({', '.join(shown)})"
+
+    def __repr__(self) -> str:
+        return self.reprcall()
+
+    def __json__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __reduce__(self) -> Any:
+        return Signature.from_dict, (dict(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signature[R]:
+        return self.clone()
+
+    def __copy__(self) -> Signature[R]:
+        return self.clone()
+
+
+def signature(
+    varies: Any,
+    args: Iterable[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    app: Celery | None = None,
+    **kw: Any,
+) -> Signature[Any]:
+    """A signature of a task, a task's name, a dict, or a signature (copied).
+
+    Example:
+        >>> signature("proj.tasks.add", args=(2, 2), countdown=10)
+        proj.tasks.add(2, 2)
+    """
+    if isinstance(varies, dict):
+        if isinstance(varies, Signature):
+            return varies.clone()
+        return Signature.from_dict(varies, app=app)
+    return Signature(varies, args, kwargs, options, app=app, **kw)
+
+
+subtask = signature
+
+
+def _steps(item: Signature[Any]) -> Iterable[Any]:
+    tasks = getattr(item, "tasks", None)
+    # A chain with options of its own (a link, an id) is one step: flattening it is the chain's work.
+    return tasks if tasks is not None and not item["options"] else (item,)
+
+
+def _copy(value: Any) -> Any:
+    """Copies containers and signatures, not what they hold."""
+    if isinstance(value, Signature):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value

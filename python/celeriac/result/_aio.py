@@ -1,0 +1,77 @@
+"""Completions of the engine on an asyncio loop.
+
+Each loop has one reader. No thread of the engine touches Python: it queues what is finished and makes a
+descriptor readable, and the loop drains the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from celeriac._core import Completions
+
+__all__ = ["call"]
+
+# Loop -> its reader; an entry goes with its loop. The lock is for loops in several threads.
+_readers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reader] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class _Reader:
+    """Resolves the futures of one loop; used only in that loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.completions = Completions()
+        self._token = 0
+        self._futures: dict[int, asyncio.Future[Any]] = {}
+        loop.add_reader(self.completions.fileno(), self._drain)
+
+    def expect(self, loop: asyncio.AbstractEventLoop) -> tuple[int, asyncio.Future[Any]]:
+        """A token, and the future that it will resolve."""
+        self._token += 1
+        token = self._token
+        future: asyncio.Future[Any] = loop.create_future()
+        self._futures[token] = future
+        return token, future
+
+    def forget(self, token: int) -> None:
+        """Nobody waits any more; what comes for this token is dropped."""
+        self._futures.pop(token, None)
+
+    def _drain(self) -> None:
+        for token, result in self.completions.drain():
+            future = self._futures.pop(token, None)
+            if future is None or future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _reader(loop: asyncio.AbstractEventLoop) -> _Reader:
+    with _lock:
+        reader = _readers.get(loop)
+        if reader is None:
+            reader = _readers[loop] = _Reader(loop)
+        return reader
+
+
+async def call(start: Callable[[Completions, int], None]) -> Any:
+    """Starts a call of the engine's and waits for it.
+
+    Args:
+        start: Given the queue and the token under which the engine reports.
+    """
+    loop = asyncio.get_running_loop()
+    reader = _reader(loop)
+    token, future = reader.expect(loop)
+    try:
+        start(reader.completions, token)
+        return await future
+    finally:
+        reader.forget(token)

@@ -1,0 +1,405 @@
+"""`AsyncResult`: the result of a task that was sent."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from celeriac import states
+from celeriac._state import assert_will_not_block, get_current_app
+from celeriac.exceptions import IncompleteStream, TimeoutError
+from celeriac.result.record import read_record
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from celeriac._core import Client, ResultRecord
+    from celeriac.app.base import Celery
+
+__all__ = ["AsyncResult"]
+
+R_co = TypeVar("R_co", covariant=True)
+
+_TIMED_OUT = "The operation timed out."
+
+
+class AsyncResult(Generic[R_co]):
+    """Follows a task by its id.
+
+    `await result` waits in a coroutine without blocking its loop.
+
+    Args:
+        id: The task's id.
+        backend: Accepted for compatibility.
+        task_name: The task's name.
+        app: Whose result backend to read.
+        parent: The result of the task before it in a chain.
+    """
+
+    TimeoutError = TimeoutError
+
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Celery | None = None,
+        parent: AsyncResult[Any] | None = None,
+    ) -> None:
+        if id is None:
+            raise ValueError("AsyncResult requires valid id, not None")
+        self.id = id
+        self.task_name = task_name
+        self.parent = parent
+        self.ignored = False
+        self._app = app
+        # The document of a final state; nothing overwrites what was read once.
+        self._cache: dict[str, Any] | None = None
+
+    @property
+    def app(self) -> Celery:
+        """Whose result backend it is read from."""
+        if self._app is None:
+            self._app = get_current_app()
+        return self._app
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self.id
+
+    # -- waiting
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R_co:
+        """Waits for the task and gives what it returned.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+            propagate: Raise what the task raised; otherwise it is returned.
+            interval: How often `on_interval` is called; waiting itself does not poll.
+            no_ack: Accepted for compatibility.
+            follow_parents: Raise at once when a task before it in its chain has failed.
+            callback: Called with id and value.
+            on_message: Called with the stored document.
+            on_interval: Called now and then while waiting.
+            disable_sync_subtasks: Refuse to wait inside a task.
+
+        Raises:
+            TimeoutError: It did not end in time.
+            NotImplementedError: Results are off.
+        """
+        if self.ignored:
+            return cast("R_co", None)
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if propagate and follow_parents:
+            self._raise_for_parents()
+        document = self._cache
+        if document is None:
+            client = self._client()
+            if on_interval is None:
+                record = _wait(client, self.id, timeout)
+            else:
+                record = self._wait_in_steps(client, timeout, interval, on_interval)
+            document = self._keep(record)
+        return self._conclude(document, propagate, callback, on_message)
+
+    wait = get
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+    ) -> R_co:
+        """`get` for coroutines."""
+        if self.ignored:
+            return cast("R_co", None)
+        document = self._cache
+        if document is None:
+            from celeriac.result import _aio
+
+            client = self._client()
+            try:
+                records = await _aio.call(lambda at, token: client.wait_later([self.id], timeout, at, token))
+            except builtins.TimeoutError as exc:
+                raise TimeoutError(_TIMED_OUT) from exc
+            document = self._keep(records[0])
+        return self._conclude(document, propagate, callback, None)
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        return self.aget().__await__()
+
+    def then(self, callback: Callable[[AsyncResult[Any]], Any], on_error: Any = None, weak: bool = False) -> Any:
+        """Waits and calls `callback` with this result, or `on_error` when the task has failed.
+
+        Args:
+            callback: Called on success.
+            on_error: Called on failure; without it nothing is.
+            weak: Accepted for compatibility.
+        """
+        self.get(propagate=False)
+        if self.successful():
+            return callback(self)
+        return on_error(self) if on_error is not None else None
+
+    def _wait_in_steps(
+        self, client: Client, timeout: float | None, interval: float, on_interval: Callable[[], Any]
+    ) -> ResultRecord:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = interval if deadline is None else min(interval, deadline - time.monotonic())
+            if left <= 0 and deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(_TIMED_OUT)
+            try:
+                return _wait(client, self.id, max(left, 0.001))
+            except TimeoutError:
+                on_interval()
+
+    def _conclude(
+        self,
+        document: dict[str, Any],
+        propagate: bool,
+        callback: Callable[[str, Any], Any] | None,
+        on_message: Callable[[dict[str, Any]], Any] | None,
+    ) -> R_co:
+        # Read, so that a record which names no task is refused here as it is by Celery.
+        task_id = document["task_id"]
+        if on_message is not None:
+            on_message(document)
+        if propagate:
+            self.maybe_throw(callback=None)
+        value = document["result"]
+        if callback is not None:
+            callback(task_id, value)
+        return cast("R_co", value)
+
+    def _raise_for_parents(self) -> None:
+        parent = self.parent
+        while parent is not None:
+            parent.maybe_throw()
+            parent = parent.parent
+
+    # -- reading
+
+    def _client(self) -> Client:
+        if not self.app.results_enabled:
+            raise NotImplementedError(
+                "results are off: no result backend is configured. Set `result_backend` (or the environment variable "
+                "CELERY_RESULT_BACKEND), such as result_backend='sqlite:///celeriac.db'"
+            )
+        return self.app.client
+
+    def _document(self) -> dict[str, Any]:
+        if self._cache is not None:
+            return self._cache
+        return self._keep(self._client().read([self.id])[0])
+
+    def _keep(self, record: ResultRecord | None) -> dict[str, Any]:
+        document = read_record(self.app, record)
+        if document["status"] in states.READY_STATES:
+            self._cache = document
+        return document
+
+    @property
+    def state(self) -> str:
+        """PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, or a state of the task's own."""
+        return cast("str", self._document()["status"])
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """What the task returned or raised, or the meta of its own state."""
+        return self._document()["result"]
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """Where it failed."""
+        return self._document().get("traceback")
+
+    @property
+    def children(self) -> list[Any] | None:
+        """Results of the tasks that it has sent; None while it has no record."""
+        from celeriac.result.rebuild import result_from_tuple
+
+        children = self._document().get("children")
+        return None if children is None else [result_from_tuple(child, self.app) for child in children]
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When it ended."""
+        from celeriac.utils.time import maybe_iso8601
+
+        return maybe_iso8601(self._document().get("date_done"))
+
+    @property
+    def name(self) -> str | None:
+        """The task's name; from the backend with `result_extended`."""
+        return self._document().get("name") or self.task_name
+
+    @property
+    def args(self) -> Any:
+        """Positional arguments, with `result_extended`."""
+        return self._document().get("args")
+
+    @property
+    def kwargs(self) -> Any:
+        """Keyword arguments, with `result_extended`."""
+        return self._document().get("kwargs")
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that ran it, with `result_extended`."""
+        return self._document().get("worker")
+
+    @property
+    def retries(self) -> int | None:
+        """How often it was tried again, with `result_extended`."""
+        return self._document().get("retries")
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it came through, with `result_extended`."""
+        return self._document().get("queue")
+
+    def ready(self) -> bool:
+        """Whether it has ended."""
+        return self.state in states.READY_STATES
+
+    def successful(self) -> bool:
+        """Whether it has returned."""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """Whether it has raised."""
+        return self.state == states.FAILURE
+
+    def exists(self) -> bool:
+        """Whether anything is stored for it."""
+        return self._client().read([self.id])[0] is not None
+
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
+        """Raises what the task raised, if it has failed; else gives the result."""
+        document = self._document()
+        state, value = document["status"], document["result"]
+        if propagate and state in states.PROPAGATE_STATES:
+            if value is None:
+                raise RuntimeError("No active exception to reraise")
+            raise value
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    maybe_reraise = maybe_throw
+
+    def throw(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises an exception given here."""
+        raise args[0] if args else RuntimeError("nothing to throw")
+
+    # -- changing
+
+    def forget(self) -> None:
+        """Removes the stored result, and those of the tasks before it in its chain."""
+        self._cache = None
+        if self.parent is not None:
+            self.parent.forget()
+        self._client().forget([self.id])
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Asks all workers not to run it.
+
+        Args:
+            connection: Accepted for compatibility.
+            terminate: End the process that runs it already.
+            signal: How: a signal's name; TERM unless given.
+            wait: Accepted for compatibility; workers do not answer in this version.
+            timeout: The same.
+        """
+        self.app.control.revoke(self.id, terminate=terminate, signal=signal)
+
+    # -- graph and identity
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """`((id, parent), children)`, as it is stored."""
+        return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
+
+    def as_list(self) -> list[str]:
+        """The ids of the parents, and its own."""
+        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Pairs of (parent, result) down the children.
+
+        Raises:
+            IncompleteStream: One of them has not ended.
+        """
+        stack: list[tuple[Any, Any]] = [(None, self)]
+        while stack:
+            parent, node = stack.pop(0)
+            yield parent, node
+            if node.ready():
+                stack.extend((node, child) for child in node.children or ())
+            elif not intermediate:
+                raise IncompleteStream
+
+    def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
+        """Pairs of (result, value) down the children, waiting for each."""
+        for _, node in self.iterdeps(intermediate=intermediate):
+            yield node, node.get(**kwargs)
+
+    def get_leaf(self) -> Any:
+        """The value of the last result down the children."""
+        value = None
+        for _, node in self.iterdeps():
+            value = node.get()
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return other.id == self.id
+        return other == self.id if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __copy__(self) -> AsyncResult[R_co]:
+        return type(self)(self.id, None, self.task_name, self._app, self.parent)
+
+    def __reduce__(self) -> Any:
+        return AsyncResult, (self.id, None, self.task_name, None, self.parent)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+
+def _wait(client: Client, task_id: str, timeout: float | None) -> ResultRecord:
+    try:
+        return client.wait([task_id], timeout)[0]
+    except builtins.TimeoutError as exc:
+        raise TimeoutError(_TIMED_OUT) from exc

@@ -1,0 +1,82 @@
+"""The document that is stored for a task id, written and read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celeriac import states
+from celeriac._core import ResultRecord
+from celeriac.serialization import failure, registry
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celery
+    from celeriac.app.context import Context
+
+__all__ = ["build_record", "expires_ms", "read_record"]
+
+
+def build_record(
+    app: Celery,
+    task_id: str,
+    state: str,
+    result: Any,
+    *,
+    traceback: str | None = None,
+    request: Context | None = None,
+) -> ResultRecord:
+    """The record of a state; an exception is written as its document.
+
+    Raises:
+        EncodeError: The result serializer refuses the result.
+    """
+    conf = app.conf
+    if isinstance(result, BaseException) and conf.result_serializer != "pickle":
+        result = failure.encode(result, registry.codec(conf.result_serializer).encode)
+    children = request._children if request is not None else None
+    document: dict[str, Any] = {
+        "status": state,
+        "result": result.as_tuple() if hasattr(result, "as_tuple") else result,
+        "traceback": traceback,
+        "children": None if request is None else [child.as_tuple() for child in children or ()],
+        "date_done": app.now().isoformat() if state in states.READY_STATES else None,
+    }
+    if request is not None:
+        if request.group:
+            document["group_id"] = request.group
+        if request.parent_id:
+            document["parent_id"] = request.parent_id
+        if conf.result_extended:
+            document["name"] = request.task
+            document["args"], document["kwargs"] = request.args, request.kwargs
+            document["worker"], document["retries"] = request.hostname, request.retries
+            document["queue"] = (request.delivery_info or {}).get("routing_key")
+    document["task_id"] = task_id
+    content_type, _, data = registry.dumps(document, conf.result_serializer)
+    return ResultRecord(task_id, state, data, content_type, expires_ms(conf.result_expires))
+
+
+def expires_ms(expires: float | timedelta | None) -> int | None:
+    """A setting in seconds as milliseconds; nothing and 0 keep for ever."""
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    return int(seconds * 1000) if seconds else None
+
+
+def read_record(app: Celery, record: ResultRecord | None) -> dict[str, Any]:
+    """The document of a stored record, its result an exception where the state says so.
+
+    Raises:
+        ContentDisallowed: The record's content type is not accepted.
+        SecurityError, ValueError: The stored exception is not one.
+    """
+    if record is None:
+        return {"status": states.PENDING, "result": None}
+    conf = app.conf
+    accept = conf.result_accept_content
+    if accept is None:
+        # What we write ourselves is always read.
+        accept = {*conf.accept_content, conf.result_serializer}
+    document: dict[str, Any] = registry.loads(record.record, record.content_type, "utf-8", accept)
+    if document.get("status") in states.EXCEPTION_STATES:
+        document["result"] = failure.decode(document.get("result"))
+    return document

@@ -1,0 +1,1 @@
+"""Objects to bytes and back: serializers by name, and exceptions as documents."""
