@@ -13,8 +13,9 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::completions::{Completions, Reply};
 use crate::convert::{maybe_seconds, seconds};
-use crate::errors::{Class, Failure};
+use crate::errors::Failure;
 use crate::json::from_json;
+use crate::options::Options;
 use crate::runtime::{Engine, same_process};
 use crate::values::{Publication, ResultRecord, properties_to};
 
@@ -65,13 +66,8 @@ impl Client {
 #[pymethods]
 impl Client {
     #[new]
-    fn new(
-        py: Python<'_>,
-        broker_url: &str,
-        result_backend: Option<&str>,
-        options: &Bound<'_, PyDict>,
-    ) -> PyResult<Self> {
-        let options = connect_options(py, options)?;
+    fn new(broker_url: &str, result_backend: Option<&str>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let options = connect_options(options)?;
         let client = client::Client::new(broker_url, result_backend, options);
         Ok(Self { pid: std::process::id(), inner: Mutex::new(Some(Arc::new(client))) })
     }
@@ -244,21 +240,16 @@ impl Drop for Client {
     }
 }
 
-fn connect_options(py: Python<'_>, dict: &Bound<'_, PyDict>) -> PyResult<ConnectOptions> {
+fn connect_options(dict: &Bound<'_, PyDict>) -> PyResult<ConnectOptions> {
+    let given = Options::new("Client", dict)?;
     let mut options = ConnectOptions { threading: Threading::Inline, ..ConnectOptions::default() };
-    for (key, value) in dict.iter() {
-        match key.extract::<&str>()? {
-            "connect_timeout" => {
-                if let Some(timeout) = maybe_seconds(value.extract()?)? {
-                    options.connect_timeout = timeout;
-                    options.publish_timeout = timeout;
-                }
-            }
-            // No store that there is takes any yet.
-            "transport_options" => drop(value.cast_into::<PyDict>()?),
-            other => return Err(Class::Improper.error(py, format!("Client has no option {other:?}"))),
-        }
+    if let Some(timeout) = given.duration("connect_timeout")? {
+        options.connect_timeout = timeout;
+        options.publish_timeout = timeout;
     }
+    // No store that there is takes any yet.
+    given.take::<Bound<'_, PyDict>>("transport_options")?;
+    given.finish()?;
     Ok(options)
 }
 

@@ -7,6 +7,7 @@ mod compression;
 mod convert;
 mod errors;
 mod json;
+mod options;
 mod runtime;
 mod saferepr;
 mod values;

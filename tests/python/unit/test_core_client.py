@@ -1,4 +1,4 @@
-"""`celeriac._core.Client` over the store in memory: threads, forks, signals, an asyncio loop."""
+"""`celeriac._core.Client` over every store: threads, forks, signals, an asyncio loop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ from celeriac import _core
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 
 
-@pytest.fixture
-def url() -> str:
-    return f"memory://{uuid.uuid4().hex}"
+@pytest.fixture(params=["memory", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else f"sqlite:///{tmp_path}/store.db"
 
 
 @pytest.fixture

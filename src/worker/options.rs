@@ -1,0 +1,96 @@
+//! How a worker works, given at construction.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::rate_limit::RateLimit;
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Node name: `celery@host`.
+    pub node: String,
+    /// Queues to take from.
+    pub queues: Vec<String>,
+    /// Deliveries held for each slot; 0 means no limit, none means that the worker finds out what is good.
+    pub prefetch_multiplier: Option<u32>,
+    /// The tasks that are registered, by name.
+    pub tasks: HashMap<String, TaskOptions>,
+    /// Content types that may reach Python.
+    pub accept_content: HashSet<String>,
+    /// A message larger than this is refused.
+    pub max_message_bytes: usize,
+    /// Bytes of messages that are held at the most (one larger message is still taken).
+    pub prefetch_bytes: usize,
+    /// Hard limit of tasks that have none.
+    pub time_limit: Option<Duration>,
+    /// Soft limit of tasks that have none.
+    pub soft_time_limit: Option<Duration>,
+    /// How long claims are held without a renewal.
+    pub lease: Duration,
+    /// Ends of the process that ran it after which a message is dead.
+    pub max_crashes: u32,
+    /// How long a warm stop lets tasks run; none is without limit.
+    pub drain: Option<Duration>,
+    /// Rate limits are not looked at.
+    pub disable_rate_limits: bool,
+    /// A queue with a backlog from which nothing comes for this long is consumed anew.
+    pub watchdog: Duration,
+    /// Log lines below this (Python's numbers) are not made.
+    pub log_level: u8,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            node: "celery@localhost".to_owned(),
+            queues: vec!["celery".to_owned()],
+            prefetch_multiplier: None,
+            tasks: HashMap::new(),
+            accept_content: HashSet::from(["application/json".to_owned()]),
+            max_message_bytes: 64 << 20,
+            prefetch_bytes: 128 << 20,
+            time_limit: None,
+            soft_time_limit: None,
+            lease: Duration::from_secs(30),
+            max_crashes: 3,
+            drain: None,
+            disable_rate_limits: false,
+            watchdog: Duration::from_secs(20),
+            log_level: super::notice::Level::Warning as u8,
+        }
+    }
+}
+
+/// What the engine must know of a task. What only the child needs (`track_started`, serializers) is not here.
+#[derive(Clone, Debug)]
+pub struct TaskOptions {
+    /// Acknowledge after the task has run, not before.
+    pub acks_late: bool,
+    /// With late acknowledgement: a failed task is acknowledged; otherwise it becomes a dead letter.
+    pub acks_on_failure: bool,
+    /// With late acknowledgement: a task that ran over its hard limit is acknowledged; otherwise it is requeued.
+    pub acks_on_timeout: bool,
+    /// With late acknowledgement: when its process dies it is delivered again, up to `max_crashes`.
+    pub reject_on_worker_lost: bool,
+    /// How often it may start.
+    pub rate_limit: Option<RateLimit>,
+    /// Its hard limit.
+    pub time_limit: Option<Duration>,
+    /// Its soft limit.
+    pub soft_time_limit: Option<Duration>,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        Self {
+            acks_late: false,
+            acks_on_failure: true,
+            acks_on_timeout: true,
+            reject_on_worker_lost: false,
+            rate_limit: None,
+            time_limit: None,
+            soft_time_limit: None,
+        }
+    }
+}
