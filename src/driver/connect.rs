@@ -104,8 +104,11 @@ mod file {
     /// The file when the URL names none.
     const DEFAULT: &str = "celeriac.db";
 
-    /// Open stores by process, path and options: after a fork the child must not use the parent's connection.
-    static OPEN: LazyLock<Mutex<HashMap<(u32, PathBuf, String), WeakStore>>> = LazyLock::new(Mutex::default);
+    /// Open stores: after a fork the child must not use the parent's connection.
+    static OPEN: LazyLock<Mutex<HashMap<Key, WeakStore>>> = LazyLock::new(Mutex::default);
+
+    /// Process, path, options.
+    type Key = (u32, PathBuf, String);
 
     /// Opens the file of a URL, of which `rest` is what follows `sqlite://`.
     pub(super) fn open(rest: &str, options: ConnectOptions) -> Result<SqliteStore, BrokerError> {
