@@ -99,7 +99,7 @@ impl Client {
     }
 
     fn read(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<Vec<Option<ResultRecord>>> {
-        let records = self.now(py, |client| async move { Ok(client.backend()?.read(&task_ids).await?) })?;
+        let records = self.now(py, |client| async move { client.read(&task_ids).await })?;
         Ok(records.into_iter().map(|record| record.map(ResultRecord)).collect())
     }
 
@@ -111,7 +111,7 @@ impl Client {
         token: i64,
     ) -> PyResult<()> {
         self.later(py, (completions, token), |client| async move {
-            Ok(Reply::Records(client.backend()?.read(&task_ids).await?))
+            Ok(Reply::Records(client.read(&task_ids).await?))
         })
     }
 
@@ -158,19 +158,19 @@ impl Client {
 
     fn store(&self, py: Python<'_>, records: Vec<Py<ResultRecord>>) -> PyResult<()> {
         let records: Vec<_> = records.iter().map(|record| record.get().0.clone()).collect();
-        self.now(py, |client| async move { Ok(client.backend()?.store(records).await?) })
+        self.now(py, |client| async move { client.store(records).await })
     }
 
     fn forget(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<()> {
-        self.now(py, |client| async move { Ok(client.backend()?.forget(&task_ids).await?) })
+        self.now(py, |client| async move { client.forget(&task_ids).await })
     }
 
     fn purge(&self, py: Python<'_>, queue: &str) -> PyResult<u64> {
-        self.now(py, |client| async move { Ok(client.broker()?.purge(queue).await?) })
+        self.now(py, |client| async move { client.purge(queue).await })
     }
 
     fn queues<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let queues = self.now(py, |client| async move { Ok(client.broker()?.queues().await?) })?;
+        let queues = self.now(py, |client| async move { client.queues().await })?;
         let convert = |queue: celeriac::broker::QueueStatus| {
             let dict = PyDict::new(py);
             dict.set_item("name", queue.name)?;
@@ -190,8 +190,7 @@ impl Client {
         queue: Option<&str>,
         limit: usize,
     ) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let letters =
-            self.now(py, |client| async move { Ok(client.broker()?.dead_letters(queue, limit).await?) })?;
+        let letters = self.now(py, |client| async move { client.dead_letters(queue, limit).await })?;
         letters.iter().map(|letter| dead_letter(py, letter)).collect()
     }
 
@@ -204,12 +203,12 @@ impl Client {
     ) -> PyResult<()> {
         let ttl = seconds(ttl)?.unwrap_or(Duration::MAX);
         let message = publication.get().0.message.clone();
-        self.now(py, |client| async move { Ok(client.broker()?.broadcast(exchange, message, ttl).await?) })
+        self.now(py, |client| async move { client.broadcast(exchange, message, ttl).await })
     }
 
     /// Without the password.
     fn broker_url(&self, py: Python<'_>) -> PyResult<String> {
-        self.now(py, |client| async move { Ok(client.broker()?.display_url()) })
+        self.now(py, |client| async move { client.display_url().await })
     }
 
     /// Waits for the calls under way, then disconnects.

@@ -1,13 +1,10 @@
-//! Publishes with a deadline; tries again what may pass.
+//! What goes to the broker.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
-
-use super::patience::Patience;
 use super::{Client, ClientError};
-use crate::broker::BrokerError;
-use crate::protocol::Publication;
+use crate::broker::{DeadLetter, QueueStatus};
+use crate::protocol::{Message, Publication};
 
 impl Client {
     /// Sends a batch, all of it or none. Returns when the store has it, or fails when `timeout` (by default
@@ -20,24 +17,36 @@ impl Client {
         batch: impl Fn() -> Vec<Publication>,
         timeout: Option<Duration>,
     ) -> Result<(), ClientError> {
-        let timeout = timeout.unwrap_or(self.options.publish_timeout);
-        let deadline = Instant::now() + timeout;
-        let mut patience = Patience::until(deadline);
-        loop {
-            let attempt = async { self.broker()?.publish(batch()).await };
-            let error = match timeout_at(deadline, attempt).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => error,
-                Err(_) => return Err(self.too_late(timeout)),
-            };
-            if !error.is_transient() || !patience.pause().await {
-                return Err(error.into());
-            }
-        }
+        self.patiently(timeout, || async { Ok(self.broker()?.publish(batch()).await?) }).await
     }
 
-    fn too_late(&self, after: Duration) -> ClientError {
-        let url = self.broker.get().map_or_else(|| "(connecting)".to_owned(), |broker| broker.display_url());
-        BrokerError::Timeout { url, after, reason: "publishing".to_owned() }.into()
+    /// Removes what is ready or parked in a queue; returns how many.
+    pub async fn purge(&self, queue: &str) -> Result<u64, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.purge(queue).await?) }).await
+    }
+
+    /// Every queue that the store knows.
+    pub async fn queues(&self) -> Result<Vec<QueueStatus>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.queues().await?) }).await
+    }
+
+    /// Dead letters, oldest first.
+    pub async fn dead_letters(
+        &self,
+        queue: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.dead_letters(queue, limit).await?) }).await
+    }
+
+    /// Sends to whoever listens to `exchange` now.
+    pub async fn broadcast(
+        &self,
+        exchange: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), ClientError> {
+        let send = || async { Ok(self.broker()?.broadcast(exchange, message.clone(), ttl).await?) };
+        self.patiently(None, send).await
     }
 }

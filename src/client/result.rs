@@ -1,19 +1,32 @@
-//! Waits for one result or many.
+//! What the result backend keeps; waiting for one result or many.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::patience::Patience;
-use super::{Client, ClientError};
+use super::{Client, ClientError, FOREVER};
 use crate::protocol::ResultRecord;
 
 /// How long a wait without a limit of its own puts up with a backend that is away.
 const OUTAGE: Duration = Duration::from_secs(30);
-/// Stands for "no limit": what is added to the clock must not overflow.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl Client {
+    /// Reads what is stored, in the order asked.
+    pub async fn read(&self, task_ids: &[String]) -> Result<Vec<Option<ResultRecord>>, ClientError> {
+        self.patiently(None, || async { Ok(self.backend()?.read(task_ids).await?) }).await
+    }
+
+    /// Stores records.
+    pub async fn store(&self, records: Vec<ResultRecord>) -> Result<(), ClientError> {
+        self.patiently(None, || async { Ok(self.backend()?.store(records.clone()).await?) }).await
+    }
+
+    /// Removes records.
+    pub async fn forget(&self, task_ids: &[String]) -> Result<(), ClientError> {
+        self.patiently(None, || async { Ok(self.backend()?.forget(task_ids).await?) }).await
+    }
+
     /// Waits until at least one of these is in a final state, and gives those that are.
     pub async fn wait_ready(
         &self,
@@ -60,20 +73,20 @@ impl Client {
                     outage = None;
                     records.retain(&wanted);
                     if !records.is_empty() {
-                        return Ok(records);
+                        return Ok::<_, ClientError>(records);
                     }
                 }
             };
             match timeout_at(deadline, watching).await {
                 Err(_) => return Ok(None),
                 Ok(Ok(records)) => return Ok(Some(records)),
-                Ok(Err(ClientError::Backend(error))) if error.is_transient() => {
+                Ok(Err(error)) => {
                     let end = deadline.min(Instant::now() + OUTAGE);
-                    if !outage.get_or_insert_with(|| Patience::until(end)).pause().await {
-                        return Err(error.into());
+                    let patience = outage.get_or_insert_with(|| Patience::until(end));
+                    if !error.is_transient() || !patience.pause(&error).await {
+                        return Err(error);
                     }
                 }
-                Ok(Err(error)) => return Err(error),
             }
         }
     }

@@ -54,7 +54,7 @@ async fn a_wait_gives_all_that_is_final_and_passes_over_the_rest() {
     let client = client("client-wait");
     let records =
         vec![record("a", "SUCCESS", b"1"), record("b", "STARTED", b"2"), record("c", "FAILURE", b"3")];
-    client.backend().unwrap().store(records).await.unwrap();
+    client.store(records).await.unwrap();
 
     let ids = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
     let mut ready = client.wait_ready(ids, None).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_wait_is_woken_by_a_store_that_comes_later() {
     let client = client("client-wake");
     let later = async {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        client.backend().unwrap().store(vec![record("a", "REVOKED", b"1")]).await.unwrap();
+        client.store(vec![record("a", "REVOKED", b"1")]).await.unwrap();
     };
 
     let (ready, ()) = tokio::join!(client.wait_ready(vec!["a".into()], None), later);
@@ -87,12 +87,12 @@ async fn a_wait_ends_at_its_time_limit() {
 async fn a_change_is_a_record_that_differs_from_the_one_known() {
     let client = client("client-change");
     let known = record("a", "PROGRESS", b"1");
-    client.backend().unwrap().store(vec![known.clone()]).await.unwrap();
+    client.store(vec![known.clone()]).await.unwrap();
     let limit = Some(Duration::from_secs(1));
 
     let first = client.wait_change("a".into(), None, None, limit).await.unwrap();
     let same = client.wait_change("a".into(), Some("PROGRESS"), Some(b"1"), limit).await.unwrap();
-    client.backend().unwrap().store(vec![record("a", "PROGRESS", b"2")]).await.unwrap();
+    client.store(vec![record("a", "PROGRESS", b"2")]).await.unwrap();
     let changed = client.wait_change("a".into(), Some("PROGRESS"), Some(b"1"), limit).await.unwrap();
 
     assert_eq!(first, Some(known));

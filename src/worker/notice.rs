@@ -95,7 +95,9 @@ impl NoticeQueue {
             notices.push(Notice::Log(LogLine {
                 level: Level::Warning,
                 target: "celery.worker",
-                text: format!("{dropped} log lines were dropped: they came faster than they could be written"),
+                text: format!(
+                    "{dropped} log lines were dropped: they came faster than they could be written"
+                ),
                 created,
                 task: None,
             }));

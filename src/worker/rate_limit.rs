@@ -95,7 +95,14 @@ struct Name {
 
 impl RateLimits {
     /// Asks for a turn. `may_wait` is false when no more fit into memory.
-    pub(crate) fn admit(&mut self, task: u32, id_hash: u64, limit: RateLimit, now: u64, may_wait: bool) -> Turn {
+    pub(crate) fn admit(
+        &mut self,
+        task: u32,
+        id_hash: u64,
+        limit: RateLimit,
+        now: u64,
+        may_wait: bool,
+    ) -> Turn {
         let full = self.turns.len() >= MAX_TURNS;
         let name = self.names.entry(task).or_default();
         let interval = limit.interval_us;

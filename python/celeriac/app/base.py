@@ -396,7 +396,7 @@ class Celery:
         """The result object of a message that was sent; a child of the task that runs here."""
         headers = message.headers
         result = self.AsyncResult(headers["id"], task_name=headers["task"])
-        result.ignored = headers["ignore_result"]
+        result.ignored = bool(headers["ignore_result"])
         if options.get("add_to_parent", True):
             parent = current.get_current_worker_task()
             if parent is not None:

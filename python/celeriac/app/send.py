@@ -138,6 +138,9 @@ def compose(
     if hard and soft and soft > hard:
         raise ValueError("soft_time_limit must be less than or equal to time_limit")
     stamped = take("stamped_headers", None)
+    ignore_result = take("ignore_result", None)
+    if ignore_result is None and task is not None:
+        ignore_result = bool(task.ignore_result)
     levels = app.conf.task_repr_maxlevels if app.conf.task_repr_maxlevels is not None else 3
     headers = {
         "lang": "py",
@@ -155,7 +158,7 @@ def compose(
         "argsrepr": take("argsrepr", None) or saferepr(args, app.argsrepr_maxsize, levels),
         "kwargsrepr": take("kwargsrepr", None) or saferepr(kwargs, app.kwargsrepr_maxsize, levels),
         "origin": take("origin", None) or _our_origin(),
-        "ignore_result": bool(take("ignore_result", None)),
+        "ignore_result": ignore_result,
         "replaced_task_nesting": take("replaced_task_nesting", None) or 0,
         "stamped_headers": stamped,
         "stamps": {name: take(name) for name in stamped if name in options} if stamped else {},

@@ -294,8 +294,6 @@ class Task(Generic[P, R]):
             options["link"] = link
         if link_error:
             options["link_error"] = link_error
-        if options.get("ignore_result") is None:
-            options["ignore_result"] = self.ignore_result
         shadow = shadow or self.shadow_name(args, kwargs, options)
         if shadow:
             options["shadow"] = shadow

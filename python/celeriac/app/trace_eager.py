@@ -65,7 +65,7 @@ def run_eagerly(
         loglevel=options.get("loglevel", 0),
         callbacks=link,
         errbacks=link_error,
-        ignore_result=bool(options.get("ignore_result") or False),
+        ignore_result=bool(task.ignore_result if options.get("ignore_result") is None else options["ignore_result"]),
         root_id=options.get("root_id") or task_id,
         parent_id=options.get("parent_id"),
         group=options.get("group_id"),

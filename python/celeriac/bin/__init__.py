@@ -9,7 +9,7 @@ import click
 
 from celeriac.bin.options import Shared, shared_options
 
-#: Name -> what `--help` says of it. A command's module has its name, and a `command` in it.
+#: Name -> what `--help` says of it. A command's module has its name, and a `main` in it.
 COMMANDS = {
     "call": "Call a task by name.",
     "list": "List the queues that the broker has.",
@@ -36,7 +36,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            command: click.Command = import_module(f"celeriac.bin.{cmd_name}").command
+            command: click.Command = import_module(f"celeriac.bin.{cmd_name}").main
             return command
         if cmd_name in LATER:
             raise click.UsageError(f"the command {cmd_name!r} is not in this version of celeriac", ctx)

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from celeriac.bin.options import JsonValue, Shared, command, friendly_errors, stop
+from celeriac.bin.options import JsonValue, ParamType, Shared, command, friendly_errors, stop
 
 
-class Moment(click.ParamType):
+class Moment(ParamType):
     """An ISO 8601 moment."""
 
     name = "iso8601"
@@ -47,7 +47,7 @@ class Expiry(Moment):
 @click.option("--queue", help="Queue to send it to.")
 @click.option("--exchange", help="Exchange to send it to.")
 @click.option("--routing-key", help="Routing key to send it with.")
-def command(shared: Shared, /, name: str, args: list[Any], kwargs: dict[str, Any], **options: Any) -> None:
+def main(shared: Shared, /, name: str, args: list[Any], kwargs: dict[str, Any], **options: Any) -> None:
     """Call a task by NAME, and print its id."""
     from celeriac.exceptions import EncodeError, SerializerNotInstalled
 

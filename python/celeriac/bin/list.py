@@ -14,7 +14,7 @@ _COLUMNS = ("name", "ready", "claimed", "parked", "dead")
 @command(name="list")
 @click.argument("what", type=click.Choice(["queues", "bindings"]), default="queues")
 @click.option("-j", "--json", "as_json", is_flag=True, help="One JSON array.")
-def command(shared: Shared, /, what: str, as_json: bool) -> None:
+def main(shared: Shared, /, what: str, as_json: bool) -> None:
     """List the broker's queues: messages ready, claimed by workers, parked for later, and dead."""
     app = shared.load_app()
     with friendly_errors():

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from celeriac.app.base import Celery
 
+    ParamType = click.ParamType[Any]
+else:
+    # Generic in the type checker's eyes only: older releases of click cannot be subscripted.
+    ParamType = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Exit code for a wrong app, URL or option.
@@ -126,12 +131,13 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
             return function(ctx.ensure_object(Shared), *args, **kwargs)
 
         attributes.setdefault("help", function.__doc__)
-        return click.command(**attributes)(shared_options(run))
+        made: click.Command = click.command(**attributes)(shared_options(run))
+        return made
 
     return decorate
 
 
-class CommaList(click.ParamType):
+class CommaList(ParamType):
     """Names, separated by commas."""
 
     name = "comma separated list"
@@ -142,7 +148,7 @@ class CommaList(click.ParamType):
         return [item.strip() for item in str(value).split(",") if item.strip()]
 
 
-class LogLevel(click.ParamType):
+class LogLevel(ParamType):
     """A level by name, in any case, or by number."""
 
     name = "level"
@@ -156,7 +162,7 @@ class LogLevel(click.ParamType):
             self.fail(f"{value!r} is none of DEBUG, INFO, WARNING, ERROR, CRITICAL, FATAL", param, ctx)
 
 
-class JsonValue(click.ParamType):
+class JsonValue(ParamType):
     """A JSON value of one kind."""
 
     name = "json"

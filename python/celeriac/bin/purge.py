@@ -11,7 +11,7 @@ from celeriac.bin.options import CommaList, Shared, command, friendly_errors
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-Q", "--queues", type=CommaList(), help="These queues only.")
 @click.option("-X", "--exclude-queues", type=CommaList(), help="All but these queues.")
-def command(shared: Shared, /, force: bool, queues: list[str] | None, exclude_queues: list[str] | None) -> None:
+def main(shared: Shared, /, force: bool, queues: list[str] | None, exclude_queues: list[str] | None) -> None:
     """Delete all waiting messages of the app's queues. This cannot be undone."""
     from celeriac.app.options import consumed_queues
 

@@ -11,7 +11,7 @@ from celeriac.bin.options import Shared, command, friendly_errors
 
 
 @command(name="report")
-def command(shared: Shared, /) -> None:
+def main(shared: Shared, /) -> None:
     """Show versions, and the settings that differ from their defaults. Secrets are masked."""
     from celeriac import __version__
     from celeriac.worker.banner import without_password

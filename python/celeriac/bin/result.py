@@ -13,8 +13,10 @@ from celeriac.bin.options import EXIT_FAILURE, Shared, command, friendly_errors,
 @click.argument("task_id")
 @click.option("-t", "--task", help="Name of the task.")
 @click.option("--traceback", is_flag=True, help="Show the traceback instead of the result.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Wait for at most so many seconds; for ever unless given.")
-def command(shared: Shared, /, task_id: str, task: str | None, traceback: bool, timeout: float | None) -> None:
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), help="Wait for at most so many seconds; for ever unless given."
+)
+def main(shared: Shared, /, task_id: str, task: str | None, traceback: bool, timeout: float | None) -> None:
     """Show the result of a task, and wait for it if need be."""
     app = shared.load_app()
     with friendly_errors():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celeriac.bin.options import CommaList, LogLevel, Shared, command, friendly_errors, stop
+from celeriac.bin.options import CommaList, LogLevel, ParamType, Shared, command, friendly_errors, stop
 
 _LATER_POOLS = {"threads", "gevent", "eventlet", "asyncio", "processes", "custom"}
 
@@ -38,7 +38,7 @@ _SETTINGS = {
 }
 
 
-class Concurrency(click.ParamType):
+class Concurrency(ParamType):
     """A number of processes, or `auto`."""
 
     name = "number or auto"
@@ -46,7 +46,7 @@ class Concurrency(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == "auto" or (str(value).isdigit() and int(value) > 0):
             return value if value == "auto" else int(value)
-        self.fail(f"{value!r} is neither a number above 0 nor 'auto'", param, ctx)
+        return self.fail(f"{value!r} is neither a number above 0 nor 'auto'", param, ctx)
 
 
 @command(name="worker", context_settings={"ignore_unknown_options": False})
@@ -85,7 +85,7 @@ class Concurrency(click.ParamType):
 @click.option("--executable", hidden=True)
 @click.option("--pool-start-method", type=click.Choice(["fork", "spawn"]), hidden=True)
 @click.argument("settings", nargs=-1)
-def command(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
+def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
     """Start a worker. Settings may follow after `--`, as KEY=VALUE."""
     _refuse_later(given)
     if shared.loader:
@@ -134,7 +134,7 @@ def _pool(name: str) -> str:
         return name
     if name in _LATER_POOLS:
         stop(f"-P {name} is not in this version of celeriac", "use -P prefork or -P solo")
-    stop(f"there is no pool {name!r}", "use -P prefork or -P solo")
+    return stop(f"there is no pool {name!r}", "use -P prefork or -P solo")
 
 
 def _settings(pairs: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:

@@ -139,8 +139,6 @@ class Signature(dict[str, Any], Generic[R]):
         """The message that `apply_async` would send."""
         args, kwargs, options = self._for_sending(args, kwargs, options)
         task = self._known_type()
-        if task is not None:
-            options.setdefault("ignore_result", task.ignore_result)
         return self.app.build_task_message(self["task"], args, kwargs, task, options)
 
     def apply(

@@ -73,9 +73,7 @@ class ForkServer:
     def _take_requests(self) -> bool:
         """Reads what there is and forks for it; False when the supervisor is gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._control, REQUEST.size * 16, 64, socket.MSG_CMSG_CLOEXEC
-            )
+            data, descriptors, _, _ = socket.recv_fds(self._control, REQUEST.size * 16, 64, socket.MSG_CMSG_CLOEXEC)
         except InterruptedError:
             return True
         except ConnectionError:

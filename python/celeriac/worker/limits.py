@@ -35,4 +35,4 @@ class SoftLimit:
         self.running = None
         if self.coroutines is not None and self.coroutines.interrupt():
             return
-        raise SoftTimeLimitExceeded()
+        raise SoftTimeLimitExceeded

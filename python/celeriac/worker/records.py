@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
@@ -37,7 +37,7 @@ class RecordWriter:
         failure_expires = conf.get("result_failure_expires")
         self._failure_expires = self._expires if failure_expires is None else _milliseconds(failure_expires)
         self._max_bytes: int = conf.get("result_max_bytes") or 0
-        self._zone: tzinfo = app.timezone or timezone.utc
+        self._zone: tzinfo = app.timezone or UTC
         self._node = node
 
     def success(self, request: Context, value: Any) -> ResultRecord:

@@ -117,9 +117,7 @@ class Opener:
             compression = headers.get("compression")
             if compression:
                 body = _core.decompress(body, compression, self._max_body)
-            return registry.loads(
-                body, content_type, properties.get("content_encoding") or "utf-8", self._accept
-            )
+            return registry.loads(body, content_type, properties.get("content_encoding") or "utf-8", self._accept)
         except (ContentDisallowed, SerializerNotInstalled) as exc:
             raise Refused("disallowed", str(exc)) from exc
         except DecodeError as exc:
@@ -131,4 +129,5 @@ def _describe(value: Any) -> str:
         return "null"
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}"
-    return {dict: "an object", str: "a text", bytes: "bytes"}.get(type(value), f"a {type(value).__name__}")
+    words: dict[type, str] = {dict: "an object", str: "a text", bytes: "bytes"}
+    return words.get(type(value), f"a {type(value).__name__}")

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 class SoloLoop:
     """One slot on the main thread. Time limits that need a process to kill do not work here."""
 
-    def __init__(
-        self, app: Celery, node: str, descriptor: int, notices: int, take_notices: Callable[[], bool]
-    ) -> None:
+    def __init__(self, app: Celery, node: str, descriptor: int, notices: int, take_notices: Callable[[], bool]) -> None:
         self._channel = _core.Child(descriptor)
         self._limit = SoftLimit(self._channel)
         self._tracer = Tracer(app, node, self._channel, self._limit)

@@ -121,7 +121,7 @@ class WorkController:
         """
         if self._engine is None:
             raise SystemExit(1)
-        if self._stopping == "cold" or self._stopping == how:
+        if self._stopping in {"cold", how}:
             return
         self._stopping = how
         code = 0 if how == "warm" else 1
@@ -131,9 +131,7 @@ class WorkController:
 
     def _announce_start(self) -> None:
         app = self.app
-        signals.celeryd_init.send(
-            sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options
-        )
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options)
         self._setup.apply_settings(app)
         self.concurrency = _concurrency(app.conf.worker_concurrency, self.arguments.pool)
         app.conf.worker_concurrency = self.concurrency

@@ -20,7 +20,9 @@ from celeriac.worker.records import RecordWriter
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
-    from celeriac._core import Child, Execution
+    from collections.abc import Sequence
+
+    from celeriac._core import Child, Execution, ResultRecord
     from celeriac.app.base import Celery
     from celeriac.app.context import Context
     from celeriac.worker.limits import SoftLimit
@@ -90,15 +92,13 @@ class Tracer:
         headers = execution.headers
         task_id = headers.get("id")
         einfo = ExceptionInfo(exc)
-        logger.critical(
-            LOG_INTERNAL, {"name": headers.get("task"), "id": task_id, "exc": repr(exc)}, exc_info=exc
-        )
+        logger.critical(LOG_INTERNAL, {"name": headers.get("task"), "id": task_id, "exc": repr(exc)}, exc_info=exc)
         results = []
         try:
             request = self.opener.unopened(execution, headers).request
             results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
             signals.task_internal_error.send(
-                sender=self.app.tasks.get(headers.get("task")),
+                sender=self.app.tasks.get(str(headers.get("task"))),
                 task_id=task_id,
                 args=request.args,
                 kwargs=request.kwargs,
@@ -154,7 +154,8 @@ class TaskTracer:
             self._tracer.channel.update(tag, self._records.state(states.STARTED, request, started_meta))
         state: str = states.SUCCESS
         einfo: ExceptionInfo | None = None
-        kind, results, summary, retval = "success", (), "", None
+        kind, summary, retval = "success", "", None
+        results: Sequence[ResultRecord] = ()
         started = perf_counter()
         try:
             if self._before_start is not None:
@@ -231,9 +232,7 @@ class TaskTracer:
         results = self._concluder.fail(self._task, request, exc, einfo)
         return "failure", states.FAILURE, results, einfo
 
-    def _retried(
-        self, exc: Retry, request: Context, context: dict[str, Any]
-    ) -> tuple[str, str, Any, ExceptionInfo]:
+    def _retried(self, exc: Retry, request: Context, context: dict[str, Any]) -> tuple[str, str, Any, ExceptionInfo]:
         task = self._task
         reason: BaseException = exc.exc if exc.exc is not None else exc
         einfo = ExceptionInfo(exc, skip=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -365,3 +367,52 @@ def test_completions_that_were_closed_stay_quiet(client: _core.Client) -> None:
     while ready(client) < 1 and time.monotonic() < deadline:
         pass
     assert completions.drain() == []
+
+
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("begin immediate")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[_core.Client]:
+    """A client of a file that another process has locked."""
+    path = tmp_path / "locked.db"
+    client = _core.Client(f"sqlite:///{path}", f"sqlite:///{path}", {})
+    client.publish([publication()])
+    command = [sys.executable, "-c", LOCKER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == b"locked\n"
+        yield client
+    client.close()
+
+
+def test_a_locked_file_is_an_operational_error_at_the_deadline_of_the_call(locked: _core.Client) -> None:
+    with pytest.raises(OperationalError, match=r"within 0\.25s.*locked"):
+        locked.publish([publication()], 0.25)
+
+
+def test_a_locked_file_does_not_keep_signals_away(locked: _core.Client) -> None:
+    class Stop(Exception):
+        pass
+
+    def handler(number: int, frame: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Stop):
+            locked.publish([publication()], 60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_directory_that_is_not_there_is_an_operational_error(tmp_path: Path) -> None:
+    with pytest.raises(OperationalError, match="does not exist"):
+        _core.Client(f"sqlite:///{tmp_path}/missing/x.db", None, {}).publish([publication()])

@@ -130,5 +130,3 @@ def test_the_working_directory_is_changed_first(
 def test_a_working_directory_that_is_not_there_is_said(project: Path) -> None:
     with pytest.raises(AppNotFound, match="cannot change to"):
         find_app("plain_app", workdir=str(project / "nowhere"))
-
-

@@ -169,4 +169,3 @@ def test_everything_dies_with_the_supervisor() -> None:
 
     assert gone(server)
     assert gone(child)
-

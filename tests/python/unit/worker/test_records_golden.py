@@ -244,13 +244,15 @@ def test_an_extended_record_is_what_celery_writes(case: str, make_bench: Callabl
 def test_every_later_step_of_a_failed_chain_fails_with_it(bench: Any) -> None:
     register(bench.app)
     data = json.loads((GOLDEN / "redis_results/failure_chain.json").read_text())
-    expected = {key.removeprefix("celery-task-meta-"): json.loads(entry["value"]) for key, entry in data["keys"].items()}
+    expected = {
+        key.removeprefix("celery-task-meta-"): json.loads(entry["value"]) for key, entry in data["keys"].items()
+    }
     first = data["messages_published"][0]["decoded"]
-    body = first["body (decoded)"] if "body (decoded)" in first else None
+    body = first["body (decoded)"]
     headers = first["headers"]
     assert headers["id"] in expected
 
-    answer = bench.run("demo.boom", (), embed=body[2] if body else None, headers=headers)
+    answer = bench.run("demo.boom", (), embed=body[2], headers=headers)
 
     found = {record.task_id: json.loads(record.record) for record in answer.results}
     assert found.keys() == expected.keys()
@@ -290,7 +292,14 @@ def test_several_links_are_sent_as_one_group(bench: Any) -> None:
 
 def test_an_old_error_link_is_sent_the_failed_id_in_a_group(bench: Any) -> None:
     register(bench.app)
-    link = {"task": "demo.errback_old", "args": [], "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
+    link = {
+        "task": "demo.errback_old",
+        "args": [],
+        "kwargs": {},
+        "options": {},
+        "subtask_type": None,
+        "immutable": False,
+    }
 
     answer = bench.run("demo.boom", embed={"errbacks": [link]})
 

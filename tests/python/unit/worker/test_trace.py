@@ -250,7 +250,9 @@ def test_a_content_type_that_is_not_accepted_is_refused_before_it_is_decoded(ben
     def task() -> None:
         raise AssertionError("must not run")
 
-    answer = bench.run("t", body=b"cos\nsystem\n(S'false'\ntR.", properties={"content_type": "application/x-python-serialize"})
+    answer = bench.run(
+        "t", body=b"cos\nsystem\n(S'false'\ntR.", properties={"content_type": "application/x-python-serialize"}
+    )
 
     assert answer.kind == "disallowed"
     assert "application/x-python-serialize" in answer.summary
@@ -671,7 +673,7 @@ def test_the_soft_limit_is_raised_in_code_of_an_async_task_that_blocks_its_loop(
     @bench.app.task(name="t")
     async def task() -> str:
         try:
-            time.sleep(30)
+            time.sleep(30)  # noqa: ASYNC251 -- that is the point
         except SoftTimeLimitExceeded:
             await asyncio.sleep(0)
             return "caught"

@@ -1,0 +1,306 @@
+//! Carrying out what was decided: publications, results and settlement, in batches.
+//!
+//! 1. One batch is under way at a time; everything that is finished meanwhile goes with the next one.
+//! 2. Where broker and backend are one store, a commit carries its results: one transaction.
+//! 3. Elsewhere the order is: publications confirmed, results stored, claims settled. A crash in between
+//!    leads to a repeat, never to a loss. Each step is repeated by itself until it works.
+//! 4. An error may hide that a step took effect. Repeating it is then answered by `Stale`, since the claim
+//!    is gone; such an answer is not taken for a claim that was lost.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::link::Link;
+use super::log::Log;
+use super::notice::Level;
+use super::pool::RequestTag;
+use crate::backend::{BackendError, ResultBackend};
+use crate::broker::{Broker, BrokerError, Commit, Committed, Consumer, DeadReason, Settle};
+
+/// Commits in one batch at the most.
+const MAX_BATCH: usize = 1_000;
+/// A store that does not answer for this long is asked again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a commit is for; decides what its answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The end of a request, or of its claim.
+    End,
+    /// An acknowledgement, a mark or a state while the request goes on.
+    Meanwhile(RequestTag),
+}
+
+/// One commit that waits.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The consumer that holds the claim.
+    pub(crate) consumer: u32,
+    pub(crate) commit: Commit,
+    pub(crate) what: What,
+    /// The claim may be lost: ask before publishing.
+    pub(crate) suspect: bool,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// In the order in which they were queued.
+    pub(crate) answers: Vec<(What, Committed)>,
+    /// A step was repeated, so that `Stale` may mean that it had taken effect.
+    pub(crate) repeated: bool,
+    /// The consumer says that it is closed.
+    pub(crate) closed: bool,
+    pub(crate) consumer: u32,
+}
+
+/// Where commits go.
+#[derive(Clone)]
+pub(crate) struct Stores {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) backend: Option<Arc<dyn ResultBackend>>,
+    /// Broker and backend are one store.
+    pub(crate) one_store: bool,
+    pub(crate) log: Arc<Log>,
+}
+
+/// The commits that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Commits(VecDeque<Entry>);
+
+impl Commits {
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.0.push_back(entry);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether a commit of this consumer waits.
+    pub(crate) fn any_of(&self, consumer: u32) -> bool {
+        self.0.iter().any(|entry| entry.consumer == consumer)
+    }
+
+    /// The consumer of the next batch.
+    pub(crate) fn next_consumer(&self) -> Option<u32> {
+        self.0.front().map(|entry| entry.consumer)
+    }
+
+    /// Begins to carry out the next batch. `consumer` is the one it is for; none when that one is gone.
+    pub(crate) fn carry_out(
+        &mut self,
+        consumer: Option<Arc<dyn Consumer>>,
+        stores: Stores,
+    ) -> BoxFuture<'static, Done> {
+        let number = self.next_consumer().expect("asked for only when something waits");
+        let same = self.0.iter().take(MAX_BATCH).take_while(|entry| entry.consumer == number).count();
+        let entries: Vec<Entry> = self.0.drain(..same).collect();
+        let suspects = entries.iter().any(|entry| entry.suspect);
+        let probes = if suspects { entries.iter().map(|entry| entry.suspect).collect() } else { Vec::new() };
+        let (commits, whats): (Vec<_>, Vec<_>) =
+            entries.into_iter().map(|entry| (entry.commit, entry.what)).unzip();
+        let mut round = Round { commits, probes, consumer, stores, repeated: false, closed: false };
+        Box::pin(async move {
+            let answers = round.run().await;
+            Done {
+                answers: whats.into_iter().zip(answers).collect(),
+                repeated: round.repeated,
+                closed: round.closed,
+                consumer: number,
+            }
+        })
+    }
+}
+
+/// One batch under way.
+struct Round {
+    commits: Vec<Commit>,
+    /// Which of them have claims that may be lost; empty when none has.
+    probes: Vec<bool>,
+    consumer: Option<Arc<dyn Consumer>>,
+    stores: Stores,
+    repeated: bool,
+    closed: bool,
+}
+
+impl Round {
+    async fn run(&mut self) -> Vec<Committed> {
+        if self.stores.backend.is_none() {
+            for commit in &mut self.commits {
+                commit.results.clear();
+            }
+        }
+        if self.stores.one_store {
+            return self.settle().await;
+        }
+        let lost = self.probe().await;
+        for (commit, lost) in self.commits.iter_mut().zip(&lost) {
+            if *lost {
+                commit.results.clear();
+                commit.publications.clear();
+            }
+        }
+        self.publish().await;
+        self.store().await;
+        // What is left may be nothing at all: an early-acknowledged request whose results are stored by now.
+        if self.commits.iter().all(|commit| commit.claim.is_none()) {
+            return vec![Committed::Done; self.commits.len()];
+        }
+        self.settle().await
+    }
+
+    /// Asks whether the claims in doubt are still ours.
+    async fn probe(&mut self) -> Vec<bool> {
+        let asked: Vec<usize> = (0..self.probes.len())
+            .filter(|place| self.probes[*place] && self.commits[*place].claim.is_some())
+            .collect();
+        if asked.is_empty() {
+            return Vec::new();
+        }
+        let probes: Vec<Commit> = asked.iter().map(|place| keep(&self.commits[*place])).collect();
+        let answers = self.commit(&probes).await;
+        let mut lost = vec![false; self.commits.len()];
+        for (place, answer) in asked.into_iter().zip(answers) {
+            lost[place] = answer == Committed::Stale;
+        }
+        lost
+    }
+
+    async fn publish(&mut self) {
+        let mut link = Link::new("publish to the broker", self.stores.log.clone());
+        let mut batch: Vec<_> =
+            self.commits.iter_mut().flat_map(|commit| commit.publications.drain(..)).collect();
+        while !batch.is_empty() {
+            match within(self.stores.broker.publish(batch.clone()), broker_timeout).await {
+                Ok(()) => break,
+                // One that is too large must not hold up the others: they go one by one, without it.
+                Err(BrokerError::TooLarge { .. }) if batch.len() > 1 => {
+                    let rest = batch.split_off(batch.len() / 2);
+                    Box::pin(self.publish_part(batch)).await;
+                    batch = rest;
+                }
+                Err(error @ BrokerError::TooLarge { .. }) => {
+                    self.dropped(&error);
+                    break;
+                }
+                Err(error) => self.pause(&mut link, &error).await,
+            }
+        }
+        link.worked();
+    }
+
+    async fn publish_part(&mut self, part: Vec<crate::protocol::Publication>) {
+        let carrier = Commit { publications: part, ..nothing() };
+        let commits = std::mem::replace(&mut self.commits, vec![carrier]);
+        self.publish().await;
+        self.commits = commits;
+    }
+
+    async fn store(&mut self) {
+        let Some(backend) = self.stores.backend.clone() else { return };
+        let batch: Vec<_> = self.commits.iter_mut().flat_map(|commit| commit.results.drain(..)).collect();
+        if batch.is_empty() {
+            return;
+        }
+        let mut link = Link::new("store results", self.stores.log.clone());
+        while let Err(error) = within(backend.store(batch.clone()), backend_timeout).await {
+            self.pause(&mut link, &error).await;
+        }
+        link.worked();
+    }
+
+    async fn settle(&mut self) -> Vec<Committed> {
+        let commits = std::mem::take(&mut self.commits);
+        self.commit(&commits).await
+    }
+
+    /// Gives commits to the consumer until it takes them.
+    async fn commit(&mut self, commits: &[Commit]) -> Vec<Committed> {
+        let mut link = Link::new("commit to the broker", self.stores.log.clone());
+        loop {
+            let Some(consumer) = self.consumer.clone() else { return self.without_consumer(commits).await };
+            match within(consumer.commit(commits), broker_timeout).await {
+                Ok(answers) => {
+                    link.worked();
+                    return answers;
+                }
+                Err(BrokerError::Closed) => {
+                    self.closed = true;
+                    self.consumer = None;
+                }
+                Err(error @ BrokerError::TooLarge { .. }) => return self.commit_apart(commits, &error).await,
+                Err(error) => self.pause(&mut link, &error).await,
+            }
+        }
+    }
+
+    /// One of the commits is too large: they go in halves, and the one goes without what it carries.
+    async fn commit_apart(&mut self, commits: &[Commit], error: &BrokerError) -> Vec<Committed> {
+        if let [commit] = commits {
+            self.dropped(error);
+            let settle = match commit.claim {
+                Some(_) => Settle::Dead(DeadReason::TooLarge, error.to_string()),
+                None => Settle::Keep,
+            };
+            let bare = Commit { claim: commit.claim, settle, ..nothing() };
+            return Box::pin(self.commit(&[bare])).await;
+        }
+        let (first, second) = commits.split_at(commits.len() / 2);
+        let mut answers = Box::pin(self.commit(first)).await;
+        answers.extend(Box::pin(self.commit(second)).await);
+        answers
+    }
+
+    /// Its claims are gone with the consumer. What needs no claim is published and stored all the same.
+    async fn without_consumer(&mut self, commits: &[Commit]) -> Vec<Committed> {
+        let free = |commit: &&Commit| commit.claim.is_none();
+        let kept = std::mem::replace(&mut self.commits, commits.iter().filter(free).cloned().collect());
+        self.publish().await;
+        self.store().await;
+        self.commits = kept;
+        let answer =
+            |commit: &Commit| if commit.claim.is_some() { Committed::Stale } else { Committed::Done };
+        commits.iter().map(answer).collect()
+    }
+
+    async fn pause(&mut self, link: &mut Link, error: &(dyn std::fmt::Display + Sync)) {
+        self.repeated = true;
+        let delay = link.failed(&error);
+        tokio::time::sleep(delay).await;
+    }
+
+    fn dropped(&self, error: &BrokerError) {
+        self.stores.log.line(Level::Error, "celery.worker.request", || {
+            format!("a follow-up message was dropped: {error}")
+        });
+    }
+}
+
+/// A commit of nothing.
+pub(crate) fn nothing() -> Commit {
+    Commit { claim: None, settle: Settle::Keep, results: Vec::new(), publications: Vec::new(), begun: false }
+}
+
+/// Asks for the claim of a commit, and changes nothing.
+fn keep(commit: &Commit) -> Commit {
+    Commit { claim: commit.claim, ..nothing() }
+}
+
+async fn within<T, E>(call: impl Future<Output = Result<T, E>>, timeout: impl Fn() -> E) -> Result<T, E> {
+    tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| Err(timeout()))
+}
+
+pub(crate) fn broker_timeout() -> BrokerError {
+    let reason = "it does not answer".to_owned();
+    BrokerError::Timeout { url: "(connected)".to_owned(), after: ANSWER_WITHIN, reason }
+}
+
+fn backend_timeout() -> BackendError {
+    let reason = "it does not answer".to_owned();
+    BackendError::Timeout { url: "(connected)".to_owned(), after: ANSWER_WITHIN, reason }
+}

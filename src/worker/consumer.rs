@@ -1,0 +1,306 @@
+//! The main loop: deliveries in, decisions out. One thread, no lock, no waiting but in [`ConsumerLoop::wait`].
+//!
+//! Duties, each in a file of its own beside this one:
+//! 1. `intake`: what to do with each delivery.
+//! 2. `running`: give requests to the pool, and take what it reports.
+//! 3. `upkeep`: leases, the watchdog, sweeping, and everything else that time brings.
+//! 4. `control`: what other programs ask for.
+//! 5. `lifecycle`: the start and the end.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep};
+
+use super::commit::{Commits, Done, Entry, Stores, What, nothing};
+use super::eta::Held;
+use super::lifecycle::{Phase as LifePhase, Stop};
+use super::link::Link;
+use super::log::Log;
+use super::notice::NoticeQueue;
+use super::options::WorkerOptions;
+use super::pool::{Pool, PoolEvent, RequestTag};
+use super::prefetch::Prefetch;
+use super::rate_limit::RateLimits;
+use super::request::Request;
+use super::revoked::Revoked;
+use super::stats::Counters;
+use super::tasks::Tasks;
+use super::upkeep::{Chore, Renewed};
+use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
+use crate::clock::Clock;
+use crate::protocol::ControlRequest;
+
+/// Outcomes that may wait for their commit before no more is claimed.
+const MAX_UNCOMMITTED: usize = 2_000;
+
+/// A consumer of the broker. There is more than one when the watchdog made a new one: the old one keeps
+/// its claims until they are settled.
+pub(super) struct Source {
+    pub(super) number: u32,
+    pub(super) consumer: Arc<dyn Consumer>,
+}
+
+/// What happened.
+enum Happened {
+    Pool,
+    Claimed(u32, Result<Vec<Delivery>, BrokerError>),
+    Committed(Done),
+    Renewed(Vec<Renewed>),
+    Chore(Chore),
+    Control(ControlRequest),
+    Stop,
+    Time,
+}
+
+type Claimed = (u32, Result<Vec<Delivery>, BrokerError>);
+
+/// A claim under way.
+pub(super) struct Claim {
+    future: BoxFuture<'static, Claimed>,
+    pub(super) count: usize,
+    pub(super) since: Instant,
+}
+
+/// Everything the worker knows.
+pub(super) struct ConsumerLoop {
+    pub(super) options: WorkerOptions,
+    pub(super) clock: Clock,
+    pub(super) stores: Stores,
+    pub(super) pool: Box<dyn Pool>,
+    pub(super) notices: Arc<NoticeQueue>,
+    pub(super) log: Arc<Log>,
+    pub(super) stats: Arc<Counters>,
+    pub(super) tasks: Tasks,
+    /// When the loop was made: zero of the rate limits' time.
+    pub(super) born: Instant,
+
+    /// Requests that are claimed, or acknowledged and not over.
+    pub(super) requests: HashMap<RequestTag, Request>,
+    pub(super) next_tag: RequestTag,
+    pub(super) ready: VecDeque<RequestTag>,
+    pub(super) held: Held,
+    /// Begun requests whose early acknowledgement waits a moment for their outcome.
+    pub(super) young: VecDeque<(Instant, RequestTag)>,
+    /// Begun requests with late acknowledgement that are marked as begun if they run on.
+    pub(super) marks: VecDeque<(Instant, RequestTag)>,
+    pub(super) rates: RateLimits,
+    pub(super) prefetch: Prefetch,
+    pub(super) revoked: Revoked,
+    pub(super) commits: Commits,
+    pub(super) stale_logged: u64,
+
+    /// The last one is claimed from.
+    pub(super) sources: Vec<Source>,
+    pub(super) claim_link: Link,
+    pub(super) claim_after: Option<Instant>,
+    pub(super) renew_link: Link,
+    pub(super) renew_at: Instant,
+    pub(super) tick_at: Instant,
+    pub(super) sweep_at: Instant,
+    pub(super) strikes: u32,
+    pub(super) last_finish: Instant,
+    pub(super) consuming: bool,
+
+    pub(super) life: LifePhase,
+    pub(super) ending: super::lifecycle::Ending,
+    pub(super) broken: Option<String>,
+    /// Written by handles, read here.
+    pub(super) orders: watch::Receiver<Option<Stop>>,
+    pub(super) control: mpsc::Receiver<ControlRequest>,
+
+    pub(super) claiming: Option<Claim>,
+    pub(super) committing: Option<BoxFuture<'static, Done>>,
+    /// Commits of the batch that is under way.
+    pub(super) in_flight: usize,
+    pub(super) renewing: Option<BoxFuture<'static, Vec<Renewed>>>,
+    pub(super) chores: FuturesUnordered<BoxFuture<'static, Chore>>,
+    pub(super) events: Vec<PoolEvent>,
+    pub(super) timer: Pin<Box<Sleep>>,
+}
+
+impl ConsumerLoop {
+    /// Runs until the life is over.
+    pub(super) async fn turn(&mut self) {
+        // A stop may have been asked for before the loop ran.
+        self.ordered();
+        self.on_time(Instant::now());
+        while !self.is_over() {
+            self.start_work();
+            let happened = self.wait().await;
+            self.handle(happened);
+            self.dispatch();
+        }
+    }
+
+    /// Begins what can be begun: a claim, a commit.
+    pub(super) fn start_work(&mut self) {
+        self.start_commit();
+        self.start_claim();
+        let next = self.next_moment();
+        // One wake-up too many costs less than setting the timer anew each time.
+        if next < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(next);
+        }
+    }
+
+    pub(super) fn start_commit(&mut self) {
+        if self.committing.is_some() {
+            return;
+        }
+        if let Some(number) = self.commits.next_consumer() {
+            let waiting = self.commits.len();
+            let consumer = self.source(number);
+            self.committing = Some(self.commits.carry_out(consumer, self.stores.clone()));
+            self.in_flight = waiting - self.commits.len();
+        }
+    }
+
+    pub(super) fn source(&self, number: u32) -> Option<Arc<dyn Consumer>> {
+        self.sources.iter().find(|source| source.number == number).map(|source| source.consumer.clone())
+    }
+
+    fn start_claim(&mut self) {
+        let slots = self.pool.slots();
+        // Tasks turned out to be long while a large claim waits: a smaller one takes its place.
+        let too_large = |claim: &Claim| claim.count > 2 * self.prefetch.target(slots).max(1);
+        if self.claiming.as_ref().is_some_and(too_large) {
+            self.claiming = None;
+        }
+        let full = self.commits.len() + self.in_flight > MAX_UNCOMMITTED || !self.held.has_room();
+        if self.claiming.is_some() || self.claim_after.is_some() || full || self.life != LifePhase::Running {
+            return;
+        }
+        let (Some(source), Some(credit)) = (self.sources.last(), self.prefetch.credit(slots)) else { return };
+        let (number, consumer) = (source.number, source.consumer.clone());
+        self.claiming = Some(Claim {
+            future: Box::pin(async move { (number, consumer.claim(credit).await) }),
+            count: credit.count,
+            since: Instant::now(),
+        });
+    }
+
+    /// Waits until something happens. The only place where the loop waits.
+    async fn wait(&mut self) -> Happened {
+        tokio::select! {
+            () = self.pool.events(&mut self.events) => Happened::Pool,
+            done = slot(&mut self.committing) => Happened::Committed(done),
+            (number, claimed) = claim(&mut self.claiming) => Happened::Claimed(number, claimed),
+            renewed = slot(&mut self.renewing) => Happened::Renewed(renewed),
+            Some(chore) = self.chores.next() => Happened::Chore(chore),
+            Some(request) = self.control.recv() => Happened::Control(request),
+            Ok(()) = self.orders.changed() => Happened::Stop,
+            () = &mut self.timer => Happened::Time,
+        }
+    }
+
+    fn handle(&mut self, happened: Happened) {
+        match happened {
+            Happened::Pool => self.pool_reported(),
+            Happened::Claimed(number, claimed) => self.claimed(number, claimed),
+            Happened::Committed(done) => self.committed(&done),
+            Happened::Renewed(renewed) => self.renewed(renewed),
+            Happened::Chore(chore) => self.chore_done(chore),
+            Happened::Control(request) => self.asked(&request),
+            Happened::Stop => self.ordered(),
+            Happened::Time => {}
+        }
+        self.on_time(Instant::now());
+    }
+
+    /// Queues a commit of a request that goes on.
+    pub(super) fn commit_meanwhile(&mut self, tag: RequestTag, commit: Commit) {
+        let Some(request) = self.requests.get(&tag) else { return };
+        let (consumer, suspect) = (request.consumer, request.suspect);
+        self.commits.push(Entry { consumer, commit, what: What::Meanwhile(tag), suspect });
+    }
+
+    /// Queues the last commit of a request that was taken out of the table.
+    pub(super) fn commit_end(&mut self, request: &Request, commit: Commit) {
+        let entry = Entry { consumer: request.consumer, commit, what: What::End, suspect: request.suspect };
+        self.commits.push(entry);
+    }
+
+    /// Takes a request out of the table, and gives its credit back.
+    pub(super) fn remove(&mut self, tag: RequestTag) -> Option<Request> {
+        let request = self.requests.remove(&tag)?;
+        self.prefetch.bytes -= request.message.size();
+        if !request.phase.is_held() {
+            self.prefetch.count -= 1;
+        }
+        Some(request)
+    }
+
+    pub(super) fn committed(&mut self, done: &Done) {
+        self.in_flight = 0;
+        self.stats.batches.add(1);
+        for (what, answer) in &done.answers {
+            match (what, answer) {
+                (_, Committed::Done) => self.stats.committed.add(1),
+                (_, Committed::Dead) => {
+                    self.stats.crashed.add(1);
+                    self.log.line(super::notice::Level::Error, "celery.worker.request", || {
+                        "a task killed its process too often; its message is kept as a dead letter".to_owned()
+                    });
+                }
+                // It had taken effect before its answer was lost.
+                (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
+                (What::End, Committed::Stale) => self.stats.stale.add(1),
+                (What::Meanwhile(tag), Committed::Stale) => {
+                    if let Some(request) = self.requests.get_mut(tag) {
+                        request.stale = true;
+                    }
+                }
+            }
+        }
+        if done.closed {
+            self.source_closed(done.consumer);
+        }
+    }
+
+    /// A commit that only settles.
+    pub(super) fn settle(&mut self, request: &Request, settle: crate::broker::Settle) {
+        if request.claim.is_some() && !request.stale {
+            self.commit_end(request, Commit { claim: request.claim, settle, ..nothing() });
+        }
+    }
+
+    /// Microseconds since the loop was made: the time of the rate limits.
+    pub(super) fn rate_time(&self, now: Instant) -> u64 {
+        u64::try_from(now.duration_since(self.born).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn rate_moment(&self, at: u64) -> Instant {
+        self.born + Duration::from_micros(at)
+    }
+}
+
+/// Waits for a future that may not be there, and takes it away when it is over.
+pub(super) async fn slot<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+    match slot {
+        None => pending().await,
+        Some(future) => {
+            let value = future.await;
+            *slot = None;
+            value
+        }
+    }
+}
+
+async fn claim(slot: &mut Option<Claim>) -> Claimed {
+    match slot {
+        None => pending().await,
+        Some(claim) => {
+            let value = (&mut claim.future).await;
+            *slot = None;
+            value
+        }
+    }
+}

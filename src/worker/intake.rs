@@ -1,0 +1,209 @@
+//! What to do with each delivery.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::commit::{Entry, What, nothing};
+use super::consumer::ConsumerLoop;
+use super::notice::Level;
+use super::pool::{Mode, RequestTag};
+use super::rate_limit::Turn;
+use super::request::{Phase, Request};
+use super::strategy::{self, Decision};
+use crate::broker::{BrokerError, Commit, DeadReason, Delivery, Settle};
+use crate::clock::UnixMillis;
+use crate::protocol::{Message, TaskHeaders};
+
+/// Keyed once, so that ids cannot be chosen to collide.
+static ID_HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl ConsumerLoop {
+    /// A claim was answered.
+    pub(super) fn claimed(&mut self, source: u32, claimed: Result<Vec<Delivery>, BrokerError>) {
+        match claimed {
+            Ok(deliveries) => {
+                self.claim_link.worked();
+                self.strikes = 0;
+                self.stats.claimed.add(deliveries.len() as u64);
+                let (now, instant) = (self.clock.now(), Instant::now());
+                for delivery in deliveries {
+                    self.take(source, delivery, now, instant);
+                }
+            }
+            Err(BrokerError::Closed) => self.source_closed(source),
+            Err(error) => self.claim_after = Some(Instant::now() + self.claim_link.failed(&error)),
+        }
+    }
+
+    fn take(&mut self, source: u32, mut delivery: Delivery, now: UnixMillis, instant: Instant) {
+        if let Some((reason, detail)) = strategy::refuse(&delivery.message, &self.options) {
+            return self.refuse(source, &delivery, reason, detail);
+        }
+        delivery.message = match std::mem::take(&mut delivery.message).upgrade() {
+            Ok(message) => message,
+            Err((message, error)) => {
+                delivery.message = message;
+                return self.refuse(source, &delivery, DeadReason::Malformed, error.to_string());
+            }
+        };
+        let headers = match delivery.message.task_headers() {
+            Ok(headers) => headers,
+            Err(error) => {
+                let detail = error.to_string();
+                return self.refuse(source, &delivery, DeadReason::Malformed, detail);
+            }
+        };
+        let task = self.tasks.number(&headers.task);
+        let revoked = self.revoked.contains(&headers.id, now);
+        let decision = strategy::decide(&headers, task.is_some(), revoked, now);
+        let mut request = self.request(source, &delivery, &headers, task);
+        request.message = delivery.message;
+        self.accept(request, decision, now, instant);
+    }
+
+    fn request(
+        &self,
+        source: u32,
+        delivery: &Delivery,
+        headers: &TaskHeaders<'_>,
+        task: Option<u32>,
+    ) -> Request {
+        let name =
+            task.map_or_else(|| Arc::from(&*headers.task), |number| self.tasks.task(number).name.clone());
+        let options = self.tasks.options(task);
+        let limit = |header: Option<f64>, own: Option<Duration>, usual: Option<Duration>| {
+            header.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).or(own).or(usual)
+        };
+        Request {
+            consumer: source,
+            claim: Some(delivery.claim),
+            stale: false,
+            suspect: false,
+            task,
+            name,
+            id: headers.id.clone().into_owned(),
+            message: Message::default(),
+            exchange: delivery.exchange.clone(),
+            routing_key: delivery.routing_key.clone(),
+            redelivered: delivery.redelivered,
+            expires_ms: headers.expires_ms,
+            soft_limit: limit(headers.soft_limit, options.soft_time_limit, self.options.soft_time_limit),
+            hard_limit: limit(headers.hard_limit, options.time_limit, self.options.time_limit),
+            mode: Mode::Run,
+            phase: Phase::Ready,
+            terminate: None,
+        }
+    }
+
+    fn accept(&mut self, mut request: Request, decision: Decision, now: UnixMillis, instant: Instant) {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        match decision {
+            Decision::Run => {
+                request.phase = Phase::Turn;
+                let turn = self.admit(&request, instant);
+                if let Turn::Park(at) = turn {
+                    return self.park_for_turn(&request, at, now, instant);
+                }
+                self.enter(tag, request);
+                if let Turn::Wait(at) = turn {
+                    self.held.push(self.rate_moment(at), tag);
+                } else {
+                    self.make_ready(tag);
+                }
+            }
+            Decision::Conclude(mode) => {
+                request.mode = mode;
+                request.phase = Phase::Turn;
+                self.enter(tag, request);
+                self.make_ready(tag);
+            }
+            Decision::Hold(until) if self.held.has_room() => {
+                request.phase = Phase::Eta;
+                self.enter(tag, request);
+                self.held.push(instant + now.until(until), tag);
+            }
+            Decision::Hold(until) | Decision::Park(until) => self.park(&request, until),
+        }
+    }
+
+    /// Puts a request into the table, held for now.
+    fn enter(&mut self, tag: RequestTag, request: Request) {
+        self.log.received(&request);
+        if let Some(total) = self.stats.totals.get(&request.name) {
+            total.add(1);
+        }
+        self.prefetch.bytes += request.message.size();
+        self.requests.insert(tag, request);
+    }
+
+    /// Lets a held request wait for a slot.
+    fn make_ready(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        request.phase = Phase::Ready;
+        self.prefetch.count += 1;
+        self.ready.push_back(tag);
+    }
+
+    fn admit(&mut self, request: &Request, now: Instant) -> Turn {
+        match (self.tasks.options(request.task).rate_limit, request.task) {
+            (Some(limit), Some(task)) if !self.options.disable_rate_limits => {
+                self.rates.admit(task, hash(request), limit, self.rate_time(now), self.held.has_room())
+            }
+            _ => Turn::Now,
+        }
+    }
+
+    fn park(&mut self, request: &Request, until: UnixMillis) {
+        self.stats.parked.add(1);
+        let commit = Commit { claim: request.claim, settle: Settle::Park(until), ..nothing() };
+        self.commit_end(request, commit);
+    }
+
+    fn park_for_turn(&mut self, request: &Request, at: u64, now: UnixMillis, instant: Instant) {
+        let wait = self.rate_moment(at).duration_since(instant);
+        // Rounded up: one that comes back a moment too early would be parked again.
+        self.park(request, now.after(wait + Duration::from_millis(1)));
+    }
+
+    fn refuse(&mut self, source: u32, delivery: &Delivery, reason: DeadReason, detail: String) {
+        self.stats.refused.add(1);
+        self.log.line(Level::Error, "celery.worker.consumer.consumer", || {
+            let queue = &delivery.queue;
+            format!(
+                "refused a message from queue {queue:?} ({}): {detail}; it is kept as a dead letter",
+                reason.as_str()
+            )
+        });
+        let commit =
+            Commit { claim: Some(delivery.claim), settle: Settle::Dead(reason, detail), ..nothing() };
+        self.commits.push(Entry { consumer: source, commit, what: What::End, suspect: false });
+    }
+
+    /// Requests whose time has come.
+    pub(super) fn release_held(&mut self, now: Instant) {
+        while let Some(tag) = self.held.pop_due(now) {
+            let Some(mut request) = self.requests.remove(&tag) else { continue };
+            // The ETA has come; now the rate limit is asked.
+            let turn = if request.phase == Phase::Eta { self.admit(&request, now) } else { Turn::Now };
+            request.phase = Phase::Turn;
+            self.requests.insert(tag, request);
+            match turn {
+                Turn::Now => self.make_ready(tag),
+                Turn::Wait(at) => self.held.push(self.rate_moment(at), tag),
+                Turn::Park(at) => {
+                    if let Some(request) = self.remove(tag) {
+                        self.park_for_turn(&request, at, self.clock.now(), now);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn hash(request: &Request) -> u64 {
+    ID_HASHER.hash_one(request.id.as_str())
+}

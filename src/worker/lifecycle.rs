@@ -1,0 +1,257 @@
+//! The start and the end of a worker.
+//!
+//! Start: consume, listen, be ready. A warm stop: no more claims; what has not begun goes back at once;
+//! what runs may end until the deadline; then as a cold stop. A cold stop: what runs is killed, what was
+//! not acknowledged goes back with nothing counted, what was is concluded as lost. Both: commits are
+//! carried out, children end, the consumer says goodbye.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::WorkerError;
+use super::consumer::{ConsumerLoop, slot};
+use super::notice::{Level, Notice};
+use super::pool::Mode;
+use super::request::Phase as RequestPhase;
+use super::upkeep::link;
+use crate::broker::Settle;
+
+/// How long killed requests may take to be concluded.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+/// How long a store may take to carry out the last commits.
+const COMMIT_WAIT: Duration = Duration::from_secs(15);
+/// How long the goodbye to the broker may take. Without it the claims end with their lease.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+const SIGKILL: i32 = 9;
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Let tasks end, up to the drain deadline.
+    Warm,
+    /// Kill them.
+    Cold,
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code of the process: 0 after a warm stop, 1 after a cold one, as in Celery.
+    pub code: i32,
+    /// In words.
+    pub text: String,
+}
+
+/// Where in its life the worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It takes work.
+    Running,
+    /// It lets tasks end, until the deadline if there is one.
+    Draining,
+    /// It has killed them, and waits for them to be concluded.
+    Killing,
+    /// There is nothing left to wait for.
+    Over,
+}
+
+/// The course of the end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ending {
+    pub(super) deadline: Option<Instant>,
+    pub(super) cold: bool,
+}
+
+impl ConsumerLoop {
+    /// Consumes; a broker that cannot be reached is tried until it can, or until a stop is asked for.
+    pub(super) async fn connect(&mut self) -> Result<(), WorkerError> {
+        let mut link = link("consume from the broker", &self.log);
+        loop {
+            let options = self.consumer_options();
+            let consumed = tokio::select! {
+                consumed = self.stores.broker.consume(options) => consumed,
+                Ok(()) = self.orders.changed() => {
+                    self.ordered();
+                    return Ok(());
+                }
+            };
+            match consumed {
+                Ok(consumer) => {
+                    link.worked();
+                    self.add_source(consumer.into());
+                    self.notices.push(Notice::Ready);
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() => {
+                    let delay = link.failed(&error);
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        Ok(()) = self.orders.changed() => {
+                            self.ordered();
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(error) => return Err(WorkerError::Broker(error)),
+            }
+        }
+    }
+
+    /// A handle asked for a stop.
+    pub(super) fn ordered(&mut self) {
+        let order = *self.orders.borrow_and_update();
+        match order {
+            None => {}
+            Some(Stop::Warm) => self.drain(),
+            Some(Stop::Cold) => self.kill(),
+        }
+    }
+
+    fn drain(&mut self) {
+        if self.life != Phase::Running {
+            return;
+        }
+        self.life = Phase::Draining;
+        self.ending.deadline = self.options.drain.and_then(|drain| Instant::now().checked_add(drain));
+        self.log.line(Level::Warning, "celery.worker", || "Warm shutdown: tasks that run may end".to_owned());
+        self.stop_taking();
+    }
+
+    /// No more claims, and what has not begun goes back at once.
+    fn stop_taking(&mut self) {
+        self.claiming = None;
+        self.held.clear();
+        self.ready.clear();
+        let mut waiting: Vec<_> = Vec::new();
+        for (tag, request) in &self.requests {
+            if request.phase == RequestPhase::Ready || request.phase.is_held() {
+                waiting.push((*tag, request.mode == Mode::Run));
+            }
+        }
+        waiting.sort_unstable();
+        for (tag, runs) in waiting {
+            let claimed = self.requests.get(&tag).is_some_and(|request| request.claim.is_some());
+            if runs || claimed {
+                self.hand_back(tag);
+            } else {
+                // It was acknowledged, and its end is not stored yet: this worker alone knows of it.
+                self.ready.push_back(tag);
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        if matches!(self.life, Phase::Killing | Phase::Over) {
+            return;
+        }
+        self.log.line(Level::Warning, "celery.worker", || {
+            "Cold shutdown: tasks that run are killed, and handed back unless they were acknowledged"
+                .to_owned()
+        });
+        self.life = Phase::Killing;
+        self.ending.cold = true;
+        self.ending.deadline = Some(Instant::now() + KILL_WAIT);
+        self.stop_taking();
+        let running = self.requests.iter().filter(|(_, request)| request.mode == Mode::Run);
+        let tags: Vec<_> = running.map(|(tag, _)| *tag).collect();
+        for tag in tags {
+            self.pool.terminate(tag, SIGKILL);
+        }
+    }
+
+    /// The pool cannot make children any more.
+    pub(super) fn pool_broken(&mut self, why: String) {
+        self.log.line(Level::Critical, "celery.worker", || why.clone());
+        self.broken = Some(why);
+        self.stop_taking();
+        self.life = Phase::Over;
+    }
+
+    pub(super) fn life_deadline(&self) -> Option<Instant> {
+        self.ending.deadline
+    }
+
+    pub(super) fn life_on_time(&mut self, now: Instant) {
+        let passed = self.ending.deadline.is_some_and(|deadline| deadline <= now);
+        match self.life {
+            Phase::Draining if passed => {
+                self.kill();
+                // The drain was warm: running out of its time is not an error of the worker.
+                self.ending.cold = false;
+            }
+            Phase::Killing if passed => self.life = Phase::Over,
+            _ => {}
+        }
+        if matches!(self.life, Phase::Draining | Phase::Killing) && self.requests.is_empty() {
+            self.life = Phase::Over;
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.life == Phase::Over
+    }
+
+    /// Ends everything, in this order: commits, children, what they left, commits, the consumer.
+    pub(super) async fn finish(&mut self) -> Result<Exit, WorkerError> {
+        self.flush().await;
+        let mut events = Vec::new();
+        self.pool.stop(Duration::ZERO, &mut events).await;
+        self.events = events;
+        self.pool_reported();
+        let left: Vec<_> = self.requests.keys().copied().collect();
+        for tag in left {
+            self.give_up(tag);
+        }
+        self.flush().await;
+        for source in std::mem::take(&mut self.sources) {
+            // When the broker cannot be reached the claims end with their lease.
+            let _ = timeout(CLOSE_WAIT, source.consumer.close()).await;
+        }
+        match self.broken.take() {
+            Some(why) => Err(WorkerError::Pool(why)),
+            None if self.ending.cold => Ok(Exit { code: 1, text: "cold shutdown".to_owned() }),
+            None => Ok(Exit { code: 0, text: "warm shutdown".to_owned() }),
+        }
+    }
+
+    /// Nothing more can be done for a request here.
+    fn give_up(&mut self, tag: u64) {
+        let Some(request) = self.remove(tag) else { return };
+        if request.claim.is_some() {
+            self.stats.released.add(1);
+            self.settle(&request, Settle::Release);
+        } else {
+            self.log.task(Level::Error, "celery.worker.request", &request, || {
+                format!(
+                    "Task {}[{}] was acknowledged and did not end before the worker did",
+                    request.name, request.id
+                )
+            });
+        }
+    }
+
+    /// Carries out what is queued, and keeps the lease meanwhile.
+    async fn flush(&mut self) {
+        let deadline = Instant::now() + COMMIT_WAIT;
+        loop {
+            self.start_commit();
+            if self.committing.is_none() {
+                return;
+            }
+            self.on_time(Instant::now());
+            let wake = self.renew_at.min(deadline);
+            tokio::select! {
+                done = slot(&mut self.committing) => self.committed(&done),
+                renewed = slot(&mut self.renewing) => self.renewed(renewed),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            if Instant::now() >= deadline {
+                self.log.line(Level::Error, "celery.worker", || {
+                    "the store did not take the last commits in time; their tasks run again after the lease".to_owned()
+                });
+                return;
+            }
+        }
+    }
+}

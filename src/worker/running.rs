@@ -1,0 +1,280 @@
+//! Giving requests to the pool, and taking what it reports.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::commit::nothing;
+use super::consumer::ConsumerLoop;
+use super::lifecycle::Phase as LifePhase;
+use super::notice::{Level, Notice};
+use super::pool::{Mode, Outcome, OutcomeKind, PoolEvent, RequestTag};
+use super::request::{Fate, Loss, Phase, Request, fate_of_loss, settle_outcome};
+use super::strategy;
+use crate::broker::{Commit, Settle};
+use crate::protocol::ResultRecord;
+
+/// An early acknowledgement waits this long for the outcome. The pool tells that a request has begun
+/// when it has run for a millisecond, so that both together are two.
+const ACK_AFTER: Duration = Duration::from_millis(1);
+/// A request with late acknowledgement that runs longer is marked as begun in the store.
+const MARK_AFTER: Duration = Duration::from_millis(50);
+
+impl ConsumerLoop {
+    /// Fills free slots.
+    pub(super) fn dispatch(&mut self) {
+        let mut room: Option<(bool, usize)> = None;
+        while let Some(tag) = self.ready.front().copied() {
+            let Some(request) = self.requests.get(&tag) else {
+                self.ready.pop_front();
+                continue;
+            };
+            let short = request.mode == Mode::Run
+                && request.task.is_some_and(|task| self.tasks.task(task).average.is_short());
+            let free = match room {
+                Some((kind, free)) if kind == short => free,
+                _ => self.pool.free(short),
+            };
+            if free == 0 {
+                return;
+            }
+            room = Some((short, free - 1));
+            self.ready.pop_front();
+            if !self.submit(tag, short) {
+                self.ready.push_front(tag);
+                return;
+            }
+        }
+    }
+
+    /// Gives one to the pool. False when the pool has no room after all.
+    fn submit(&mut self, tag: RequestTag, mut short: bool) -> bool {
+        let Some(request) = self.requests.get_mut(&tag) else { return true };
+        if request.mode == Mode::Run {
+            let now = self.clock.now();
+            let revoked = self.revoked.contains(&request.id, now);
+            if let Some(mode) = strategy::discard(revoked, request.expires_ms, now) {
+                request.mode = mode;
+                self.log.discarded(request);
+                // It may be slow by its hooks; it is not what the average knows.
+                short = false;
+            }
+        }
+        let execution = request.execution(tag, short);
+        request.phase = Phase::Submitted;
+        let taken = self.pool.submit(execution).is_ok();
+        if !taken {
+            request.phase = Phase::Ready;
+        }
+        taken
+    }
+
+    /// The pool reported.
+    pub(super) fn pool_reported(&mut self) {
+        let now = Instant::now();
+        let mut events = std::mem::take(&mut self.events);
+        let mut returned = Vec::new();
+        for event in events.drain(..) {
+            match event {
+                PoolEvent::Began { tag, .. } => self.began(tag, now),
+                PoolEvent::Finished(tag, outcome) => self.finished(tag, outcome, now),
+                PoolEvent::Update(tag, record) => self.updated(tag, record),
+                PoolEvent::Lost { tag, hard_limit, terminated, how } => {
+                    self.lost(tag, Loss { hard_limit, terminated, how });
+                }
+                PoolEvent::Returned(tag) => returned.push(tag),
+                PoolEvent::SlotFree => *self.stats.pids.lock() = self.pool.pids(),
+                PoolEvent::ChildReplaced { old, why } => self.replaced(old, &why),
+                PoolEvent::Broken(why) => self.pool_broken(why),
+            }
+        }
+        self.events = events;
+        // Tags grow in the order of claiming, which is kept.
+        returned.sort_unstable();
+        for tag in returned.into_iter().rev() {
+            self.returned(tag);
+        }
+    }
+
+    fn began(&mut self, tag: RequestTag, now: Instant) {
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        request.phase = Phase::Running(now);
+        if request.mode != Mode::Run {
+            return;
+        }
+        if let Some(signal) = request.terminate {
+            self.pool.terminate(tag, signal);
+        }
+        if self.tasks.options(request.task).acks_late {
+            self.marks.push_back((now + MARK_AFTER, tag));
+        } else {
+            self.young.push_back((now + ACK_AFTER, tag));
+        }
+    }
+
+    /// Early acknowledgements and marks whose moment has come.
+    pub(super) fn acknowledge_begun(&mut self, now: Instant) {
+        while let Some(tag) = pop_due(&mut self.young, now) {
+            let Some(request) = self.requests.get_mut(&tag).filter(|request| !request.stale) else {
+                continue;
+            };
+            // The pool may have given it back in the meantime.
+            if matches!(request.phase, Phase::Running(_)) && request.mode == Mode::Run {
+                if let Some(claim) = request.claim.take() {
+                    let ack = Commit { claim: Some(claim), settle: Settle::Ack, begun: true, ..nothing() };
+                    self.commit_meanwhile(tag, ack);
+                }
+            }
+        }
+        while let Some(tag) = pop_due(&mut self.marks, now) {
+            let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { continue };
+            if matches!(request.phase, Phase::Running(_)) && request.claim.is_some() {
+                let mark = Commit { claim: request.claim, begun: true, ..nothing() };
+                self.commit_meanwhile(tag, mark);
+            }
+        }
+    }
+
+    fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant) {
+        let Some(request) = self.remove(tag) else { return };
+        self.last_finish = now;
+        self.learn(&request, &outcome);
+        self.log.ended(&request, &outcome);
+        self.count(&outcome);
+        if request.stale {
+            self.stats.stale.add(1);
+            return;
+        }
+        let options = self.tasks.options(request.task);
+        let settle = match request.claim {
+            Some(_) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
+            None => Settle::Keep,
+        };
+        let Outcome { results, publications, .. } = outcome;
+        if request.claim.is_some() || !results.is_empty() || !publications.is_empty() {
+            let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
+            self.commit_end(&request, commit);
+        }
+    }
+
+    fn learn(&mut self, request: &Request, outcome: &Outcome) {
+        if let (Some(runtime), Some(task), Mode::Run) = (outcome.runtime, request.task, &request.mode) {
+            self.prefetch.average.add(runtime);
+            self.tasks.average_mut(task).add(runtime);
+        }
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        self.stats.finished.add(1);
+        let counter = match outcome.kind {
+            OutcomeKind::Success => &self.stats.succeeded,
+            OutcomeKind::Retry => &self.stats.retried,
+            OutcomeKind::Revoked => &self.stats.revoked,
+            OutcomeKind::Failure | OutcomeKind::Rejected => &self.stats.failed,
+            OutcomeKind::Malformed | OutcomeKind::Disallowed => &self.stats.refused,
+            OutcomeKind::Ignored | OutcomeKind::Requeued => return,
+        };
+        counter.add(1);
+    }
+
+    fn updated(&mut self, tag: RequestTag, record: ResultRecord) {
+        let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { return };
+        let commit = Commit { claim: request.claim, results: vec![record], begun: true, ..nothing() };
+        self.commit_meanwhile(tag, commit);
+    }
+
+    fn lost(&mut self, tag: RequestTag, loss: Loss) {
+        let Some(mut request) = self.requests.remove(&tag) else { return };
+        self.stats.lost.add(1);
+        if request.stale {
+            self.requests.insert(tag, request);
+            self.remove(tag);
+            self.stats.stale.add(1);
+            return;
+        }
+        let fate = self.fate(&request, loss);
+        match fate {
+            Fate::Conclude(mode) => {
+                request.mode = mode;
+                request.phase = Phase::Ready;
+                self.log.lost(&request);
+                self.requests.insert(tag, request);
+                self.ready.push_front(tag);
+            }
+            Fate::Settle(settle) => {
+                self.log.task(Level::Error, "celery.worker.request", &request, || {
+                    format!("Task {}[{}] lost its process", request.name, request.id)
+                });
+                self.settle(&request, settle);
+                self.requests.insert(tag, request);
+                self.remove(tag);
+            }
+            Fate::Drop => {
+                self.log.task(Level::Error, "celery.worker.request", &request, || {
+                    format!(
+                        "Task {}[{}] lost its process while it was being concluded",
+                        request.name, request.id
+                    )
+                });
+                self.requests.insert(tag, request);
+                self.remove(tag);
+            }
+        }
+    }
+
+    fn fate(&self, request: &Request, loss: Loss) -> Fate {
+        let options = self.tasks.options(request.task);
+        // The worker itself killed it, to end in time: it is handed back, or told as lost when it cannot be.
+        if self.life == LifePhase::Killing && loss.terminated && request.mode == Mode::Run {
+            let acked =
+                request.claim.is_none() || (!options.acks_late && matches!(request.phase, Phase::Running(_)));
+            return if acked {
+                Fate::Conclude(Mode::Lost("the worker was stopped".to_owned()))
+            } else {
+                Fate::Settle(Settle::Release)
+            };
+        }
+        fate_of_loss(loss, &request.mode, options, request.claim.is_some())
+    }
+
+    fn returned(&mut self, tag: RequestTag) {
+        let takes_work = self.takes_work();
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        request.phase = Phase::Ready;
+        if request.stale {
+            self.remove(tag);
+        } else if takes_work || request.mode != Mode::Run || request.claim.is_none() {
+            self.ready.push_front(tag);
+        } else {
+            self.hand_back(tag);
+        }
+    }
+
+    fn replaced(&mut self, old: u32, why: &str) {
+        self.stats.replaced.add(1);
+        *self.stats.pids.lock() = self.pool.pids();
+        let text = format!("child process {old} is replaced: {why}");
+        self.log.line(Level::Warning, "celery.worker.pool", || text.clone());
+        self.notices.push(Notice::Child(text));
+    }
+
+    /// Whether new work is taken up.
+    pub(super) fn takes_work(&self) -> bool {
+        self.life == LifePhase::Running
+    }
+
+    /// Gives a request back to the broker unrun.
+    pub(super) fn hand_back(&mut self, tag: RequestTag) {
+        if let Some(request) = self.remove(tag) {
+            self.stats.released.add(1);
+            self.settle(&request, Settle::Release);
+        }
+    }
+}
+
+/// The next one whose moment has come, of a queue in which moments only grow.
+fn pop_due(queue: &mut VecDeque<(Instant, RequestTag)>, now: Instant) -> Option<RequestTag> {
+    queue.front().filter(|(at, _)| *at <= now)?;
+    queue.pop_front().map(|(_, tag)| tag)
+}

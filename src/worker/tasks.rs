@@ -1,0 +1,51 @@
+//! The registered tasks, by name and by number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::options::TaskOptions;
+use super::prefetch::Average;
+
+/// One registered task.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) name: Arc<str>,
+    pub(crate) options: TaskOptions,
+    /// How long it usually runs.
+    pub(crate) average: Average,
+}
+
+/// All of them. A request keeps the number of its task, so that a name is looked up once.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    numbers: HashMap<Arc<str>, u32>,
+    tasks: Vec<Task>,
+    /// Options of what is not registered.
+    none: TaskOptions,
+}
+
+impl Tasks {
+    pub(crate) fn new(options: HashMap<String, TaskOptions>) -> Self {
+        let task =
+            |(name, options): (String, _)| Task { name: name.into(), options, average: Average::default() };
+        let tasks: Vec<Task> = options.into_iter().map(task).collect();
+        let numbers = tasks.iter().zip(0..).map(|(task, number)| (task.name.clone(), number)).collect();
+        Self { numbers, tasks, none: TaskOptions::default() }
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
+    pub(crate) fn task(&self, number: u32) -> &Task {
+        &self.tasks[number as usize]
+    }
+
+    pub(crate) fn options(&self, number: Option<u32>) -> &TaskOptions {
+        number.map_or(&self.none, |number| &self.task(number).options)
+    }
+
+    pub(crate) fn average_mut(&mut self, number: u32) -> &mut Average {
+        &mut self.tasks[number as usize].average
+    }
+}
