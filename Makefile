@@ -1,17 +1,91 @@
 # `make help` lists what there is. The CI calls `make test` and nothing else.
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+BIN := $(VENV)/bin
+DEV_TOOLS := pytest hypothesis mypy ruff import-linter maturin types-PyYAML \
+	click flask pillow aiosmtpd PyYAML msgpack
 # The bridge is built against the stable ABI: no interpreter is asked, so a change of environment rebuilds nothing.
 export PYO3_NO_PYTHON := 1
 export PYO3_BUILD_EXTENSION_MODULE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# More arguments for pytest and for `cargo test`: `make test-py PYTEST_ARGS="-k retry"`.
+PYTEST_ARGS ?=
+CARGO_TEST_ARGS ?=
 
-.PHONY: help dev
+.PHONY: help demo test dev fmt lint lint-rust lint-python test-engine test-py bench wheel wheel-quick clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-dev: ## build the bridge (quick profile) into python/celeriac
+demo: dev ## the Flask image service, end to end, on real pictures
+	$(BIN)/python examples/flask_images/demo.py
+
+test: ## set up what is missing, then lint and every test
+	$(MAKE) lint
+	$(MAKE) test-engine
+	$(MAKE) wheel-quick
+	$(MAKE) test-py
+
+dev: $(VENV)/.stamp ## build the bridge (quick profile) into python/celeriac
 	cargo build -p celeriac-bridge
-	cp -f target/debug/lib_core.so python/celeriac/_core.abi3.so.new
-	mv -f python/celeriac/_core.abi3.so.new python/celeriac/_core.abi3.so
+	@cmp -s target/debug/lib_core.so python/celeriac/_core.abi3.so || { \
+	  cp -f target/debug/lib_core.so python/celeriac/_core.abi3.so.new; \
+	  mv -f python/celeriac/_core.abi3.so.new python/celeriac/_core.abi3.so; }
+
+fmt: $(VENV)/.stamp ## format everything
+	cargo fmt --all
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+
+lint: lint-rust lint-python ## every check that runs nothing
+
+lint-rust:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	@cargo tree -p celeriac -e normal --prefix none > target/engine-tree.txt
+	@if grep '^pyo3' target/engine-tree.txt; then echo 'the engine must not depend on PyO3'; exit 1; fi
+
+lint-python: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=python $(BIN)/lint-imports
+	$(BIN)/python -m mypy.stubtest --allowlist tests/python/typing/stubtest.txt --ignore-unused-allowlist celeriac._core
+
+test-engine: ## tests of the engine: no Python, no servers
+	cargo test --workspace $(CARGO_TEST_ARGS)
+
+test-py: dev ## tests of the Python package, and of the whole
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.stamp ## against Celery on Redis, one run (builds the release profile first)
+	$(BIN)/python benchmarks/run.py
+
+wheel: $(VENV)/.stamp ## build the release wheel and try it on every Python found
+	$(BIN)/python tests/python/wheel/check.py --release
+
+wheel-quick: $(VENV)/.stamp
+	$(BIN)/python tests/python/wheel/check.py
+
+clean: ## remove what was built
+	rm -rf $(VENV) target dist python/celeriac/_core.abi3.so examples/flask_images/out
+
+# One environment for development: pinned tools, and the package from where it is written.
+$(VENV)/.stamp: constraints.txt Makefile
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'installing the venv module of Python'; \
+	  sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
+	  $$sudo apt-get update -q; $$sudo apt-get install -y -q python3-venv; \
+	  $(PYTHON) -m venv $(VENV); }
+	$(BIN)/pip install --quiet --constraint constraints.txt $(DEV_TOOLS)
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+	  pathlib.Path(sysconfig.get_path("purelib"), "celeriac-development.pth").write_text("$(CURDIR)/python\n")'
+	@printf '#!$(CURDIR)/$(BIN)/python\nimport sys\nfrom celeriac.__main__ import main\nsys.exit(main())\n' > $(BIN)/celeriac
+	@chmod +x $(BIN)/celeriac
+	@touch $@

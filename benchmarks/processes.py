@@ -1,0 +1,66 @@
+"""What a tree of processes uses, read from /proc."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def children_of() -> dict[int, list[int]]:
+    """Every process's children."""
+    tree: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError):
+                tree.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
+    return tree
+
+
+def members(root: int) -> list[int]:
+    """The process and all that descend from it."""
+    tree = children_of()
+    found, open_ends = [], [root]
+    while open_ends:
+        pid = open_ends.pop()
+        found.append(pid)
+        open_ends.extend(tree.get(pid, []))
+    return found
+
+
+def leaves(root: int) -> set[int]:
+    """Those that have no children and are no zombies: the ones that run tasks."""
+    tree = children_of()
+    found = set()
+    for pid in members(root):
+        with suppress(OSError, IndexError):
+            if pid != root and not tree.get(pid) and _stat(pid)[0] != "Z":
+                found.add(pid)
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """CPU of the tree, with that of children which ended and were waited for."""
+    ticks = 0
+    for pid in members(root):
+        with suppress(OSError, IndexError):
+            ticks += sum(int(value) for value in _stat(pid)[11:15])
+    return ticks / TICKS
+
+
+def pss_mb(root: int) -> float:
+    """Proportional set size of the tree."""
+    kib = 0
+    for pid in members(root):
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    kib += int(line.split()[1])
+    return kib / 1024
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state (field 3) on; the name before it may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
