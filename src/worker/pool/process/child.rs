@@ -52,6 +52,8 @@ pub(super) struct Child {
     pub(super) status: Option<i32>,
     /// Its socket is closed, or what it sent makes no sense.
     pub(super) ended: Option<Instant>,
+    /// It died before it had read the one request that it was given.
+    pub(super) unread: bool,
     /// What it sent that makes no sense.
     pub(super) fault: Option<String>,
     stream: UnixStream,
@@ -80,6 +82,7 @@ impl Child {
             terminated: false,
             status: None,
             ended: None,
+            unread: false,
             fault: None,
             stream,
             decoder: Decoder::default(),
@@ -257,7 +260,7 @@ impl Child {
                     Ok(0) => self.ended = Some(now),
                     Ok(_) => self.take_frames(now, into),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => self.ended = Some(now),
+                    Err(error) => self.broke_off(error.kind() == io::ErrorKind::ConnectionReset, now),
                 },
             }
         }
@@ -274,9 +277,16 @@ impl Child {
                     self.take_frames(now, into);
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                _ => self.ended = Some(now),
+                Err(error) => self.broke_off(error == rustix::io::Errno::CONNRESET, now),
+                Ok(_) => self.ended = Some(now),
             }
         }
+    }
+
+    /// The socket gives nothing more. A reset says that the child died before it had read everything.
+    fn broke_off(&mut self, reset: bool, now: Instant) {
+        self.ended = Some(now);
+        self.unread = reset && self.queue.len() == 1;
     }
 
     /// Empties the queue of a child that is gone: the request that ran, and those that had not begun.

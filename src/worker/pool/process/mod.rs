@@ -356,7 +356,7 @@ impl ProcessPool {
             (None, None) => "its socket closed".to_owned(),
         };
         let (head, waiting) = child.take_queue();
-        let begun = child.ready || !self.tells_ready;
+        let begun = !child.unread && (child.ready || !self.tells_ready);
         if let Some(tag) = head {
             self.events.push(if begun {
                 PoolEvent::Lost {
