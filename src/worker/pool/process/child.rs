@@ -34,6 +34,7 @@ struct Queued {
 
 /// One child, from the request to fork it until all that it wrote is read and its end is known.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts about a process, each true or not by itself")]
 pub(super) struct Child {
     /// The number the fork server knows it by.
     pub(super) number: u64,
@@ -135,6 +136,7 @@ impl Child {
     }
 
     /// Takes an execution; gives it back when it cannot be written.
+    #[expect(clippy::result_large_err, reason = "the execution is given back")]
     pub(super) fn push(&mut self, execution: Execution, now: Instant) -> Result<(), Execution> {
         if frame::encode_execution(&execution, &mut self.out).is_err() {
             return Err(execution);
@@ -225,9 +227,8 @@ impl Child {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) {
         while self.written < self.out.len() && self.ended.is_none() {
             match self.stream.poll_write_ready(cx) {
-                Poll::Pending => return,
-                // Reading will find out, and what the child wrote before is read first.
-                Poll::Ready(Err(_)) => return,
+                // Reading finds out about an error, and what the child wrote before is read first.
+                Poll::Pending | Poll::Ready(Err(_)) => return,
                 Poll::Ready(Ok(())) => self.flush(),
             }
         }

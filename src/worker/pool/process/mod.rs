@@ -298,10 +298,11 @@ impl ProcessPool {
     fn recycle_child(&mut self, place: usize, now: Instant) {
         let child = &mut self.children[place];
         let Some(pid) = child.pid else { return };
-        if child.ready || child.recycle.any_finished() {
-            if let Spawner::ForkServer(server) = &mut self.spawner {
-                server.succeeded();
-            }
+        let works = child.ready || child.recycle.any_finished();
+        if let Spawner::ForkServer(server) = &mut self.spawner
+            && works
+        {
+            server.succeeded();
         }
         if child.retiring {
             return;
