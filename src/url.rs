@@ -30,8 +30,8 @@ pub enum UrlError {
     /// `%` without two hexadecimal digits, or bytes that are no UTF-8.
     #[error("URL has a malformed % escape")]
     Escape,
-    /// `[` without `]`.
-    #[error("URL has a malformed IPv6 address")]
+    /// An IPv6 address that is malformed or not in brackets.
+    #[error("URL has a malformed IPv6 address, or one without brackets")]
     Address,
     /// `sqlite://file`, `sqlite://` or `sqlite:///:memory:`.
     #[error("write sqlite:///relative/path or sqlite:////absolute/path; a store in memory is memory://")]
@@ -67,9 +67,9 @@ impl StoreUrl {
         if matches!(scheme.as_str(), "sqlite" | "memory") {
             return Self::parse_one(scheme, rest);
         }
-        let mut parts = rest.split(';').map(str::trim).filter(|part| !part.is_empty());
+        let mut parts = rest.split(';').map(str::trim);
         let mut first = Self::parse_one(scheme, parts.next().unwrap_or_default())?;
-        for part in parts {
+        for part in parts.filter(|part| !part.is_empty()) {
             let url = if part.contains("://") {
                 let (scheme, rest) = split_scheme(part)?;
                 Self::parse_one(scheme, rest)?
@@ -122,7 +122,14 @@ impl StoreUrl {
         } else {
             address.rsplit_once(':').map_or((address, None), |(host, port)| (host, Some(port)))
         };
-        self.host = Some(decode(host)?).filter(|host| !host.is_empty());
+        let host = decode(host)?;
+        let in_brackets = address.starts_with('[');
+        let plain =
+            |c: char| if in_brackets { c.is_ascii_hexdigit() || c == ':' || c == '.' } else { c != ':' };
+        if host.contains(['[', ']']) || !host.chars().all(plain) {
+            return Err(UrlError::Address);
+        }
+        self.host = Some(host).filter(|host| !host.is_empty());
         self.port = match port.filter(|port| !port.is_empty()) {
             Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or(UrlError::Port)?),
             None => None,
@@ -336,7 +343,9 @@ mod tests {
         assert_eq!(StoreUrl::parse("localhost"), Err(UrlError::NoScheme));
         assert_eq!(StoreUrl::parse("redis://h:0"), Err(UrlError::Port));
         assert_eq!(StoreUrl::parse("redis://h:70000"), Err(UrlError::Port));
-        assert_eq!(StoreUrl::parse("redis://[::1"), Err(UrlError::Address));
+        for text in ["redis://[::1", "redis://::1", "redis://[::1]6379", "redis://]::/", "redis://[host]"] {
+            assert_eq!(StoreUrl::parse(text), Err(UrlError::Address), "{text}");
+        }
         assert_eq!(StoreUrl::parse("redis://h/%f"), Err(UrlError::Escape));
     }
 }

@@ -217,7 +217,7 @@ impl<'de> Visitor<'de> for FoundVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = Found::default();
         found.properties.delivery_mode = 2;
-        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+        while let Some(Loose::Text(name)) = map.next_key()? {
             let properties = &mut found.properties;
             match &*name {
                 "correlation_id" => properties.correlation_id = text(map.next_value()?),

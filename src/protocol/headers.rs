@@ -1,14 +1,13 @@
-//! The headers of protocol 2: what the engine reads of them, and how it writes them.
+//! The headers of protocol 2, as far as the engine reads them.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::json::{self, Loose};
-use super::{DecodeError, Message, Properties, parse_iso_ms};
+use super::{DecodeError, Message, parse_iso_ms};
 
 const PART: &str = "headers";
 /// A century. Longer limits are cut, so that every one of them fits the arithmetic of time.
@@ -69,6 +68,7 @@ impl Message {
         match json::object::<Fields<'_>>(&self.headers, PART) {
             Ok(fields) => fields.check(),
             Err(DecodeError::NotObject { .. }) => Err(DecodeError::UnknownMessage),
+            // Python's JSON allows words that JSON does not: look again without them.
             Err(error) => {
                 let Some(masked) = json::mask_nan(&self.headers) else { return Err(error) };
                 Ok(json::object::<Fields<'_>>(&masked, PART)?.check()?.into_owned())
@@ -223,7 +223,7 @@ impl<'de> Visitor<'de> for LimitsVisitor {
         Ok(Limits::Bad)
     }
 
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Limits, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Limits, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Limits::Bad)
     }
@@ -233,100 +233,4 @@ impl<'de> Visitor<'de> for LimitsVisitor {
 #[expect(clippy::option_option, reason = "outer: is it valid; inner: is there a limit")]
 fn seconds_in_range(seconds: f64) -> Option<Option<f64>> {
     (seconds >= 0.0).then_some(Some(seconds.min(MAX_LIMIT_SECONDS)))
-}
-
-/// A task to send, as far as its headers go; writes them in Celery's order. For senders without Python.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct NewTask<'a> {
-    lang: Lang,
-    /// The task's name.
-    pub task: &'a str,
-    /// The task's id.
-    pub id: &'a str,
-    /// The name to show instead of its own.
-    pub shadow: Option<&'a str>,
-    /// ISO 8601; see [`super::format_iso_utc`].
-    pub eta: Option<&'a str>,
-    /// ISO 8601.
-    pub expires: Option<&'a str>,
-    /// The group it is part of.
-    pub group: Option<&'a str>,
-    /// Its place in the group.
-    pub group_index: Option<u32>,
-    /// How often it was tried before.
-    pub retries: u32,
-    /// Hard, then soft limit in seconds.
-    #[serde(serialize_with = "write_limits")]
-    pub timelimit: [Option<f64>; 2],
-    /// The first task of its workflow; its own id when there is none.
-    pub root_id: Option<&'a str>,
-    /// The task that sent it.
-    pub parent_id: Option<&'a str>,
-    /// The arguments as monitors show them.
-    pub argsrepr: &'a str,
-    /// The keyword arguments as monitors show them.
-    pub kwargsrepr: &'a str,
-    /// Who sends it: `gen<pid>@<host>`.
-    pub origin: &'a str,
-    /// Its result is not wanted.
-    pub ignore_result: bool,
-    replaced_task_nesting: u32,
-    stamped_headers: (),
-    stamps: Stamps,
-}
-
-/// Always `"py"`; nobody checks it.
-#[derive(Clone, Debug, Default, Serialize)]
-enum Lang {
-    #[default]
-    #[serde(rename = "py")]
-    Py,
-}
-
-/// Always `{}`.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Stamps {}
-
-impl<'a> NewTask<'a> {
-    /// A task with nothing but a name and an id.
-    pub fn new(task: &'a str, id: &'a str) -> Self {
-        Self { task, id, root_id: Some(id), argsrepr: "()", kwargsrepr: "{}", ..Self::default() }
-    }
-
-    /// The header object as JSON text.
-    pub fn headers(&self) -> Bytes {
-        let mut out = Vec::with_capacity(512);
-        json::write(&mut out, self);
-        out.into()
-    }
-
-    /// A persistent message with a JSON body; `args` is the text of a JSON array, `kwargs` of an object.
-    pub fn message(&self, args: &str, kwargs: &str) -> Message {
-        let embed = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
-        Message {
-            headers: self.headers(),
-            properties: Properties {
-                content_type: "application/json".to_owned(),
-                content_encoding: "utf-8".to_owned(),
-                correlation_id: Some(self.id.to_owned()),
-                delivery_mode: 2,
-                priority: Some(0),
-                ..Properties::default()
-            },
-            body: format!("[{args}, {kwargs}, {embed}]").into(),
-        }
-    }
-}
-
-/// Whole seconds without a fraction, as Python writes integers.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn write_limits<S: Serializer>(limits: &[Option<f64>; 2], serializer: S) -> Result<S::Ok, S::Error> {
-    let number = |limit: Option<f64>| {
-        limit.map(|seconds| {
-            let whole = seconds as i64;
-            let number = if whole as f64 == seconds { Some(whole.into()) } else { None };
-            number.or_else(|| serde_json::Number::from_f64(seconds))
-        })
-    };
-    [number(limits[0]), number(limits[1])].serialize(serializer)
 }

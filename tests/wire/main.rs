@@ -1,0 +1,10 @@
+//! The codec against what Celery wrote (`tests/golden`), and against anything at all.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+mod control;
+mod foreign;
+mod golden;
+mod messages;
+mod random;
+mod results;
