@@ -43,18 +43,142 @@ impl Default for ConnectOptions {
     }
 }
 
-/// The broker behind a URL.
+/// The broker behind a URL. The same store asked for twice in a process is opened once.
 pub fn connect_broker(url: &str, options: ConnectOptions) -> Result<Arc<dyn Broker>, BrokerError> {
-    match url.strip_prefix("memory://") {
-        Some(name) => Ok(Arc::new(MemoryStore::named(name, &options.clock))),
-        None => Err(BrokerError::Config("not built yet: use memory://".to_owned())),
+    Ok(match store(url, options)? {
+        Store::Memory(store) => Arc::new(store),
+        #[cfg(feature = "sqlite")]
+        Store::Sqlite(store) => Arc::new(store),
+    })
+}
+
+/// The result backend behind a URL; the same store as the broker's when the URLs name the same.
+pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn ResultBackend>, BackendError> {
+    let store = store(url, options).map_err(|error| match error {
+        BrokerError::Config(reason) => BackendError::Config(reason),
+        BrokerError::Unavailable { url, reason } => BackendError::Unavailable { url, reason },
+        BrokerError::Timeout { url, after, reason } => BackendError::Timeout { url, after, reason },
+        BrokerError::Broken { url, reason } => BackendError::Broken { url, reason },
+        BrokerError::TooLarge { .. } | BrokerError::Closed => BackendError::Closed,
+    })?;
+    Ok(match store {
+        Store::Memory(store) => Arc::new(store),
+        #[cfg(feature = "sqlite")]
+        Store::Sqlite(store) => Arc::new(store),
+    })
+}
+
+enum Store {
+    Memory(MemoryStore),
+    #[cfg(feature = "sqlite")]
+    Sqlite(super::sqlite::SqliteStore),
+}
+
+fn store(url: &str, options: ConnectOptions) -> Result<Store, BrokerError> {
+    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    match scheme {
+        "memory" => Ok(Store::Memory(MemoryStore::named(rest.trim_start_matches('/'), &options.clock))),
+        #[cfg(feature = "sqlite")]
+        "sqlite" => file::open(rest, options).map(Store::Sqlite),
+        "redis" | "rediss" | "sentinel" | "amqp" | "amqps" | "rpc" => Err(BrokerError::Config(format!(
+            "{scheme}:// is not built yet: use sqlite:/// (a file) or memory:// (in one process)"
+        ))),
+        _ => Err(BrokerError::Config(format!(
+            "unknown store {scheme:?}: known are sqlite:/// (a file) and memory:// (in one process)"
+        ))),
     }
 }
 
-/// The result backend behind a URL.
-pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn ResultBackend>, BackendError> {
-    match url.strip_prefix("memory://") {
-        Some(name) => Ok(Arc::new(MemoryStore::named(name, &options.clock))),
-        None => Err(BackendError::Config("not built yet: use memory://".to_owned())),
+/// `sqlite:` URLs.
+#[cfg(feature = "sqlite")]
+mod file {
+    use std::collections::HashMap;
+    use std::path::{Path, PathBuf};
+    use std::sync::LazyLock;
+
+    use parking_lot::Mutex;
+
+    use super::{BrokerError, ConnectOptions};
+    use crate::driver::sqlite::{SqliteOptions, SqliteStore, WeakStore};
+
+    /// The file when the URL names none.
+    const DEFAULT: &str = "celeriac.db";
+
+    /// Open stores: after a fork the child must not use the parent's connection.
+    static OPEN: LazyLock<Mutex<HashMap<Key, WeakStore>>> = LazyLock::new(Mutex::default);
+
+    /// Process, path, options.
+    type Key = (u32, PathBuf, String);
+
+    /// Opens the file of a URL, of which `rest` is what follows `sqlite://`.
+    pub(super) fn open(rest: &str, options: ConnectOptions) -> Result<SqliteStore, BrokerError> {
+        let (_, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let wanted = read(rest, options)?;
+        let path = canonical(&wanted.path);
+        let how = format!("{query:?} {:?}", wanted.threading);
+        let mut open = OPEN.lock();
+        open.retain(|_, store| store.upgrade().is_some());
+        let key = (std::process::id(), path, how);
+        if let Some(store) = open.get(&key).and_then(WeakStore::upgrade) {
+            return Ok(store);
+        }
+        let store = SqliteStore::open(wanted)?;
+        open.insert(key, store.downgrade());
+        Ok(store)
+    }
+
+    /// Takes the URL apart: `/` names the default file, `/name` one in the working directory, `//name` an absolute one.
+    fn read(rest: &str, options: ConnectOptions) -> Result<SqliteOptions, BrokerError> {
+        let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if name.contains(":memory:") {
+            return Err(BrokerError::Config(
+                "sqlite://:memory: could not be seen by another process: use memory://, or a file".to_owned(),
+            ));
+        }
+        let Some(name) = name.strip_prefix('/').or(name.is_empty().then_some("")) else {
+            return Err(BrokerError::Config(format!(
+                "sqlite://{name} names a host: write sqlite:///{name} for a file in the working directory"
+            )));
+        };
+        let mut read = SqliteOptions {
+            threading: options.threading,
+            clock: options.clock,
+            connect_timeout: options.connect_timeout,
+            timeout: options.publish_timeout,
+            ..SqliteOptions::new(if name.is_empty() { DEFAULT } else { name })
+        };
+        // Later changes of the working directory must not matter.
+        if let Ok(path) = std::path::absolute(&read.path) {
+            read.path = path;
+        }
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                Some(("synchronous", "full")) => read.survive_power_cut = true,
+                Some(("synchronous", "normal")) => read.survive_power_cut = false,
+                Some(("max_size", bytes)) if bytes.parse::<u64>().is_ok() => {
+                    read.max_size = bytes.parse().ok();
+                }
+                Some(("max_message", bytes)) if bytes.parse::<usize>().is_ok() => {
+                    read.max_message = bytes.parse().unwrap_or(read.max_message);
+                }
+                _ => {
+                    return Err(BrokerError::Config(format!(
+                        "unknown option {option:?} in the sqlite URL: known are synchronous=full|normal, max_message=BYTES and max_size=BYTES"
+                    )));
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// The path with links followed, as far as it exists.
+    fn canonical(path: &Path) -> PathBuf {
+        if let Ok(path) = path.canonicalize() {
+            return path;
+        }
+        match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
+            (Some(parent), Some(name)) => parent.join(name),
+            _ => path.to_owned(),
+        }
     }
 }

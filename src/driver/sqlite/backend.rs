@@ -1,0 +1,109 @@
+//! The result backend contract over the file.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::doorbell::Kind;
+use super::fault::Fault;
+use super::step::last_number;
+use super::watch::{self, Inbox};
+use super::writer::Durability;
+use super::{Shared, SqliteStore, results};
+use crate::backend::{BackendError, ResultBackend, Watch};
+use crate::protocol::ResultRecord;
+
+impl SqliteStore {
+    fn backend_error(&self) -> impl Fn(Fault) -> BackendError + '_ {
+        |fault| fault.backend(self.0.url())
+    }
+}
+
+#[async_trait]
+impl ResultBackend for SqliteStore {
+    async fn store(&self, batch: Vec<ResultRecord>) -> Result<(), BackendError> {
+        self.0
+            .writer
+            .submit(Durability::Durable, move |step| results::store(step, batch.iter()))
+            .await
+            .map_err(self.backend_error())
+    }
+
+    async fn read(&self, task_ids: &[String]) -> Result<Vec<Option<ResultRecord>>, BackendError> {
+        let now = self.0.clock.now();
+        self.0
+            .read(|connection| task_ids.iter().map(|id| results::read(connection, id, now)).collect())
+            .map_err(self.backend_error())
+    }
+
+    async fn forget(&self, task_ids: &[String]) -> Result<(), BackendError> {
+        let task_ids = task_ids.to_vec();
+        self.0
+            .writer
+            .submit(Durability::Relaxed, move |step| results::forget(step, &task_ids))
+            .await
+            .map_err(self.backend_error())
+    }
+
+    async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
+        self.0.listen_for(Kind::Results).await.map_err(self.backend_error())?;
+        let inbox = Arc::default();
+        self.0
+            .signals
+            .watches
+            .enter(&task_ids, &inbox, || self.0.read(last_number))
+            .map_err(self.backend_error())?;
+        self.0.signals.bells.arm(Kind::Results, None);
+        Ok(Box::new(SqliteWatch { store: self.0.clone(), task_ids, inbox, seen: None }))
+    }
+
+    fn store_id(&self) -> Option<String> {
+        Some(self.id())
+    }
+
+    fn display_url(&self) -> String {
+        self.0.url()
+    }
+}
+
+struct SqliteWatch {
+    store: Arc<Shared>,
+    task_ids: Vec<String>,
+    inbox: Arc<Inbox>,
+    /// Up to which version everything was given out; none before the first look.
+    seen: Option<i64>,
+}
+
+impl SqliteWatch {
+    /// What is there now.
+    fn look(&mut self) -> Result<Vec<ResultRecord>, Fault> {
+        if let Some(seen) = self.seen {
+            return self.inbox.take(seen);
+        }
+        let now = self.store.clock.now();
+        let (seen, records) =
+            self.store.read(|connection| watch::snapshot(connection, &self.task_ids, now))?;
+        self.seen = Some(seen);
+        Ok(records)
+    }
+}
+
+#[async_trait]
+impl Watch for SqliteWatch {
+    async fn next(&mut self) -> Result<Vec<ResultRecord>, BackendError> {
+        loop {
+            let records = self.look().map_err(|fault| fault.backend(self.store.url()))?;
+            if !records.is_empty() {
+                return Ok(records);
+            }
+            // A change between the look and here has left its permit.
+            self.inbox.changed.notified().await;
+        }
+    }
+}
+
+impl Drop for SqliteWatch {
+    fn drop(&mut self) {
+        self.store.signals.watches.leave(&self.task_ids, &self.inbox);
+    }
+}

@@ -1,0 +1,198 @@
+//! The broker contract over the file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::params;
+
+use super::consumer::SqliteConsumer;
+use super::doorbell::Kind;
+use super::fault::Fault;
+use super::step::{self, last_number};
+use super::writer::Durability;
+use super::{Shared, SqliteStore, broadcast, owner, queue, results};
+use crate::broker::{Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus};
+use crate::clock::UnixMillis;
+use crate::protocol::{Message, Publication};
+
+impl SqliteStore {
+    pub(super) fn id(&self) -> String {
+        format!("sqlite:{}", self.0.path.display())
+    }
+
+    fn broker_error(&self) -> impl Fn(Fault) -> BrokerError + '_ {
+        |fault| fault.broker(self.0.url())
+    }
+}
+
+impl Shared {
+    /// Refuses publications over the limit.
+    pub(super) fn check_sizes<'p>(
+        &self,
+        publications: impl IntoIterator<Item = &'p Publication>,
+    ) -> Result<(), BrokerError> {
+        let limit = self.max_message;
+        for publication in publications {
+            let size = publication.message.headers.len() + publication.message.body.len();
+            if size > limit {
+                return Err(BrokerError::TooLarge { size, limit });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Broker for SqliteStore {
+    async fn publish(&self, batch: Vec<Publication>) -> Result<(), BrokerError> {
+        self.0.check_sizes(&batch)?;
+        self.0
+            .writer
+            .submit(Durability::Durable, move |step| queue::publish(step, &batch))
+            .await
+            .map_err(self.broker_error())
+    }
+
+    async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.0.listen_for(Kind::Messages).await.map_err(self.broker_error())?;
+        Ok(Box::new(SqliteConsumer::start(&self.0, options).await.map_err(self.broker_error())?))
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {
+        let queue = queue.to_owned();
+        self.0
+            .writer
+            .submit(Durability::Durable, move |step| queue::purge(step, &queue))
+            .await
+            .map_err(self.broker_error())
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
+        let now = self.0.clock.now();
+        self.0.read(|connection| queue::statuses(connection, now)).map_err(self.broker_error())
+    }
+
+    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.0
+            .read(|connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT d.id, q.name, d.reason, d.detail, d.crashes, d.died_ms, m.priority, m.content_type,
+                            m.content_encoding, m.correlation_id, m.reply_to, m.delivery_mode, m.expiration_ms,
+                            m.other, m.headers, m.body
+                         FROM dead d JOIN message m ON m.id = d.message JOIN queue q ON q.id = m.queue
+                         WHERE ?1 IS NULL OR q.name = ?1 ORDER BY d.id LIMIT ?2",
+                    )?
+                    .query_map(params![queue, limit as i64], |row| {
+                        Ok(DeadLetter {
+                            id: row.get::<_, i64>(0)? as u64,
+                            queue: row.get(1)?,
+                            reason: row.get(2)?,
+                            detail: row.get(3)?,
+                            crashes: row.get(4)?,
+                            died: UnixMillis(row.get(5)?),
+                            message: step::message(row, 6)?,
+                        })
+                    })?
+                    .collect()
+            })
+            .map_err(self.broker_error())
+    }
+
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        let exchange = exchange.to_owned();
+        self.0
+            .writer
+            .submit(Durability::Relaxed, move |step| {
+                let expires = step.now.after(ttl);
+                broadcast::send(step, &exchange, &message, expires)
+            })
+            .await
+            .map_err(self.broker_error())
+    }
+
+    async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        self.0.listen_for(Kind::Broadcasts).await.map_err(self.broker_error())?;
+        let heard = self.0.read(last_number).map_err(self.broker_error())?;
+        Ok(Box::new(SqliteListener { store: self.0.clone(), exchange: exchange.to_owned(), heard }))
+    }
+
+    fn store_id(&self) -> Option<String> {
+        Some(self.id())
+    }
+
+    fn display_url(&self) -> String {
+        self.0.url()
+    }
+
+    async fn sweep(&self) -> Result<(), BrokerError> {
+        while self
+            .0
+            .writer
+            .submit(Durability::Relaxed, |step| results::sweep(step))
+            .await
+            .map_err(self.broker_error())?
+        {}
+        self.0
+            .writer
+            .submit(Durability::Relaxed, |step| {
+                broadcast::sweep(step)?;
+                owner::recover(step, 0)
+            })
+            .await
+            .map_err(self.broker_error())?;
+        self.0.checkpoint().await.map_err(self.broker_error())
+    }
+}
+
+impl Shared {
+    /// Copies the write-ahead log back and empties it. It may take a while, so it has a thread of its own; writers wait.
+    async fn checkpoint(self: &Arc<Self>) -> Result<(), Fault> {
+        let writer = self.writer.clone();
+        let (done, answer) = tokio::sync::oneshot::channel();
+        let work = move || {
+            let truncate = |connection: &rusqlite::Connection| {
+                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            };
+            drop(done.send(writer.aside(truncate)));
+        };
+        let thread = std::thread::Builder::new().name("celeriac-checkpoint".to_owned()).spawn(work);
+        thread.map_err(|error| Fault::Passing(error.to_string()))?;
+        match answer.await {
+            // Someone reads: the next sweep will do it.
+            Ok(Err(Fault::Locked(_))) => Ok(()),
+            Ok(done) => done,
+            Err(_) => Err(Fault::Closed),
+        }
+    }
+}
+
+struct SqliteListener {
+    store: Arc<Shared>,
+    exchange: String,
+    /// The number of the last broadcast that was heard.
+    heard: i64,
+}
+
+#[async_trait]
+impl Listener for SqliteListener {
+    async fn next(&mut self) -> Result<Message, BrokerError> {
+        loop {
+            // Listens before it looks, so that no change falls in between.
+            let mut changed = Box::pin(self.store.signals.broadcasts.notified());
+            changed.as_mut().enable();
+            let now = self.store.clock.now();
+            let found = self
+                .store
+                .read(|connection| broadcast::hear(connection, &self.exchange, self.heard, now))
+                .map_err(|fault| fault.broker(self.store.url()))?;
+            if let Some((id, message)) = found {
+                self.heard = id;
+                return Ok(message);
+            }
+            self.store.signals.bells.arm(Kind::Broadcasts, None);
+            changed.await;
+        }
+    }
+}
