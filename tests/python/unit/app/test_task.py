@@ -9,6 +9,7 @@ import pickle
 from typing import Any
 
 import pytest
+
 from celeriac import Celery, _state, shared_task
 from celeriac import task as free_task
 from celeriac._core import ResultRecord
