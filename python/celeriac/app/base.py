@@ -111,6 +111,8 @@ class Celery:
         self._client: tuple[int, Client] | None = None
         self._router: tuple[int, Router] | None = None
         self._oids = threading.local()
+        # Made of `task_cls` on first use, or set by hand.
+        self._task_class: Any = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
         self._child_update: Callable[[int, ResultRecord], None] | None = None
         if set_as_current:
@@ -298,8 +300,21 @@ class Celery:
 
     @property
     def Task(self) -> Any:
-        """Base class of tasks, bound to this app."""
-        return type(self.task_cls.__name__, (self.task_cls,), {"app": self, "__module__": self.task_cls.__module__})
+        """Base class of tasks, bound to this app; may be replaced by a subclass of it."""
+        if self._task_class is None:
+            base = symbol_by_name(self.task_cls)
+            self._task_class = type(base.__name__, (base,), {"app": self, "__module__": base.__module__})
+        return self._task_class
+
+    @Task.setter
+    def Task(self, base: Any) -> None:
+        from celeriac.app.declare import rebase
+
+        old, self._task_class = self.Task, base
+        if not self.finalized:
+            # Celery makes its tasks late, so that those declared before get this base as well.
+            for task in self._tasks.values():
+                rebase(task, old, base)
 
     def autodiscover_tasks(self, packages: Any = None, related_name: str | None = "tasks", force: bool = False) -> None:
         """Imports `<package>.tasks` of each package, when the worker imports its modules.
@@ -330,6 +345,31 @@ class Celery:
 
         names = packages() if callable(packages) else packages
         autodiscover([names] if isinstance(names, str) else names or (), related_name)
+
+    def add_periodic_task(
+        self, schedule: Any, sig: Any, args: Any = (), kwargs: Any = None, name: str | None = None, **opts: Any
+    ) -> str:
+        """Adds an entry to `beat_schedule`; gives its name.
+
+        Args:
+            schedule: When: seconds, a timedelta or a schedule.
+            sig: The task's signature.
+            args: More positional arguments.
+            kwargs: More keyword arguments.
+            name: Name of the entry.
+            **opts: More options of the task's messages.
+        """
+        call = sig.clone(args, kwargs or {}, **opts)
+        key = name or repr(call)
+        entry = {
+            "task": call.name,
+            "schedule": schedule,
+            "args": call.args,
+            "kwargs": call.kwargs,
+            "options": call.options,
+        }
+        self.conf.beat_schedule = {**self.conf.beat_schedule, key: entry}
+        return key
 
     # -- sending
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from celeriac._state import get_current_app, pop_current_task, push_current_task
@@ -156,10 +157,22 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the task here and now, as a plain function with a request of its own."""
+        request = Context(args=args, kwargs=kwargs)
         push_current_task(self)
-        self.request_stack.push(Context(args=args, kwargs=kwargs))
+        self.request_stack.push(request)
         try:
-            return cast("R", self.run(*args, **kwargs))
+            value = self.run(*args, **kwargs)
+        finally:
+            self.request_stack.pop()
+            pop_current_task()
+        return cast("R", self._call_async(value, request) if isinstance(value, CoroutineType) else value)
+
+    async def _call_async(self, coroutine: CoroutineType[Any, Any, R], request: Context) -> R:
+        """A direct call of an `async def`, which runs only when it is awaited."""
+        push_current_task(self)
+        self.request_stack.push(request)
+        try:
+            return await coroutine
         finally:
             self.request_stack.pop()
             pop_current_task()
