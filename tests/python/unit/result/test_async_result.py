@@ -238,10 +238,23 @@ def test_many_coroutines_on_loops_in_several_threads(app: Celery) -> None:
     assert totals == [sum(range(50))] * 4
 
 
+def test_a_long_wait_is_made_of_short_ones(app: Celery, monkeypatch) -> None:
+    monkeypatch.setattr("celeriac.result.async_result._LONGEST_WAIT_SECONDS", 0.01)
+
+    async def main() -> Any:
+        waiting = asyncio.ensure_future(AsyncResult("a", app=app).aget(timeout=30))
+        with pytest.raises(exceptions.TimeoutError):
+            await AsyncResult("never", app=app).aget(timeout=0.03)
+        app.client.store([build_record(app, "a", "SUCCESS", 5)])
+        return await waiting
+
+    assert asyncio.run(main()) == 5
+
+
 def test_a_cancelled_wait_leaves_the_loop_usable(app: Celery) -> None:
     async def main() -> Any:
         with pytest.raises(builtins.TimeoutError):
-            await asyncio.wait_for(AsyncResult("never", app=app).aget(), 0.01)
+            await asyncio.wait_for(AsyncResult("never", app=app).aget(timeout=0.5), 0.01)
         app.client.store([build_record(app, "t", "SUCCESS", 1)])
         return await AsyncResult("t", app=app)
 
