@@ -150,9 +150,7 @@ class Router:
         #: Targets of calls without options of their own, by task name; filled by senders, any of which may win.
         self.known: dict[str, Target] = {}
 
-    def route(
-        self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task: Any = None
-    ) -> Target:
+    def route(self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task: Any = None) -> Target:
         """Merges the route's options under the given ones and resolves queue, exchange and routing key."""
         found = self._lookup(name, args, kwargs, options, task)
         merged = {**found, **{key: value for key, value in options.items() if value is not None}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac._core import Publication, saferepr
@@ -367,7 +367,7 @@ def _expires(app: Celery, expires: float | timedelta | datetime | str | None) ->
         expires = app.now() + expires
     moment = maybe_iso8601(expires)
     assert moment is not None
-    left = to_milliseconds(moment) - to_milliseconds(datetime.now(timezone.utc))
+    left = to_milliseconds(moment) - to_milliseconds(datetime.now(UTC))
     return expires if isinstance(expires, str) else expires.isoformat(), str(max(0, left))
 
 

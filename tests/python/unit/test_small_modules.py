@@ -6,8 +6,10 @@ import datetime as dt
 import logging
 import pickle
 import re
+from itertools import pairwise
 
 import pytest
+
 from celeriac import exceptions, states
 from celeriac.utils import imports, nodenames, time, uuid
 from celeriac.utils.log import get_task_logger
@@ -17,8 +19,8 @@ def test_states_compare_by_precedence() -> None:
     ordered = [states.SUCCESS, states.FAILURE, "CUSTOM", states.REVOKED, states.STARTED, states.RECEIVED]
     ordered += [states.REJECTED, states.RETRY, states.PENDING]
 
-    assert all(states.state(a) > states.state(b) for a, b in zip(ordered, ordered[1:], strict=False))
-    assert states.READY_STATES == {"SUCCESS", "FAILURE", "REVOKED"}
+    assert all(states.state(a) > states.state(b) for a, b in pairwise(ordered))
+    assert sorted(states.READY_STATES) == ["FAILURE", "REVOKED", "SUCCESS"]
     assert not {"REJECTED", "IGNORED"} & states.ALL_STATES
 
 
@@ -48,7 +50,7 @@ def test_node_names_are_formatted_as_celery_does(golden, monkeypatch) -> None:
     ],
 )
 def test_dates_of_peers_are_read(text: str, microsecond: int) -> None:
-    assert time.parse_iso8601(text) == dt.datetime(2030, 1, 2, 3, 4, 5, microsecond, dt.timezone.utc)
+    assert time.parse_iso8601(text) == dt.datetime(2030, 1, 2, 3, 4, 5, microsecond, dt.UTC)
 
 
 def test_what_is_no_date_is_refused() -> None:

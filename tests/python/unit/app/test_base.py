@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from celeriac import Celery, _state, current_app, current_task
 from celeriac.app.options import consumed_queues, worker_options
 from celeriac.exceptions import ImproperlyConfigured, NotRegistered
@@ -136,7 +137,9 @@ def test_purge_empties_the_queues_of_the_settings(app: Celery) -> None:
 
 
 def test_options_of_the_worker(app: Celery) -> None:
-    app.conf.update(worker_prefetch_multiplier=2, task_time_limit=30, result_expires=10, accept_content=["json", "yaml"])
+    app.conf.update(
+        worker_prefetch_multiplier=2, task_time_limit=30, result_expires=10, accept_content=["json", "yaml"]
+    )
 
     @app.task(name="t", rate_limit="10/m", acks_late=True, acks_on_failure_or_timeout=False, soft_time_limit=3)
     def t():
@@ -208,3 +211,14 @@ def test_names_of_later_versions_say_so() -> None:
     assert celeriac.VERSION[0] >= 0
     for name in celeriac.__all__:
         assert getattr(celeriac, name) is not None or name == "current_task"
+
+
+def test_a_bug_report_has_no_secrets() -> None:
+    app = Celery("x", broker="redis://:hunter2@host/0", task_acks_late=True)
+
+    text = app.bugreport()
+
+    assert "hunter2" not in text
+    assert "broker   -> redis://:**@host/0" in text
+    assert "results  -> off" in text
+    assert "task_acks_late: True" in text

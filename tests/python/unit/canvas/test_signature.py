@@ -8,6 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
+
 from celeriac import Celery, chain, maybe_signature, signature
 from celeriac.canvas import Signature
 
