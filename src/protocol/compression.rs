@@ -65,7 +65,7 @@ pub fn compress(data: &[u8], content_type: &str) -> Result<Vec<u8>, CompressionE
     Ok(out)
 }
 
-/// Decompresses a body that may be hostile: the output never takes more than `limit` bytes.
+/// Decompresses a body that may be hostile: no more than `limit` bytes of it are ever produced.
 pub fn decompress(data: &[u8], content_type: &str, limit: usize) -> Result<Vec<u8>, CompressionError> {
     match Method::parse(content_type)? {
         Method::Zlib => inflate(data, limit),
@@ -73,7 +73,7 @@ pub fn decompress(data: &[u8], content_type: &str, limit: usize) -> Result<Vec<u
         Method::Zstd => {
             let corrupt = |_| CompressionError::Corrupt("zstd");
             let mut decoder = zstd::stream::read::Decoder::with_buffer(data).map_err(corrupt)?;
-            let window = limit.max(1).next_power_of_two().ilog2();
+            let window = limit.checked_next_power_of_two().map_or(u32::MAX, usize::ilog2);
             decoder.window_log_max(window.clamp(ZSTD_WINDOW_LOG, 27)).map_err(corrupt)?;
             read_all(decoder, "zstd", limit)
         }
@@ -150,6 +150,7 @@ mod tests {
             assert_eq!(decompress(&exact, name, limit).unwrap().len(), limit, "{name}");
             assert!(decompress(&exact, name, limit - 1).is_err(), "{name}");
             assert!(decompress(&exact, name, 0).is_err(), "{name}");
+            assert_eq!(decompress(&exact, name, usize::MAX).unwrap().len(), limit, "{name}");
         }
     }
 

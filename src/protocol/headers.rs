@@ -68,6 +68,7 @@ impl Message {
         match json::object::<Fields<'_>>(&self.headers, PART) {
             Ok(fields) => fields.check(),
             Err(DecodeError::NotObject { .. }) => Err(DecodeError::UnknownMessage),
+            // Python's JSON allows words that JSON does not: look again without them.
             Err(error) => {
                 let Some(masked) = json::mask_nan(&self.headers) else { return Err(error) };
                 Ok(json::object::<Fields<'_>>(&masked, PART)?.check()?.into_owned())

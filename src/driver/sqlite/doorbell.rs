@@ -268,7 +268,7 @@ impl Bells {
         let all = std::iter::once(&self.nudge.1).chain(sockets.iter().flatten().map(|socket| &**socket));
         let mut descriptors: Vec<_> = all.map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         // An interrupted wait is a wake-up with nothing to tell.
-        drop(poll(&mut descriptors, timeout.as_ref()));
+        let _ = poll(&mut descriptors, timeout.as_ref());
         drop(descriptors);
         drain(&self.nudge.1);
         let mut rings = Rings::default();

@@ -1,0 +1,130 @@
+//! Results: the last word of SUCCESS, expiry, watching.
+
+use std::time::Duration;
+
+use celeriac::backend::Watch;
+use celeriac::broker::{Commit, Settle};
+use celeriac::protocol::ResultRecord;
+
+use crate::setup::{Setup, record, settle, take};
+
+const TTL: Duration = Duration::from_secs(3600);
+
+fn expiring(task_id: &str, state: &str) -> ResultRecord {
+    ResultRecord { expires_ms: Some(TTL.as_millis() as u64), ..record(task_id, state) }
+}
+
+async fn state(setup: &Setup, task_id: &str) -> Option<String> {
+    let read = setup.backend.read(&[task_id.to_owned()]).await.expect("reads");
+    read.into_iter().next().flatten().map(|record| record.state)
+}
+
+/// Waits until the watch tells of this state; states in between may be skipped.
+async fn until(watch: &mut Box<dyn Watch>, state: &str) {
+    while watch.next().await.expect("watches").iter().all(|record| record.state != state) {}
+}
+
+async fn waits(watch: &mut Box<dyn Watch>) {
+    let next = tokio::time::timeout(Duration::from_millis(30), watch.next()).await;
+    assert!(next.is_err(), "nothing was expected, but {next:?}");
+}
+
+pub(crate) async fn a_record_is_read_as_it_was_stored(setup: Setup) {
+    let binary = ResultRecord { record: vec![0, 159, 255].into(), ..expiring("b", "MY_STATE") };
+    setup.backend.store(vec![record("a", "FAILURE"), binary.clone()]).await.expect("stores");
+
+    let ids = ["b", "unknown", "a", "b"].map(str::to_owned);
+    let read = setup.backend.read(&ids).await.expect("reads");
+
+    assert_eq!(read, [Some(binary.clone()), None, Some(record("a", "FAILURE")), Some(binary)]);
+}
+
+pub(crate) async fn success_is_final_and_nothing_else_is(setup: Setup) {
+    for (stored, then) in
+        [("PENDING", "FAILURE"), ("FAILURE", "RETRY"), ("RETRY", "SUCCESS"), ("SUCCESS", "SUCCESS")]
+    {
+        setup.backend.store(vec![record("t", stored)]).await.expect("stores");
+        setup.backend.store(vec![record("t", then)]).await.expect("stores");
+        assert_eq!(state(&setup, "t").await.as_deref(), Some(then));
+    }
+    setup.backend.store(vec![record("t", "FAILURE")]).await.expect("stores");
+    assert_eq!(state(&setup, "t").await.as_deref(), Some("SUCCESS"));
+}
+
+pub(crate) async fn an_expired_record_is_gone(setup: Setup) {
+    setup.backend.store(vec![expiring("t", "SUCCESS"), record("kept", "SUCCESS")]).await.expect("stores");
+    setup.advance(TTL.saturating_sub(Duration::from_millis(1)));
+    assert!(state(&setup, "t").await.is_some());
+
+    setup.advance(Duration::from_millis(1));
+
+    assert_eq!(state(&setup, "t").await, None);
+    // Its place is free again, before and after it was swept.
+    setup.backend.store(vec![expiring("t", "FAILURE")]).await.expect("stores");
+    assert_eq!(state(&setup, "t").await.as_deref(), Some("FAILURE"));
+    setup.advance(TTL);
+    setup.broker.sweep().await.expect("sweeps");
+    assert_eq!(state(&setup, "t").await, None);
+    assert_eq!(state(&setup, "kept").await.as_deref(), Some("SUCCESS"));
+}
+
+pub(crate) async fn a_forgotten_record_is_gone(setup: Setup) {
+    setup.backend.store(vec![record("a", "SUCCESS"), record("b", "SUCCESS")]).await.expect("stores");
+
+    setup.backend.forget(&["a".to_owned(), "unknown".to_owned()]).await.expect("forgets");
+
+    assert_eq!(state(&setup, "a").await, None);
+    assert_eq!(state(&setup, "b").await.as_deref(), Some("SUCCESS"));
+}
+
+pub(crate) async fn a_watch_gives_first_the_present_and_then_changes(setup: Setup) {
+    setup.backend.store(vec![record("a", "STARTED"), record("other", "SUCCESS")]).await.expect("stores");
+    let mut watch = setup.backend.watch(vec!["a".to_owned(), "b".to_owned()]).await.expect("watches");
+
+    assert_eq!(watch.next().await.expect("watches"), [record("a", "STARTED")]);
+    waits(&mut watch).await;
+
+    setup.backend.store(vec![record("b", "SUCCESS"), record("other2", "SUCCESS")]).await.expect("stores");
+    assert_eq!(watch.next().await.expect("watches"), [record("b", "SUCCESS")]);
+    setup.backend.store(vec![record("a", "PROGRESS")]).await.expect("stores");
+    setup.backend.store(vec![record("a", "SUCCESS")]).await.expect("stores");
+    until(&mut watch, "SUCCESS").await;
+    waits(&mut watch).await;
+}
+
+pub(crate) async fn a_watch_sees_what_a_commit_stores(setup: Setup) {
+    setup.publish("q", &["a"]).await;
+    let consumer = setup.consumer("w", &["q"]).await;
+    let taken = take(&*consumer, 1).await;
+    let mut watch = setup.backend.watch(vec!["t".to_owned()]).await.expect("watches");
+    waits(&mut watch).await;
+
+    let done = Commit { results: vec![record("t", "SUCCESS")], ..settle(&taken[0], Settle::Ack) };
+    consumer.commit(&[done]).await.expect("commits");
+
+    assert_eq!(watch.next().await.expect("watches"), [record("t", "SUCCESS")]);
+}
+
+pub(crate) async fn two_watches_of_one_id_both_wake(setup: Setup) {
+    let mut one = setup.backend.watch(vec!["t".to_owned()]).await.expect("watches");
+    let mut two = setup.backend.watch(vec!["t".to_owned()]).await.expect("watches");
+    let gone = setup.backend.watch(vec!["t".to_owned()]).await.expect("watches");
+    waits(&mut one).await;
+    waits(&mut two).await;
+    drop(gone);
+
+    setup.backend.store(vec![record("t", "SUCCESS")]).await.expect("stores");
+
+    assert_eq!(one.next().await.expect("watches"), [record("t", "SUCCESS")]);
+    assert_eq!(two.next().await.expect("watches"), [record("t", "SUCCESS")]);
+}
+
+pub(crate) async fn a_watch_does_not_tell_the_same_twice(setup: Setup) {
+    let mut watch = setup.backend.watch(vec!["t".to_owned()]).await.expect("watches");
+    // Stored before the first look: it is part of the present, and no change after it.
+    setup.backend.store(vec![record("t", "FAILURE")]).await.expect("stores");
+
+    assert_eq!(watch.next().await.expect("watches"), [record("t", "FAILURE")]);
+
+    waits(&mut watch).await;
+}

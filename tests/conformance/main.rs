@@ -1,0 +1,91 @@
+//! What every driver guarantees: one suite, run over each of them.
+//!
+//! A new driver writes a function that makes a [`Setup`] and adds a line to [`conformance!`].
+
+mod backend;
+mod broker;
+mod claims;
+mod setup;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(feature = "sqlite")]
+mod sqlite_faults;
+#[cfg(feature = "sqlite")]
+mod sqlite_processes;
+
+macro_rules! conformance {
+    ($($driver:ident: $make:expr;)*) => {
+        $(mod $driver {
+            suite!($make; broker:
+                a_batch_comes_back_in_order_with_everything_it_had,
+                a_higher_priority_comes_first_and_equal_ones_in_order,
+                a_busy_queue_does_not_starve_another,
+                an_acknowledged_message_is_gone,
+                a_requeued_message_goes_behind_everything_of_its_priority,
+                a_released_message_comes_back_first,
+                a_parked_message_comes_when_it_is_due_and_not_before,
+                a_claim_that_waits_wakes_when_a_parked_message_is_due,
+                a_claimed_message_can_be_parked,
+                a_dead_letter_keeps_its_message_and_its_reason,
+                a_message_that_crashes_too_often_is_dead,
+                purge_removes_ready_and_parked_but_not_claimed,
+                queues_are_counted,
+                a_claim_that_waits_wakes_by_a_publish,
+                set_queues_changes_what_is_taken,
+                a_broadcast_reaches_all_who_listen_and_only_those,
+                a_broadcast_that_is_over_is_not_heard,
+                sweep_keeps_what_lives,
+            );
+            suite!($make; claims:
+                credit_bounds_the_count,
+                credit_bounds_the_bytes_but_gives_at_least_one,
+                two_consumers_never_get_the_same_message,
+                an_expired_lease_gives_claims_back_in_order,
+                a_renewed_lease_is_kept,
+                a_lost_lease_is_told_and_its_commits_are_stale,
+                an_old_fence_is_stale,
+                a_consumer_dropped_without_goodbye_gives_back_to_its_namesake,
+                a_begun_claim_of_a_dead_consumer_counts_one_crash,
+                closing_gives_back_in_order_and_counts_nothing,
+                a_closed_consumer_refuses_and_its_waiting_claim_ends,
+                a_commit_publishes_stores_and_settles_together,
+                a_stale_commit_does_nothing_at_all,
+                keep_holds_the_claim,
+                a_dropped_claim_loses_nothing,
+            );
+            suite!($make; backend:
+                a_record_is_read_as_it_was_stored,
+                success_is_final_and_nothing_else_is,
+                an_expired_record_is_gone,
+                a_forgotten_record_is_gone,
+                a_watch_gives_first_the_present_and_then_changes,
+                a_watch_sees_what_a_commit_stores,
+                two_watches_of_one_id_both_wake,
+                a_watch_does_not_tell_the_same_twice,
+            );
+        })*
+    };
+}
+
+macro_rules! suite {
+    ($make:expr; $module:ident: $($name:ident,)*) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    crate::setup::in_time(crate::$module::$name($make)).await;
+                }
+            )*
+        }
+    };
+}
+
+conformance! {
+    memory: crate::setup::memory();
+}
+
+#[cfg(feature = "sqlite")]
+conformance! {
+    sqlite_inline: crate::setup::sqlite(celeriac::driver::Threading::Inline);
+    sqlite_dedicated: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}

@@ -1,0 +1,166 @@
+//! A store to test, and words to test it with.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use celeriac::backend::ResultBackend;
+use celeriac::broker::{Broker, Commit, Consumer, ConsumerOptions, Credit, Delivery, Settle};
+use celeriac::clock::{Clock, UnixMillis};
+use celeriac::driver::memory::MemoryStore;
+use celeriac::protocol::{Message, Properties, Publication, ResultRecord};
+
+/// When the clocks of the tests start.
+pub(crate) const START: UnixMillis = UnixMillis(1_700_000_000_000);
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Setup {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) backend: Arc<dyn ResultBackend>,
+    /// Stands still until [`Setup::advance`].
+    pub(crate) clock: Clock,
+    wake: Box<dyn Fn() + Send + Sync>,
+    _directory: Option<tempfile::TempDir>,
+}
+
+pub(crate) fn memory() -> Setup {
+    let clock = Clock::manual(START);
+    let store = MemoryStore::new(clock.clone());
+    let (broker, backend) = (Arc::new(store.clone()), Arc::new(store.clone()));
+    Setup { broker, backend, clock, wake: Box::new(move || store.wake()), _directory: None }
+}
+
+#[cfg(feature = "sqlite")]
+pub(crate) fn sqlite(threading: celeriac::driver::Threading) -> Setup {
+    use celeriac::driver::sqlite::{SqliteOptions, SqliteStore};
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = Clock::manual(START);
+    let store = SqliteStore::open(SqliteOptions {
+        threading,
+        clock: clock.clone(),
+        survive_power_cut: false,
+        ..SqliteOptions::new(directory.path().join("store.db"))
+    })
+    .expect("opens");
+    let (broker, backend) = (Arc::new(store.clone()), Arc::new(store.clone()));
+    Setup { broker, backend, clock, wake: Box::new(move || store.wake()), _directory: Some(directory) }
+}
+
+impl Setup {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        (self.wake)();
+    }
+
+    pub(crate) async fn publish(&self, queue: &str, names: &[&str]) {
+        let batch = names.iter().map(|name| publication(queue, name)).collect();
+        self.broker.publish(batch).await.expect("publishes");
+    }
+
+    pub(crate) async fn consumer(&self, node: &str, queues: &[&str]) -> Box<dyn Consumer> {
+        self.broker.consume(options(node, queues)).await.expect("consumes")
+    }
+}
+
+pub(crate) fn options(node: &str, queues: &[&str]) -> ConsumerOptions {
+    ConsumerOptions {
+        queues: queues.iter().map(ToString::to_string).collect(),
+        node: node.to_owned(),
+        lease: LEASE,
+        max_crashes: 3,
+    }
+}
+
+/// A message whose body is its name.
+pub(crate) fn message(name: &str) -> Message {
+    Message {
+        headers: Bytes::from_static(b"{\"task\": \"t\"}"),
+        properties: Properties {
+            content_type: "application/json".to_owned(),
+            content_encoding: "utf-8".to_owned(),
+            delivery_mode: 2,
+            ..Properties::default()
+        },
+        body: Bytes::copy_from_slice(name.as_bytes()),
+    }
+}
+
+pub(crate) fn publication(queue: &str, name: &str) -> Publication {
+    Publication { routing_key: queue.to_owned(), message: message(name), ..Publication::default() }
+}
+
+pub(crate) fn prioritized(queue: &str, name: &str, priority: u8) -> Publication {
+    let mut publication = publication(queue, name);
+    publication.message.properties.priority = Some(priority);
+    publication
+}
+
+pub(crate) fn due(queue: &str, name: &str, at: UnixMillis) -> Publication {
+    Publication { due_ms: Some(at.0), ..publication(queue, name) }
+}
+
+pub(crate) fn record(task_id: &str, state: &str) -> ResultRecord {
+    ResultRecord {
+        task_id: task_id.to_owned(),
+        state: state.to_owned(),
+        record: Bytes::from(format!("{{\"status\": \"{state}\"}}")),
+        content_type: "application/json".to_owned(),
+        expires_ms: None,
+    }
+}
+
+pub(crate) fn settle(delivery: &Delivery, settle: Settle) -> Commit {
+    Commit {
+        claim: Some(delivery.claim),
+        settle,
+        results: Vec::new(),
+        publications: Vec::new(),
+        begun: false,
+    }
+}
+
+pub(crate) fn credit(count: usize) -> Credit {
+    Credit { count, bytes: usize::MAX }
+}
+
+pub(crate) fn name(delivery: &Delivery) -> String {
+    String::from_utf8(delivery.message.body.to_vec()).expect("names are text")
+}
+
+pub(crate) fn names(deliveries: &[Delivery]) -> Vec<String> {
+    deliveries.iter().map(name).collect()
+}
+
+/// Claims until there are `count`.
+pub(crate) async fn take(consumer: &dyn Consumer, count: usize) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        taken.extend(consumer.claim(credit(count - taken.len())).await.expect("claims"));
+    }
+    taken
+}
+
+/// Commits one settlement.
+pub(crate) async fn commit(
+    consumer: &dyn Consumer,
+    delivery: &Delivery,
+    how: Settle,
+) -> celeriac::broker::Committed {
+    consumer.commit(&[settle(delivery, how)]).await.expect("commits")[0]
+}
+
+/// Checks that a claim finds nothing now: it still waits after the store has been asked to look again.
+pub(crate) async fn nothing(setup: &Setup, consumer: &dyn Consumer) {
+    let mut claim = consumer.claim(credit(10));
+    for _ in 0..3 {
+        (setup.wake)();
+        let pending = tokio::time::timeout(Duration::from_millis(20), &mut claim).await;
+        assert!(pending.is_err(), "nothing was expected, but {pending:?}");
+    }
+}
+
+/// No test of the suite may hang.
+pub(crate) async fn in_time<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), test).await.expect("the test ends in time")
+}
