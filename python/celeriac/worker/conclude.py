@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from celeriac.app.context import Context
     from celeriac.app.task import Task
     from celeriac.worker.records import RecordWriter
-    from celeriac.worker.request import Opened
 
 logger = logging.getLogger("celeriac.app.trace")
 
@@ -83,9 +82,8 @@ class Concluder:
             _log_failure(task, request, exc, einfo)
         return results
 
-    def conclude(self, execution: Execution, opened: Opened) -> Conclusion:
+    def conclude(self, execution: Execution, request: Context) -> Conclusion:
         """Ends a request that will not run here (any more)."""
-        request = opened.request
         name = request.task or ""
         task = self._app.tasks.get(name)
         match execution.mode:

@@ -80,11 +80,11 @@ class Tracer:
 
     def _conclude(self, execution: Execution) -> None:
         try:
-            opened = self.opener.open(execution, execution.headers)
+            request = self.opener.open(execution, execution.headers)
         except Refused:
             # Whatever its arguments are: the request must end, and its id is in the headers.
-            opened = self.opener.unopened(execution, execution.headers)
-        outcome = self.concluder.conclude(execution, opened)
+            request = self.opener.unopened(execution, execution.headers)
+        outcome = self.concluder.conclude(execution, request)
         self.channel.respond(execution.tag, *outcome)
 
     def _internal_error(self, execution: Execution, exc: Exception) -> None:
@@ -95,7 +95,7 @@ class Tracer:
         logger.critical(LOG_INTERNAL, {"name": headers.get("task"), "id": task_id, "exc": repr(exc)}, exc_info=exc)
         results = []
         try:
-            request = self.opener.unopened(execution, headers).request
+            request = self.opener.unopened(execution, headers)
             results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
             signals.task_internal_error.send(
                 sender=self.app.tasks.get(str(headers.get("task"))),
@@ -133,19 +133,19 @@ class TaskTracer:
 
     def run(self, execution: Execution, headers: dict[str, Any]) -> None:
         """Runs the task and answers."""
-        opened = self._open(execution, headers)
-        request = opened.request
+        request = self._open(execution, headers)
         task = self._task
         push_current_task(task)
         task.request_stack.push(request)
         try:
-            self._run(execution.tag, opened.args, opened.kwargs, request)
+            self._run(execution.tag, request)
         finally:
             task.request_stack.pop()
             pop_current_task()
 
-    def _run(self, tag: int, args: Any, kwargs: dict[str, Any], request: Context) -> None:
+    def _run(self, tag: int, request: Context) -> None:
         task, task_id, limit = self._task, request.id, self._limit
+        args, kwargs = request.args, request.kwargs
         stores = self._stores(request)
         if signals.task_prerun.receivers:
             signals.task_prerun.send(sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs)

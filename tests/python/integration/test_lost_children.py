@@ -10,6 +10,8 @@ import pytest
 
 from celeriac.exceptions import WorkerLostError
 
+from .conftest import wait_until
+
 TASKS = """
     @app.task(name="die")
     def die():

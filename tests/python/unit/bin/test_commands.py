@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,8 +68,10 @@ def test_help_imports_neither_app_nor_engine() -> None:
         "import sys; from celeriac.bin import celeriac; celeriac(['--help'], standalone_mode=False); "
         "print([m for m in sys.modules if m.startswith(('celeriac.app', 'celeriac._core', 'asyncio'))], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4] / "python")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
 
+    assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "[]"
 
 
