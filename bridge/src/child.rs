@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::convert::{maybe_seconds, timespec};
+use crate::convert::{adopt, maybe_seconds, timespec};
 use crate::errors::Class;
 use crate::json::from_json;
 use crate::runtime::{same_process, without_signals};
@@ -406,16 +406,6 @@ impl Child {
 
 fn too_large(py: Python<'_>, error: FrameError) -> PyErr {
     Class::Encode.error(py, error.to_string())
-}
-
-#[expect(unsafe_code, reason = "Python names descriptors by number")]
-fn adopt(fd: RawFd) -> PyResult<OwnedFd> {
-    if fd < 0 {
-        return Err(PyValueError::new_err("a descriptor cannot be negative"));
-    }
-    // SAFETY: the caller gives the descriptor away. Closing one that is not its own is an error of the
-    // kind that Python's `os.close` allows too; memory is not at risk.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn outcome_kind(name: &str) -> PyResult<OutcomeKind> {

@@ -7,11 +7,14 @@ mod compression;
 mod convert;
 mod errors;
 mod json;
+mod logging;
 mod options;
 mod runtime;
 mod saferepr;
 mod values;
 mod wakeup;
+mod worker;
+mod worker_options;
 
 #[pyo3::pymodule]
 mod _core {
@@ -33,6 +36,8 @@ mod _core {
     use crate::saferepr::saferepr;
     #[pymodule_export]
     use crate::values::{Publication, ResultRecord};
+    #[pymodule_export]
+    use crate::worker::Worker;
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

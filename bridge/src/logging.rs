@@ -4,7 +4,7 @@ use std::fmt::{Debug, Write as _};
 use std::sync::Arc;
 
 use celeriac::clock::Clock;
-use celeriac::worker::notice::{Level, LogLine, Notice, NoticeQueue};
+use celeriac::worker::{Level, LogLine, Notice, NoticeQueue};
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -28,7 +28,9 @@ struct ToNotices;
 
 impl Subscriber for ToNotices {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= tracing::Level::DEBUG && metadata.target().starts_with("celeriac")
+        metadata.is_event()
+            && *metadata.level() <= tracing::Level::DEBUG
+            && metadata.target().starts_with("celeriac")
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -32,14 +32,14 @@ impl<'py> Options<'py> {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 let error: PyErr = error.into();
-                Err(self.wrong(py, name, &error.value(py).to_string()))
+                Err(self.wrong(name, &error.value(py).to_string()))
             }
         }
     }
 
     /// Reads an option that must be there.
     pub(crate) fn need<T: FromPyObjectOwned<'py>>(&self, name: &str) -> PyResult<T> {
-        self.take(name)?.ok_or_else(|| self.wrong(self.left.py(), name, "it is missing"))
+        self.take(name)?.ok_or_else(|| self.wrong(name, "it is missing"))
     }
 
     /// Reads a time in seconds; none is no limit.
@@ -47,13 +47,18 @@ impl<'py> Options<'py> {
         let Some(value) = self.take::<f64>(name)? else { return Ok(None) };
         if value.is_nan() || value < 0.0 {
             let text = format!("{value} is no time in seconds");
-            return Err(self.wrong(self.left.py(), name, &text));
+            return Err(self.wrong(name, &text));
         }
         seconds(value)
     }
 
-    pub(crate) fn wrong(&self, py: Python<'_>, name: &str, why: &str) -> PyErr {
-        Class::Improper.error(py, format!("option {name:?} of {}: {why}", self.what))
+    pub(crate) fn py(&self) -> Python<'py> {
+        self.left.py()
+    }
+
+    /// The error that names an option of these.
+    pub(crate) fn wrong(&self, name: &str, why: &str) -> PyErr {
+        Class::Improper.error(self.py(), format!("option {name:?} of {}: {why}", self.what))
     }
 
     /// Complains about what nobody has read.

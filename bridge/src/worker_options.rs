@@ -1,0 +1,129 @@
+//! The options dict of a worker becomes the engine's options and a pool.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
+
+use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
+use celeriac::worker::{RateLimit, TaskOptions, WorkerOptions};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::convert::adopt;
+use crate::errors::Class;
+use crate::options::Options;
+
+/// All that is needed to start a worker.
+pub(crate) struct Plan {
+    pub(crate) broker_url: String,
+    pub(crate) result_backend: Option<String>,
+    pub(crate) options: WorkerOptions,
+    pub(crate) pool: ProcessPool,
+}
+
+/// Reads and checks every option.
+pub(crate) fn read(dict: &Bound<'_, PyDict>) -> PyResult<Plan> {
+    let given = Options::new("Worker", dict)?;
+    let broker_url = store_url(&given, "broker_url", given.need("broker_url")?)?;
+    let result_backend = match given.take("result_backend")? {
+        Some(url) => Some(store_url(&given, "result_backend", url)?),
+        None => None,
+    };
+    // No store that there is takes any yet.
+    given.take::<Bound<'_, PyDict>>("transport_options")?;
+    // Records come from the children with their expiry; the engine makes none of its own.
+    given.take::<u64>("result_expires_ms")?;
+    let options = worker_options(&given)?;
+    let pool = pool(&given, &options)?;
+    given.finish()?;
+    Ok(Plan { broker_url, result_backend, options, pool })
+}
+
+/// Checks an URL without connecting.
+fn store_url(given: &Options<'_>, name: &str, url: String) -> PyResult<String> {
+    match celeriac::url::StoreUrl::parse(&url) {
+        Ok(_) => Ok(url),
+        Err(error) => Err(given.wrong(name, &error.to_string())),
+    }
+}
+
+fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
+    let default = WorkerOptions::default();
+    Ok(WorkerOptions {
+        node: given.need("node")?,
+        queues: given.need("queues")?,
+        prefetch_multiplier: given.take("prefetch_multiplier")?,
+        tasks: tasks(given)?,
+        accept_content: given
+            .take::<Vec<String>>("accept_content")?
+            .map_or(default.accept_content, HashSet::from_iter),
+        max_message_bytes: given.take("max_message_bytes")?.unwrap_or(default.max_message_bytes),
+        time_limit: given.duration("time_limit")?,
+        soft_time_limit: given.duration("soft_time_limit")?,
+        lease: given.duration("lease_seconds")?.unwrap_or(default.lease),
+        max_crashes: given.take("max_crashes")?.unwrap_or(default.max_crashes),
+        drain: given.duration("drain_seconds")?,
+        disable_rate_limits: given.take("disable_rate_limits")?.unwrap_or(default.disable_rate_limits),
+        log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
+        prefetch_bytes: default.prefetch_bytes,
+        watchdog: default.watchdog,
+    })
+}
+
+fn tasks(given: &Options<'_>) -> PyResult<HashMap<String, TaskOptions>> {
+    let Some(tasks) = given.take::<Bound<'_, PyDict>>("tasks")? else { return Ok(HashMap::new()) };
+    let read = |(name, options): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+        let name: String = name.extract()?;
+        let given = Options::new(format!("task {name}"), options.cast::<PyDict>()?)?;
+        Ok((name, task(given)?))
+    };
+    tasks.iter().map(read).collect()
+}
+
+fn task(given: Options<'_>) -> PyResult<TaskOptions> {
+    let default = TaskOptions::default();
+    let rate_limit = match given.take::<String>("rate_limit")? {
+        Some(text) => {
+            RateLimit::parse(&text).map_err(|error| given.wrong("rate_limit", &error.to_string()))?
+        }
+        None => None,
+    };
+    let options = TaskOptions {
+        acks_late: given.take("acks_late")?.unwrap_or(default.acks_late),
+        acks_on_failure: given.take("acks_on_failure")?.unwrap_or(default.acks_on_failure),
+        acks_on_timeout: given.take("acks_on_timeout")?.unwrap_or(default.acks_on_timeout),
+        reject_on_worker_lost: given.take("reject_on_worker_lost")?.unwrap_or(default.reject_on_worker_lost),
+        rate_limit,
+        time_limit: given.duration("time_limit")?,
+        soft_time_limit: given.duration("soft_time_limit")?,
+    };
+    // What only the child looks at.
+    given.take::<bool>("track_started")?;
+    given.take::<bool>("ignore_result")?;
+    given.finish()?;
+    Ok(options)
+}
+
+fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {
+    let concurrency = given.take("concurrency")?.unwrap_or(1);
+    let argv = given.take::<Vec<OsString>>("fork_server_argv")?;
+    let server = given.take::<RawFd>("fork_server_fd")?;
+    let child = given.take::<RawFd>("child_fd")?;
+    let max_tasks_per_child = given.take("max_tasks_per_child")?;
+    let max_memory_per_child = given.take("max_memory_per_child")?;
+    let spawner = match (child, server, argv) {
+        (Some(_), Some(_), _) => return Err(given.wrong("child_fd", "there is a fork server as well")),
+        (Some(fd), None, _) => Spawner::fixed(UnixStream::from(adopt(fd)?)),
+        (None, None, None) => return Err(given.wrong("fork_server_fd", "nothing is there to run tasks")),
+        (None, fd, argv) => {
+            let stream = fd.map(adopt).transpose()?.map(UnixStream::from);
+            Spawner::fork_server(stream, argv)
+        }
+    };
+    let hard_limits =
+        options.time_limit.is_some() || options.tasks.values().any(|task| task.time_limit.is_some());
+    let pool =
+        ProcessPoolOptions { concurrency, spawner, max_tasks_per_child, max_memory_per_child, hard_limits };
+    ProcessPool::new(pool).map_err(|error| Class::Improper.error(given.py(), error.to_string()))
+}
