@@ -109,6 +109,8 @@ def get_current_task() -> Task[..., Any] | None:
 def get_current_worker_task() -> Task[..., Any] | None:
     """The task that a worker (or an eager call) runs here; tasks that were simply called do not count."""
     stack = _tasks.get()
+    if not stack:
+        return None
     return next((task for task in reversed(stack) if not task.request.called_directly), None)
 
 

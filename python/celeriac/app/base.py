@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, cast
 
-from celeriac._dispatch import Signal
 from celeriac import _state as current
+from celeriac._dispatch import Signal
 from celeriac.app import send
-from celeriac.app.arguments import header_of
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
 from celeriac.app.settings import Settings
 from celeriac.app.task import Task
-from celeriac.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured
+from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.utils.imports import gen_task_name, symbol_by_name
 from celeriac.utils.time import zone
 
@@ -255,32 +254,9 @@ class Celery:
     def _task_from_fun(
         self, fun: Callable[..., Any], name: str | None = None, base: Any = None, bind: bool = False, **options: Any
     ) -> Task[..., Any]:
-        name = name or self.gen_task_name(fun.__name__, fun.__module__)
-        known = self._tasks.get(name)
-        if known is not None:
-            _warn_of_duplicate(name, known, fun)
-            return known
-        parent = symbol_by_name(base) or self.task_cls
-        attributes = {
-            "app": self,
-            "name": name,
-            "run": fun if bind else staticmethod(fun),
-            "abstract": False,
-            "__doc__": fun.__doc__,
-            "__module__": fun.__module__,
-            "__annotations__": getattr(fun, "__annotations__", {}),
-            "__header__": staticmethod(header_of(fun, bound=bind) or _anything),
-            "__wrapped__": staticmethod(fun),
-            **options,
-        }
-        task: Task[..., Any] = type(fun.__name__, (parent,), attributes)()
-        task.__bound__ = bind
-        task.__qualname__ = getattr(fun, "__qualname__", fun.__name__)  # type: ignore[attr-defined]
-        task.__name__ = fun.__name__  # type: ignore[attr-defined]
-        self._tasks[name] = task
-        if self.finalized:
-            task.bind(self)
-        return task
+        from celeriac.app.declare import task_from_function
+
+        return task_from_function(self, fun, name, base, bind, options)
 
     def register_task(self, task: Any, **options: Any) -> Task[..., Any]:
         """Registers a class-based task, given as class or instance; replaces one of the same name."""
@@ -325,9 +301,7 @@ class Celery:
         """Base class of tasks, bound to this app."""
         return type(self.task_cls.__name__, (self.task_cls,), {"app": self, "__module__": self.task_cls.__module__})
 
-    def autodiscover_tasks(
-        self, packages: Any = None, related_name: str | None = "tasks", force: bool = False
-    ) -> None:
+    def autodiscover_tasks(self, packages: Any = None, related_name: str | None = "tasks", force: bool = False) -> None:
         """Imports `<package>.tasks` of each package, when the worker imports its modules.
 
         Args:
@@ -373,9 +347,7 @@ class Celery:
         if self.conf.task_always_eager:
             import warnings
 
-            warnings.warn(
-                AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2
-            )
+            warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2)
         if countdown is not None:
             options["countdown"] = countdown
         if eta is not None:
@@ -410,7 +382,9 @@ class Celery:
         kwargs["app"] = self
         return signature(varies, *args, **kwargs)
 
-    def AsyncResult(self, task_id: str, backend: Any = None, task_name: str | None = None, **kw: Any) -> AsyncResult[Any]:
+    def AsyncResult(
+        self, task_id: str, backend: Any = None, task_name: str | None = None, **kw: Any
+    ) -> AsyncResult[Any]:
         """The result of a task id."""
         from celeriac.result.async_result import AsyncResult
 
@@ -475,6 +449,12 @@ class Celery:
 
     # -- programs
 
+    def bugreport(self) -> str:
+        """Versions and settings, secrets masked, to put into a bug report."""
+        from celeriac.app.bugreport import bugreport
+
+        return bugreport(self)
+
     def worker_main(self, argv: list[str] | None = None) -> None:
         """Runs the command line's `worker` for this app."""
         if argv is None or "worker" not in argv:
@@ -490,20 +470,3 @@ class Celery:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'} at {id(self):#x}>"
-
-
-def _anything(*args: Any, **kwargs: Any) -> None:
-    """Header of a callable about which nothing is known."""
-
-
-def _warn_of_duplicate(name: str, known: Task[..., Any], fun: Callable[..., Any]) -> None:
-    if getattr(known, "__wrapped__", None) is fun:
-        return
-    import warnings
-
-    warnings.warn(
-        DuplicateTaskNameWarning(
-            f"task name {name!r} is taken by {getattr(known, '__wrapped__', known)!r}; {fun!r} is ignored"
-        ),
-        stacklevel=4,
-    )

@@ -71,6 +71,10 @@ class Settings(MutableMapping[str, Any]):
         """Whether the sources were read."""
         return self._flat is not None
 
+    def values_now(self) -> Mapping[str, Any]:
+        """All settings as a plain mapping: for hot paths, to be read at once and not kept."""
+        return self._values()
+
     def _values(self) -> dict[str, Any]:
         flat = self._flat
         if flat is None:
@@ -304,7 +308,7 @@ def _strip_namespace(values: Mapping[str, Any], namespace: str) -> dict[str, Any
     prefix = namespace.upper() + "_"
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if not isinstance(key, str) or not key.upper().startswith(prefix):
+        if not str(key).upper().startswith(prefix):
             continue
         name = key[len(prefix) :].lower()
         found[name if name in SETTINGS or key not in OLD_NAMES else OLD_NAMES[key]] = value

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
+from celeriac._state import get_current_app, pop_current_task, push_current_task
 from celeriac.app import send
 from celeriac.app.arguments import header_of
-from celeriac.app.context import Context
-from celeriac._state import get_current_app, pop_current_task, push_current_task
+from celeriac.app.context import Context, RequestStack
 from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Reject, Retry
 
 if TYPE_CHECKING:
@@ -42,36 +41,6 @@ FROM_SETTINGS = {
     "store_errors_even_if_ignored": "task_store_errors_even_if_ignored",
     "track_started": "task_track_started",
 }
-
-
-class RequestStack:
-    """The requests of one task that run here, innermost last; each thread and coroutine has its own."""
-
-    __slots__ = ("_requests",)
-
-    def __init__(self) -> None:
-        self._requests: ContextVar[tuple[Context, ...]] = ContextVar("celeriac_requests", default=())
-
-    def push(self, request: Context) -> None:
-        """A request begins."""
-        self._requests.set((*self._requests.get(), request))
-
-    def pop(self) -> Context | None:
-        """The innermost one ends."""
-        stack = self._requests.get()
-        if not stack:
-            return None
-        self._requests.set(stack[:-1])
-        return stack[-1]
-
-    @property
-    def top(self) -> Context | None:
-        """The innermost one."""
-        stack = self._requests.get()
-        return stack[-1] if stack else None
-
-    def __len__(self) -> int:
-        return len(self._requests.get())
 
 
 class Task(Generic[P, R]):
@@ -129,13 +98,10 @@ class Task(Generic[P, R]):
     expires: float | datetime | None = None
 
     __header__: Callable[..., None] | None = None
-    __bound__ = False
 
     def __init__(self) -> None:
         self.request_stack = RequestStack()
         self._default_request: Context | None = None
-        # A class-based task is bound by its class, a function with bind=True by its decorator.
-        self.__bound__ = False
 
     # -- belonging to an app
 
@@ -455,8 +421,8 @@ class Task(Generic[P, R]):
         from celeriac.canvas.signature import Signature
 
         options = starargs[0] if starargs else extra.pop("options", None)
-        app = self.app if self.app is not None else extra.pop("app", None)
-        return Signature(self, args, kwargs, options, app=app, **extra)
+        extra.setdefault("app", self.app)
+        return Signature(self, args, kwargs, options, **extra)
 
     subtask = signature
 
@@ -532,4 +498,3 @@ def _raise(exc: BaseException) -> NoReturn:
 
 def _unpickle(name: str) -> Any:
     return get_current_app().tasks[name]
-

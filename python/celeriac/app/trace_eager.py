@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
-from celeriac.app.context import Context
 from celeriac._state import pop_current_task, push_current_task
+from celeriac.app.context import Context
 from celeriac.app.task import entry_point
 from celeriac.exceptions import Ignore, Reject, Retry
 from celeriac.result.eager import EagerResult

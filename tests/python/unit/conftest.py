@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from celeriac import Celery, _state
 from celeriac.exceptions import Ignore, Reject
 

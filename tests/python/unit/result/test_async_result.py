@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from celeriac import Celery, exceptions
 from celeriac._core import ResultRecord
 from celeriac._state import allow_join_result
