@@ -112,9 +112,10 @@ mod file {
 
     /// Opens the file of a URL, of which `rest` is what follows `sqlite://`.
     pub(super) fn open(rest: &str, options: ConnectOptions) -> Result<SqliteStore, BrokerError> {
+        let (_, query) = rest.split_once('?').unwrap_or((rest, ""));
         let wanted = read(rest, options)?;
         let path = canonical(&wanted.path);
-        let how = format!("{:?} {} {}", wanted.threading, wanted.survive_power_cut, wanted.max_message);
+        let how = format!("{query:?} {:?}", wanted.threading);
         let mut open = OPEN.lock();
         open.retain(|_, store| store.upgrade().is_some());
         let key = (std::process::id(), path, how);
@@ -154,12 +155,15 @@ mod file {
             match option.split_once('=') {
                 Some(("synchronous", "full")) => read.survive_power_cut = true,
                 Some(("synchronous", "normal")) => read.survive_power_cut = false,
+                Some(("max_size", bytes)) if bytes.parse::<u64>().is_ok() => {
+                    read.max_size = bytes.parse().ok();
+                }
                 Some(("max_message", bytes)) if bytes.parse::<usize>().is_ok() => {
                     read.max_message = bytes.parse().unwrap_or(read.max_message);
                 }
                 _ => {
                     return Err(BrokerError::Config(format!(
-                        "unknown option {option:?} in the sqlite URL: known are synchronous=full|normal and max_message=BYTES"
+                        "unknown option {option:?} in the sqlite URL: known are synchronous=full|normal, max_message=BYTES and max_size=BYTES"
                     )));
                 }
             }

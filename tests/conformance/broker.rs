@@ -154,20 +154,6 @@ pub(crate) async fn a_claimed_message_can_be_parked(setup: Setup) {
     assert_eq!(names(&take(&*consumer, 1).await), ["a"]);
 }
 
-pub(crate) async fn a_clock_that_steps_back_loses_nothing(setup: Setup) {
-    // A clock that stands still, seen from a store whose messages are due far ahead, is one that stepped back.
-    setup.broker.publish(vec![due("q", "a", START.after(MINUTE))]).await.expect("publishes");
-    setup.advance(MINUTE);
-    let consumer = setup.consumer("w", &["q"]).await;
-    let taken = take(&*consumer, 1).await;
-    commit(&*consumer, &taken[0], Settle::Park(START.after(3 * MINUTE))).await;
-
-    nothing(&setup, &*consumer).await;
-    setup.advance(2 * MINUTE);
-
-    assert_eq!(names(&take(&*consumer, 1).await), ["a"]);
-}
-
 pub(crate) async fn a_dead_letter_keeps_its_message_and_its_reason(setup: Setup) {
     setup.publish("q", &["a", "b"]).await;
     setup.publish("other", &["c"]).await;

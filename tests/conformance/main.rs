@@ -26,7 +26,6 @@ macro_rules! conformance {
                 a_parked_message_comes_when_it_is_due_and_not_before,
                 a_claim_that_waits_wakes_when_a_parked_message_is_due,
                 a_claimed_message_can_be_parked,
-                a_clock_that_steps_back_loses_nothing,
                 a_dead_letter_keeps_its_message_and_its_reason,
                 a_message_that_crashes_too_often_is_dead,
                 purge_removes_ready_and_parked_but_not_claimed,

@@ -55,6 +55,14 @@ fn open_once(path: &Path) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
+/// Lets the file grow to that many bytes at the most.
+pub(super) fn limit(connection: &Connection, bytes: u64) -> Result<(), Fault> {
+    let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let pages = (bytes / page as u64).max(1) as i64;
+    connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+    Ok(())
+}
+
 /// Tries until the file's lock is free or the time is up.
 pub(super) fn retry<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
     let mut since = None;

@@ -60,7 +60,9 @@ impl From<rusqlite::Error> for Fault {
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => {
                 "the file or its directory is read-only: give this user the right to write both"
             }
-            ErrorCode::DiskFull => "the disk is full: free some space, nothing that was stored is lost",
+            ErrorCode::DiskFull => {
+                "the disk is full, or the file has reached its max_size: make room, nothing that was stored is lost"
+            }
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 "the file is damaged or no database: stop everyone, move it away (with its -wal and -shm), and \
                  recover it with `sqlite3 FILE .recover` or start with a new one"

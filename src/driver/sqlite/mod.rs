@@ -59,6 +59,8 @@ pub struct SqliteOptions {
     pub survive_power_cut: bool,
     /// Bytes that one message may have (headers and body).
     pub max_message: usize,
+    /// Bytes that the file may grow to (its write-ahead log aside); none: as long as the disk has room.
+    pub max_size: Option<u64>,
     /// Who does the work.
     pub threading: Threading,
     /// Where leases and due times come from.
@@ -76,6 +78,7 @@ impl SqliteOptions {
             path: path.into(),
             survive_power_cut: true,
             max_message: 100 << 20,
+            max_size: None,
             threading: Threading::Inline,
             clock: Clock::system(),
             connect_timeout: Duration::from_secs(5),
@@ -150,6 +153,9 @@ impl WeakStore {
 
 fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
     let connection = connection::open(&options.path, options.connect_timeout)?;
+    if let Some(bytes) = options.max_size {
+        connection::limit(&connection, bytes)?;
+    }
     let reader = connection::open(&options.path, options.connect_timeout)?;
     let system = |error: std::io::Error| Fault::Passing(error.to_string());
     // Links are followed only now that the file exists.
