@@ -1,0 +1,61 @@
+//! Leases: kept for long tasks, and what happens when one is lost all the same.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use celeriac::worker::Stop;
+
+use crate::common::{World, late, messages, options, pool, until};
+use crate::faults::Flaky;
+
+#[tokio::test(start_paused = true)]
+async fn a_task_much_longer_than_the_lease_runs_once() {
+    let world = World::new();
+    let pool = pool(1, Duration::from_secs(90));
+    let played = pool.played();
+    let mut short = options(&[("t", late())]);
+    short.lease = Duration::from_secs(5);
+    let idle = crate::common::pool(4, Duration::ZERO);
+    let idle_played = idle.played();
+    let first = world.start(short.clone(), pool);
+    world.publish(messages("t", 1)).await;
+    until("it runs", async || !played.lock().is_empty()).await;
+
+    short.node = "celery@other".into();
+    let second = world.start(short, idle);
+    until("it is done", async || world.result("t-0").await.is_some()).await;
+
+    first.stop(Stop::Warm).await;
+    second.stop(Stop::Warm).await;
+    assert_eq!((played.lock().len(), idle_played.lock().len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_attempt_does_not_commit_over_the_newer_one() {
+    let world = World::new();
+    let slow = pool(1, Duration::from_secs(20));
+    let slow_played = slow.played();
+    let mut short = options(&[("t", late())]);
+    short.lease = Duration::from_secs(3);
+    let store = Arc::new(world.store.clone());
+    let flaky = Arc::new(Flaky::new(store.clone()));
+    let first = world.start_on(short.clone(), flaky.clone(), store, slow);
+    world.publish(messages("t", 1)).await;
+    until("it runs", async || !slow_played.lock().is_empty()).await;
+
+    flaky.cut.store(true, Ordering::SeqCst);
+    short.node = "celery@other".into();
+    let quick = pool(1, Duration::ZERO);
+    let quick_played = quick.played();
+    let second = world.start(short, quick);
+    until("the other runs it", async || world.result("t-0").await.is_some()).await;
+    flaky.cut.store(false, Ordering::SeqCst);
+    until("the first one's outcome is dropped", async || first.handle.stats().stale == 1).await;
+
+    first.stop(Stop::Warm).await;
+    second.stop(Stop::Warm).await;
+    assert_eq!((slow_played.lock().len(), quick_played.lock().len()), (1, 1));
+    let queue = world.queue().await;
+    assert_eq!((queue.ready, queue.claimed), (0, 0));
+}

@@ -1,0 +1,80 @@
+//! Bad input: refused before it reaches a child, kept, and told of without its content.
+
+use std::time::Duration;
+
+use celeriac::protocol::Message;
+use celeriac::worker::Stop;
+use celeriac::worker::pool::Mode;
+use serde_json::json;
+
+use crate::common::{World, early, message, messages, modes, options, pool, until};
+
+#[tokio::test(start_paused = true)]
+async fn bad_messages_become_dead_letters_and_good_ones_run() {
+    let world = World::new();
+    let pool = pool(1, Duration::ZERO);
+    let played = pool.played();
+    let mut options = options(&[("t", early())]);
+    options.max_message_bytes = 10_000;
+    let worker = world.start(options, pool);
+    let good = message("t", "good", json!({}));
+    let with = |change: fn(&mut Message)| {
+        let mut message = message("t", "secret", json!({}));
+        change(&mut message);
+        message
+    };
+
+    world
+        .publish(vec![
+            with(|message| message.properties.content_type = "application/x-python-serialize".into()),
+            with(|message| message.properties.content_type = String::new()),
+            with(|message| message.body = vec![b'x'; 10_001].into()),
+            with(|message| message.headers = "{\"task\": \"t\"".into()),
+            with(|message| message.headers = "{}".into()),
+            with(|message| message.headers = "{\"task\": \"t\", \"id\": \"secret\", \"eta\": 5}".into()),
+            good,
+        ])
+        .await;
+    until("the good one is done", async || world.result("good").await.is_some()).await;
+    world.drained().await;
+
+    let reasons: Vec<_> = world.dead().await.into_iter().map(|letter| letter.reason).collect();
+    assert_eq!(reasons, ["disallowed", "disallowed", "too-large", "malformed", "malformed", "malformed"]);
+    assert!(worker.log().iter().filter(|line| line.contains("refused")).count() == 6);
+    assert!(!worker.log().iter().any(|line| line.contains("secret")));
+    assert_eq!(played.lock().len(), 1);
+    worker.stop(Stop::Warm).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_task_is_concluded_and_kept_as_a_dead_letter() {
+    let world = World::new();
+    let pool = pool(1, Duration::ZERO);
+    let played = pool.played();
+    let worker = world.start(options(&[("t", early())]), pool);
+
+    world.publish(messages("other", 1)).await;
+    world.drained().await;
+
+    worker.stop(Stop::Warm).await;
+    assert_eq!(modes(&played, "other-0"), [Mode::Unknown]);
+    assert_eq!(world.result("other-0").await.unwrap().state, "FAILURE");
+    assert_eq!(world.dead().await[0].reason, "unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_protocol_1_message_runs() {
+    let world = World::new();
+    let pool = pool(1, Duration::ZERO);
+    let played = pool.played();
+    let worker = world.start(options(&[("t", early())]), pool);
+    let mut old = message("t", "old", json!({}));
+    old.headers = "{}".into();
+    old.body = json!({"task": "t", "id": "old", "args": [1], "kwargs": {}}).to_string().into();
+
+    world.publish(vec![old]).await;
+    world.drained().await;
+
+    worker.stop(Stop::Warm).await;
+    assert_eq!(modes(&played, "old"), [Mode::Run]);
+}
