@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-DEV_TOOLS := pytest hypothesis mypy ruff import-linter maturin types-PyYAML \
+DEV_TOOLS := pytest mypy ruff import-linter maturin types-PyYAML \
 	click flask pillow aiosmtpd PyYAML msgpack
 # The bridge is built against the stable ABI: no interpreter is asked, so a change of environment rebuilds nothing.
 export PYO3_NO_PYTHON := 1
