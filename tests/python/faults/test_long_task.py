@@ -10,7 +10,7 @@ SECONDS = 90
 
 
 def test_ninety_seconds_with_a_lease_of_five_run_once(fleet: Fleet, fault_app: ModuleType) -> None:
-    fleet.env["CELERIAC_WORKER_LEASE"] = "5"
+    fleet.env["CELERIAC_WORKER_LEASE_SECONDS"] = "5"
     fleet.start("-c", "1", name="first")
     result = fault_app.long.delay(1, SECONDS)
     until(lambda: fleet.runs()[0][1] == 1, 20, "task begun")
