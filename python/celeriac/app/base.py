@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from celeriac import _state as current
 from celeriac._dispatch import Signal
 from celeriac.app import send
+from celeriac.app.engine import Engine
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
 from celeriac.app.settings import Settings
@@ -105,12 +106,10 @@ class Celery:
             self.task_cls = symbol_by_name(task_cls)
         self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
         self._autodiscover: list[tuple[Any, str | None]] = []
-        # Guards finalising and the making of the client.
+        # Guards finalising.
         self._lock = threading.RLock()
-        # The client and the process it belongs to: written under the lock, read without it.
-        self._client: tuple[int, Client] | None = None
+        self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
-        self._oids = threading.local()
         # Made of `task_cls` on first use, or set by hand.
         self._task_class: Any = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
@@ -142,10 +141,14 @@ class Celery:
     def close(self) -> None:
         """Closes the client; the app must not be used after."""
         current.deregister_app(self)
-        with self._lock:
-            held, self._client = self._client, None
-        if held is not None and held[0] == os.getpid():
-            held[1].close()
+        self._engine.close()
+
+    def after_fork(self) -> None:
+        """Called in the child after a fork; tells whoever is connected to `on_after_fork`."""
+        self._lock = threading.RLock()
+        self.conf.after_fork()
+        self._engine.after_fork()
+        self.on_after_fork.send(self)
 
     @property
     def current_task(self) -> Task[..., Any] | None:
@@ -287,6 +290,8 @@ class Celery:
         """Gives every task its settings. Runs by itself on first use unless `autofinalize` is off."""
         if self.finalized:
             return
+        # Before the lock: those who are told that settings were read may use tasks.
+        self.conf.values_now()
         with self._lock:
             if self.finalized:
                 return
@@ -442,27 +447,7 @@ class Celery:
     @property
     def client(self) -> Client:
         """The engine's client of this process."""
-        held = self._client
-        if held is not None and held[0] == os.getpid():
-            return held[1]
-        return self._connect()
-
-    def _connect(self) -> Client:
-        from celeriac._core import Client
-
-        with self._lock:
-            held = self._client
-            pid = os.getpid()
-            if held is None or held[0] != pid:
-                # A client inherited through fork is left alone: its threads and sockets are the parent's.
-                conf = self.conf
-                options = {
-                    "connect_timeout": conf.broker_connection_timeout,
-                    "transport_options": dict(conf.broker_transport_options or {}),
-                }
-                held = (pid, Client(self.broker_url_effective, self.result_backend_effective, options))
-                self._client = held
-        return held[1]
+        return self._engine.client
 
     @property
     def oid(self) -> str:
@@ -472,13 +457,7 @@ class Celery:
     @property
     def thread_oid(self) -> str:
         """Names this app in this thread; `reply_to` of its messages."""
-        oids = self._oids
-        if getattr(oids, "pid", None) != os.getpid():
-            from uuid import NAMESPACE_OID, getnode, uuid3
-
-            oids.pid = os.getpid()
-            oids.oid = str(uuid3(NAMESPACE_OID, f"{getnode()}-{oids.pid}-{id(self)}-{threading.get_ident()}"))
-        return cast("str", oids.oid)
+        return self._engine.thread_oid
 
     @property
     def control(self) -> Control:

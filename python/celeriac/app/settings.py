@@ -52,6 +52,10 @@ class Settings(MutableMapping[str, Any]):
         # Grows with every change, so that what is computed from settings knows when it is old.
         self._generation = 0
 
+    def after_fork(self) -> None:
+        """The lock may have been held by a thread that this process has not got."""
+        self._lock = RLock()
+
     # -- sources
 
     def set_source(self, source: Any, namespace: str | None, silent: bool) -> None:

@@ -278,11 +278,9 @@ class Task(Generic[P, R]):
             options["shadow"] = shadow
 
     def _apply_always_eager(self, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[R]:
-        from celeriac.app.trace_eager import through_the_wire
+        from celeriac.app.trace_eager import apply_always_eager
 
-        options.pop("shadow", None)
-        args, kwargs = through_the_wire(self, args or (), kwargs or {}, options.get("serializer"))
-        return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
+        return cast("AsyncResult[R]", apply_always_eager(self, args or (), kwargs or {}, options))
 
     def apply(
         self,
@@ -399,18 +397,7 @@ class Task(Generic[P, R]):
     ) -> Signature[R]:
         """A signature that makes the call of a request again."""
         request = request or self.request
-        options = request.as_execution_options()
-        delivery = request.delivery_info or {}
-        if delivery.get("priority") is not None:
-            options["priority"] = delivery["priority"]
-        exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key")
-        if queue:
-            options["queue"] = queue
-        elif exchange and routing_key:
-            options.update(exchange=exchange, routing_key=routing_key)
-        elif routing_key:
-            options["queue"] = routing_key
-        options.update(extra_options)
+        options = {**request.as_execution_options(), **request.way_back(queue), **extra_options}
         return self.signature(
             request.args if args is None else args, request.kwargs if kwargs is None else kwargs, options
         )

@@ -231,11 +231,11 @@ class AsyncResult(Generic[R_co]):
 
     @property
     def children(self) -> list[Any] | None:
-        """Results of the tasks that it has sent; None while it has no record."""
-        from celeriac.result.rebuild import result_from_tuple
+        """Results of the tasks that it has sent, members of groups one by one; None while it has no record."""
+        from celeriac.result.rebuild import members
 
         children = self._document().get("children")
-        return None if children is None else [result_from_tuple(child, self.app) for child in children]
+        return None if children is None else [result for child in children for result in members(child, self.app)]
 
     @property
     def date_done(self) -> datetime | None:

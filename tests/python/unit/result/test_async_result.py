@@ -98,9 +98,9 @@ def test_without_a_record_the_task_is_pending(app: Celery) -> None:
 
 
 def test_children_come_back_as_results(app: Celery) -> None:
-    store(app, "p", {"status": "SUCCESS", "result": 1, "children": [[["c1", None], None]], "task_id": "p"})
+    store(app, "p", ROWS["child_results"]["stored"])
 
-    assert AsyncResult("p", app=app).children == ["c1"]
+    assert AsyncResult("p", app=app).children == ["c1", "c2"]
 
 
 def test_get_wakes_when_another_thread_stores_the_result(app: Celery) -> None:
