@@ -12,7 +12,8 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# Type checkers take this name for true; importing it would import `typing`.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from typing import Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from celeriac.app import shared_task
     from celeriac.app import shared_task as task
     from celeriac.app.base import Celery
+    from celeriac.app.bugreport import bugreport
     from celeriac.app.current import current_app, current_task
     from celeriac.app.task import Task
     from celeriac.canvas.chain import chain
@@ -35,6 +37,7 @@ __all__ = [
     "Signature",
     "Task",
     "__version__",
+    "bugreport",
     "chain",
     "current_app",
     "current_task",
@@ -52,6 +55,7 @@ _HOMES = {
     "Signature": "celeriac.canvas.signature",
     "Task": "celeriac.app.task",
     "__version__": "celeriac._core",
+    "bugreport": "celeriac.app.bugreport",
     "chain": "celeriac.canvas.chain",
     "current_app": "celeriac.app.current",
     "current_task": "celeriac.app.current",

@@ -5,14 +5,11 @@ A receiver never breaks the sender: what it raises is logged and kept as its ans
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any
-
-logger = logging.getLogger(__name__)
 
 Receiver = Callable[..., Any]
 
@@ -99,7 +96,10 @@ class Signal:
             try:
                 response = self._call(receiver, retry, sender, named)
             except Exception as exc:
-                logger.exception("Signal handler %r raised: %r", receiver, exc)
+                # Imported here: a process whose receivers behave has no use for it.
+                import logging
+
+                logging.getLogger(__name__).exception("Signal handler %r raised: %r", receiver, exc)
                 response = exc
             responses.append((receiver, response))
         return responses

@@ -13,7 +13,7 @@ class Proxy:
     object in each app.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_Proxy__getter")
+    __slots__ = ("_Proxy__getter", "__dict__", "__weakref__")
 
     def __init__(self, getter: Callable[[], Any], name: str = "", doc: str | None = None) -> None:
         object.__setattr__(self, "_Proxy__getter", getter)
@@ -76,7 +76,7 @@ class Proxy:
     def __enter__(self) -> Any:
         return self._get_current_object().__enter__()
 
-    def __exit__(self, *exc: Any) -> Any:
+    def __exit__(self, *exc: object) -> Any:
         return self._get_current_object().__exit__(*exc)
 
     def __or__(self, other: Any) -> Any:

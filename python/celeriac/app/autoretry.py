@@ -28,7 +28,7 @@ def get_exponential_backoff_interval(factor: int, retries: int, maximum: int, fu
     # A shift by thousands would make a number of thousands of digits only to throw it away.
     countdown = min(maximum, factor * (1 << min(retries, 64)))
     if full_jitter:
-        countdown = randrange(countdown + 1)  # noqa: S311 -- spreads load, keeps no secret
+        countdown = randrange(countdown + 1)
     return max(0, countdown)
 
 

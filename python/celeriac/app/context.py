@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -141,8 +142,53 @@ class Context:
             options.update(self.stamps)
         return options
 
+    def way_back(self, queue: str | None = None) -> dict[str, Any]:
+        """Options that send a message to where this one came from, or to another queue."""
+        delivery = self.delivery_info or {}
+        exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key")
+        options: dict[str, Any] = {}
+        if delivery.get("priority") is not None:
+            options["priority"] = delivery["priority"]
+        if queue:
+            options["queue"] = queue
+        elif exchange and routing_key:
+            options.update(exchange=exchange, routing_key=routing_key)
+        elif routing_key:
+            options["queue"] = routing_key
+        return options
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)
 
     def __repr__(self) -> str:
         return f"<Context: {self.__dict__!r}>"
+
+
+class RequestStack:
+    """The requests of one task that run here, innermost last; each thread and coroutine has its own."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self) -> None:
+        self._requests: ContextVar[tuple[Context, ...]] = ContextVar("celeriac_requests", default=())
+
+    def push(self, request: Context) -> None:
+        """A request begins."""
+        self._requests.set((*self._requests.get(), request))
+
+    def pop(self) -> Context | None:
+        """The innermost one ends."""
+        stack = self._requests.get()
+        if not stack:
+            return None
+        self._requests.set(stack[:-1])
+        return stack[-1]
+
+    @property
+    def top(self) -> Context | None:
+        """The innermost one."""
+        stack = self._requests.get()
+        return stack[-1] if stack else None
+
+    def __len__(self) -> int:
+        return len(self._requests.get())

@@ -107,7 +107,10 @@ class Control:
         self.broadcast("revoke", arguments, destination=destination, **kwargs)
 
     def terminate(
-        self, task_id: str | Iterable[str], destination: Iterable[str] | None = None, signal: str | None = None,
+        self,
+        task_id: str | Iterable[str],
+        destination: Iterable[str] | None = None,
+        signal: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Ends the process that runs a task, and revokes it."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.utils.imports import symbol_by_name
@@ -17,8 +16,7 @@ __all__ = ["MapRoute", "Queue", "Queues", "Router", "Target"]
 _DIRECT = "direct"
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(NamedTuple):
     """A queue as messages are sent to it."""
 
     name: str
@@ -29,14 +27,13 @@ class Queue:
     alias: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where one message goes, and the options that its route gave."""
 
     exchange: str
     routing_key: str
     queue: Queue | None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any]
 
 
 class Queues(dict[str, Queue]):
@@ -153,9 +150,7 @@ class Router:
         #: Targets of calls without options of their own, by task name; filled by senders, any of which may win.
         self.known: dict[str, Target] = {}
 
-    def route(
-        self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task: Any = None
-    ) -> Target:
+    def route(self, options: dict[str, Any], name: str, args: Any = (), kwargs: Any = None, task: Any = None) -> Target:
         """Merges the route's options under the given ones and resolves queue, exchange and routing key."""
         found = self._lookup(name, args, kwargs, options, task)
         merged = {**found, **{key: value for key, value in options.items() if value is not None}}

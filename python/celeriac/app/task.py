@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
+from celeriac._state import get_current_app, pop_current_task, push_current_task
 from celeriac.app import send
 from celeriac.app.arguments import header_of
-from celeriac.app.context import Context
-from celeriac._state import get_current_app, pop_current_task, push_current_task
+from celeriac.app.context import Context, RequestStack
 from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Reject, Retry
 
 if TYPE_CHECKING:
@@ -42,36 +42,6 @@ FROM_SETTINGS = {
     "store_errors_even_if_ignored": "task_store_errors_even_if_ignored",
     "track_started": "task_track_started",
 }
-
-
-class RequestStack:
-    """The requests of one task that run here, innermost last; each thread and coroutine has its own."""
-
-    __slots__ = ("_requests",)
-
-    def __init__(self) -> None:
-        self._requests: ContextVar[tuple[Context, ...]] = ContextVar("celeriac_requests", default=())
-
-    def push(self, request: Context) -> None:
-        """A request begins."""
-        self._requests.set((*self._requests.get(), request))
-
-    def pop(self) -> Context | None:
-        """The innermost one ends."""
-        stack = self._requests.get()
-        if not stack:
-            return None
-        self._requests.set(stack[:-1])
-        return stack[-1]
-
-    @property
-    def top(self) -> Context | None:
-        """The innermost one."""
-        stack = self._requests.get()
-        return stack[-1] if stack else None
-
-    def __len__(self) -> int:
-        return len(self._requests.get())
 
 
 class Task(Generic[P, R]):
@@ -129,13 +99,10 @@ class Task(Generic[P, R]):
     expires: float | datetime | None = None
 
     __header__: Callable[..., None] | None = None
-    __bound__ = False
 
     def __init__(self) -> None:
         self.request_stack = RequestStack()
         self._default_request: Context | None = None
-        # A class-based task is bound by its class, a function with bind=True by its decorator.
-        self.__bound__ = False
 
     # -- belonging to an app
 
@@ -190,10 +157,22 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the task here and now, as a plain function with a request of its own."""
+        request = Context(args=args, kwargs=kwargs)
         push_current_task(self)
-        self.request_stack.push(Context(args=args, kwargs=kwargs))
+        self.request_stack.push(request)
         try:
-            return cast("R", self.run(*args, **kwargs))
+            value = self.run(*args, **kwargs)
+        finally:
+            self.request_stack.pop()
+            pop_current_task()
+        return cast("R", self._call_async(value, request) if isinstance(value, CoroutineType) else value)
+
+    async def _call_async(self, coroutine: CoroutineType[Any, Any, R], request: Context) -> R:
+        """A direct call of an `async def`, which runs only when it is awaited."""
+        push_current_task(self)
+        self.request_stack.push(request)
+        try:
+            return await coroutine
         finally:
             self.request_stack.pop()
             pop_current_task()
@@ -299,11 +278,9 @@ class Task(Generic[P, R]):
             options["shadow"] = shadow
 
     def _apply_always_eager(self, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[R]:
-        from celeriac.app.trace_eager import through_the_wire
+        from celeriac.app.trace_eager import apply_always_eager
 
-        options.pop("shadow", None)
-        args, kwargs = through_the_wire(self, args or (), kwargs or {}, options.get("serializer"))
-        return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
+        return cast("AsyncResult[R]", apply_always_eager(self, args or (), kwargs or {}, options))
 
     def apply(
         self,
@@ -420,18 +397,7 @@ class Task(Generic[P, R]):
     ) -> Signature[R]:
         """A signature that makes the call of a request again."""
         request = request or self.request
-        options = request.as_execution_options()
-        delivery = request.delivery_info or {}
-        if delivery.get("priority") is not None:
-            options["priority"] = delivery["priority"]
-        exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key")
-        if queue:
-            options["queue"] = queue
-        elif exchange and routing_key:
-            options.update(exchange=exchange, routing_key=routing_key)
-        elif routing_key:
-            options["queue"] = routing_key
-        options.update(extra_options)
+        options = {**request.as_execution_options(), **request.way_back(queue), **extra_options}
         return self.signature(
             request.args if args is None else args, request.kwargs if kwargs is None else kwargs, options
         )
@@ -455,8 +421,8 @@ class Task(Generic[P, R]):
         from celeriac.canvas.signature import Signature
 
         options = starargs[0] if starargs else extra.pop("options", None)
-        app = self.app if self.app is not None else extra.pop("app", None)
-        return Signature(self, args, kwargs, options, app=app, **extra)
+        extra.setdefault("app", self.app)
+        return Signature(self, args, kwargs, options, **extra)
 
     subtask = signature
 
@@ -532,4 +498,3 @@ def _raise(exc: BaseException) -> NoReturn:
 
 def _unpickle(name: str) -> Any:
     return get_current_app().tasks[name]
-

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celeriac.canvas.rebuild import maybe_signature
 from celeriac.canvas.signature import Signature
-from celeriac.utils import uuid
 
 if TYPE_CHECKING:
     from celeriac._core import Publication
     from celeriac.app.base import Celery
-    from celeriac.app.task import Task
     from celeriac.result.async_result import AsyncResult
     from celeriac.result.eager import EagerResult
 
@@ -122,8 +120,13 @@ class chain(Signature[R]):
         for option in ("link", "link_error"):
             self["options"].pop(option, None)
         _, _, results = _freeze_steps(
-            steps, root_id=root_id, last_id=_id or self["options"].get("task_id"), group_id=group_id, chord=chord,
-            group_index=group_index, parent_id=parent_id,
+            steps,
+            root_id=root_id,
+            last_id=_id or self["options"].get("task_id"),
+            group_id=group_id,
+            chord=chord,
+            group_index=group_index,
+            parent_id=parent_id,
         )
         self["options"]["task_id"] = results[-1].id
         return results[-1]

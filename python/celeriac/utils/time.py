@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 __all__ = ["make_aware", "maybe_iso8601", "maybe_timedelta", "parse_iso8601", "to_milliseconds", "zone"]
 
@@ -36,7 +36,7 @@ def make_aware(value: datetime, tz: tzinfo) -> datetime:
 
 def to_milliseconds(value: datetime) -> int:
     """Milliseconds since the epoch; a naive date is UTC, as on the wire."""
-    return int(make_aware(value, timezone.utc).timestamp() * 1000)
+    return int(make_aware(value, UTC).timestamp() * 1000)
 
 
 def zone(name: str | tzinfo | None, enable_utc: bool) -> tzinfo:
@@ -48,6 +48,6 @@ def zone(name: str | tzinfo | None, enable_utc: bool) -> tzinfo:
 
         return ZoneInfo(name)
     if name or enable_utc:
-        return timezone.utc
+        return UTC
     local = datetime.now().astimezone().tzinfo
-    return timezone.utc if local is None else local
+    return UTC if local is None else local

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from celeriac import Celery
 from celeriac.app import send
 from celeriac.exceptions import QueueNotFound

@@ -9,12 +9,13 @@ import uuid
 from typing import Any
 
 import pytest
+
 from celeriac import Celery, chain
 from celeriac.app import send
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError
 from celeriac.signals import after_task_publish, before_task_publish
 
-UTC = dt.timezone.utc
+UTC = dt.UTC
 NOW = dt.datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 
 #: Cases of messages that need nothing this version has not: no groups, no stamps, protocol 2.
@@ -207,9 +208,7 @@ def _neutral_body(expected: Any) -> Any:
 
 def _without_ids(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            key: "<id>" if key in {"task_id", "reply_to"} else _without_ids(item) for key, item in value.items()
-        }
+        return {key: "<id>" if key in {"task_id", "reply_to"} else _without_ids(item) for key, item in value.items()}
     return [_without_ids(item) for item in value] if isinstance(value, list) else value
 
 

@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 
 import pytest
+
 from celeriac import Celery
 from celeriac.app.defaults import SETTINGS
 from celeriac.exceptions import ImproperlyConfigured

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from celeriac import Celery, chain, signals
 from celeriac.exceptions import AlwaysEagerIgnored, Reject, Retry
 
@@ -104,7 +105,12 @@ def test_a_retry_tells_its_hook_and_runs_again(app: Celery) -> None:
 
     assert flaky.apply().get() == "done"
     assert [name for name, _ in recorder.calls] == [
-        "before_start", "on_retry", "after_return", "before_start", "on_success", "after_return",
+        "before_start",
+        "on_retry",
+        "after_return",
+        "before_start",
+        "on_success",
+        "after_return",
     ]
 
 

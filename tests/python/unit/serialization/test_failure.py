@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+
 from celeriac import exceptions
 from celeriac.exceptions import SecurityError
 from celeriac.serialization import failure

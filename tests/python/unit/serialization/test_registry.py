@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+
 from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, SerializerNotInstalled
 from celeriac.serialization import json, registry
 
