@@ -14,7 +14,8 @@
 //! 4. A consumer whose lease ran out, or whose process is seen to be gone, loses all its claims: they are
 //!    ready again, in their old order. What it commits later is [`Committed::Stale`].
 //! 5. A publication with `due_ms` in the future is parked in the store and delivered when it is due,
-//!    whoever is connected then; it costs a worker nothing.
+//!    whoever is connected then; it costs a worker nothing. It takes the place in its queue that it would
+//!    have had without.
 //! 6. Within one queue and priority, order is first in, first out. Higher priority first (0 to 9).
 
 mod error;
@@ -47,8 +48,9 @@ pub trait Broker: Send + Sync {
     /// Dead letters, oldest first, of one queue or of all.
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 
-    /// Sends to every listener of `exchange` that is connected now, or connects within seconds
-    /// (control commands, events). At most once for each; bounded by `ttl`.
+    /// Sends to every [`Listener`] of `exchange` that exists now (control commands, events); one that comes
+    /// later does not hear it. A listener that is slow, or out of reach for a while, hears it within `ttl`.
+    /// At most once for each.
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
 
     /// Receives what is broadcast on `exchange` from now on.
@@ -89,18 +91,26 @@ pub struct Credit {
 }
 
 /// A consumer: the right to claim, and all that it has claimed. Methods may be called concurrently.
+///
+/// Dropped without [`Consumer::close`] it is as dead as if its process had died: its claims go back, and those
+/// begun count a crash.
 #[async_trait]
 pub trait Consumer: Send + Sync {
-    /// Takes up to `credit` deliveries; waits until there is at least one. Cancel-safe: a call that is
-    /// dropped before it returned has claimed nothing that stays claimed.
+    /// Takes up to `credit` deliveries; waits until there is at least one (with a count of 0 it returns
+    /// none at once). Cancel-safe: a call that is dropped before it returned has claimed nothing that stays
+    /// claimed. It also gives back claims of dead consumers, about once a second, and ends with
+    /// [`BrokerError::Closed`] when the consumer is closed meanwhile.
     async fn claim(&self, credit: Credit) -> Result<Vec<Delivery>, BrokerError>;
 
     /// Carries out a batch of commits, each atomically and all in one round trip or transaction where the
     /// store can. Answers in the same order. An `Err` means that none of the batch is known to have
-    /// happened: the caller repeats it.
+    /// happened: the caller repeats it if the error is transient. [`BrokerError::TooLarge`] (a follow-up is
+    /// over the limit) means that none of it happened, nor will: the caller takes that follow-up out.
     async fn commit(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError>;
 
-    /// Renews the lease of everything this consumer holds, in time independent of how much that is.
+    /// Renews the lease of everything this consumer holds, in time independent of how much that is. Gives
+    /// back claims of dead consumers as well. A consumer that has lost its lease has a new one after this,
+    /// with no claims.
     async fn renew(&self) -> Result<Renewal, BrokerError>;
 
     /// Starts or stops taking from a queue.

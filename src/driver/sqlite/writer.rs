@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -47,8 +47,8 @@ pub(super) struct Writer {
     threading: Threading,
     /// Appended to by callers, emptied by whoever carries out.
     waiting: Mutex<Waiting>,
-    /// Rung when a job was appended for the thread.
-    appended: Condvar,
+    /// Rung when a job was appended for the thread, and when a caller has carried out jobs.
+    changed: Condvar,
     room: Arc<Semaphore>,
     /// Used by whoever carries out jobs, for the length of one transaction.
     desk: Mutex<Desk>,
@@ -64,6 +64,12 @@ pub(super) enum Synchronous {
 #[derive(Default)]
 struct Waiting {
     jobs: VecDeque<Box<dyn Job>>,
+    /// How many jobs were ever appended; the number of the last one.
+    appended: u64,
+    /// The number of the last job that was carried out by a caller.
+    done: u64,
+    /// A caller is carrying out jobs.
+    led: bool,
     closed: bool,
 }
 
@@ -134,7 +140,7 @@ impl Writer {
             durable: options.durable,
             threading: options.threading,
             waiting: Mutex::default(),
-            appended: Condvar::new(),
+            changed: Condvar::new(),
             room: Arc::new(Semaphore::new(WAITING)),
             desk: Mutex::new(Desk { connection, queues: HashMap::new(), synchronous: None }),
             ring,
@@ -195,26 +201,37 @@ impl Writer {
     }
 
     fn append(&self, job: Box<dyn Job>) {
-        {
-            let mut waiting = self.waiting.lock();
-            if waiting.closed {
-                drop(waiting);
-                return job.answer(Err(Fault::Closed));
-            }
-            waiting.jobs.push_back(job);
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            drop(waiting);
+            return job.answer(Err(Fault::Closed));
         }
+        waiting.jobs.push_back(job);
+        waiting.appended += 1;
         match self.threading {
-            Threading::Dedicated => {
-                self.appended.notify_one();
-            }
-            Threading::Inline => {
-                // Whoever had the connection before us may have done it already: then this finds nothing,
-                // or does what came since.
-                let mut desk = self.desk.lock();
-                let jobs = std::mem::take(&mut self.waiting.lock().jobs);
-                self.carry_out(&mut desk, jobs);
+            Threading::Dedicated => drop(self.changed.notify_one()),
+            Threading::Inline => self.see_done(waiting),
+        }
+    }
+
+    /// Waits until the job that was just appended is done: by the caller who leads, or by leading.
+    ///
+    /// Not by waiting for the connection's lock: someone whose job is done would wait behind the next leader's
+    /// flush, and have nothing to share with it.
+    fn see_done(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        let mine = waiting.appended;
+        while waiting.led {
+            self.changed.wait(&mut waiting);
+            if waiting.done >= mine {
+                return;
             }
         }
+        waiting.led = true;
+        let led = Lead { writer: self, last: waiting.appended };
+        let jobs = std::mem::take(&mut waiting.jobs);
+        drop(waiting);
+        self.carry_out(&mut self.desk.lock(), jobs);
+        drop(led);
     }
 
     /// The thread of the store: until it is closed and nothing waits.
@@ -227,7 +244,7 @@ impl Writer {
                     if waiting.closed {
                         return;
                     }
-                    self.appended.wait(&mut waiting);
+                    self.changed.wait(&mut waiting);
                 }
                 let count = waiting.jobs.len().min(JOBS);
                 waiting.jobs.drain(..count).collect()
@@ -239,7 +256,7 @@ impl Writer {
     /// No more jobs; those that wait are still done (by the thread, if there is one).
     pub(super) fn close(&self) {
         self.waiting.lock().closed = true;
-        self.appended.notify_all();
+        self.changed.notify_all();
     }
 
     fn carry_out(&self, desk: &mut Desk, mut jobs: VecDeque<Box<dyn Job>>) {
@@ -309,6 +326,21 @@ impl Desk {
             self.synchronous = Some(wanted);
         }
         Ok(())
+    }
+}
+
+/// A caller that carries out everyone's jobs, up to the last. Should it panic, the next one leads.
+struct Lead<'a> {
+    writer: &'a Writer,
+    last: u64,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.writer.waiting.lock();
+        waiting.led = false;
+        waiting.done = self.last;
+        self.writer.changed.notify_all();
     }
 }
 
