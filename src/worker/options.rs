@@ -64,6 +64,7 @@ impl Default for WorkerOptions {
 
 /// What the engine must know of a task. What only the child needs (`track_started`, serializers) is not here.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "Celery's options, each by itself")]
 pub struct TaskOptions {
     /// Acknowledge after the task has run, not before.
     pub acks_late: bool,

@@ -44,10 +44,10 @@ impl Revoked {
     }
 
     fn pop(&mut self) {
-        if let Some((added, id)) = self.order.pop_front() {
-            if self.ids.get(&id) == Some(&added) {
-                self.ids.remove(&id);
-            }
+        if let Some((added, id)) = self.order.pop_front()
+            && self.ids.get(&id) == Some(&added)
+        {
+            self.ids.remove(&id);
         }
     }
 }

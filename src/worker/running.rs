@@ -120,11 +120,12 @@ impl ConsumerLoop {
                 continue;
             };
             // The pool may have given it back in the meantime.
-            if matches!(request.phase, Phase::Running(_)) && request.mode == Mode::Run {
-                if let Some(claim) = request.claim.take() {
-                    let ack = Commit { claim: Some(claim), settle: Settle::Ack, begun: true, ..nothing() };
-                    self.commit_meanwhile(tag, ack);
-                }
+            if matches!(request.phase, Phase::Running(_))
+                && request.mode == Mode::Run
+                && let Some(claim) = request.claim.take()
+            {
+                let ack = Commit { claim: Some(claim), settle: Settle::Ack, begun: true, ..nothing() };
+                self.commit_meanwhile(tag, ack);
             }
         }
         while let Some(tag) = pop_due(&mut self.marks, now) {

@@ -19,7 +19,7 @@ pub(crate) struct Task {
 #[derive(Debug)]
 pub(crate) struct Tasks {
     numbers: HashMap<Arc<str>, u32>,
-    tasks: Vec<Task>,
+    all: Vec<Task>,
     /// Options of what is not registered.
     none: TaskOptions,
 }
@@ -30,7 +30,7 @@ impl Tasks {
             |(name, options): (String, _)| Task { name: name.into(), options, average: Average::default() };
         let tasks: Vec<Task> = options.into_iter().map(task).collect();
         let numbers = tasks.iter().zip(0..).map(|(task, number)| (task.name.clone(), number)).collect();
-        Self { numbers, tasks, none: TaskOptions::default() }
+        Self { numbers, all: tasks, none: TaskOptions::default() }
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<u32> {
@@ -38,7 +38,7 @@ impl Tasks {
     }
 
     pub(crate) fn task(&self, number: u32) -> &Task {
-        &self.tasks[number as usize]
+        &self.all[number as usize]
     }
 
     pub(crate) fn options(&self, number: Option<u32>) -> &TaskOptions {
@@ -46,6 +46,6 @@ impl Tasks {
     }
 
     pub(crate) fn average_mut(&mut self, number: u32) -> &mut Average {
-        &mut self.tasks[number as usize].average
+        &mut self.all[number as usize].average
     }
 }

@@ -6,6 +6,7 @@ mod eta;
 mod faults;
 mod lease;
 mod limits;
+mod process;
 mod rate_limit;
 mod refuse;
 mod revoke;

@@ -144,6 +144,7 @@ pub trait Pool: Send {
     fn free(&self, short: bool) -> usize;
 
     /// Gives an execution to a slot; gives it back when there is none.
+    #[expect(clippy::result_large_err, reason = "the execution is given back")]
     fn submit(&mut self, execution: Execution) -> Result<(), Execution>;
 
     /// Waits for events and appends them, in order. Cancel-safe.

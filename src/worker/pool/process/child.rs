@@ -34,6 +34,7 @@ struct Queued {
 
 /// One child, from the request to fork it until all that it wrote is read and its end is known.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts about a process, each true or not by itself")]
 pub(super) struct Child {
     /// The number the fork server knows it by.
     pub(super) number: u64,
@@ -52,6 +53,8 @@ pub(super) struct Child {
     pub(super) status: Option<i32>,
     /// Its socket is closed, or what it sent makes no sense.
     pub(super) ended: Option<Instant>,
+    /// It died before it had read the one request that it was given.
+    pub(super) unread: bool,
     /// What it sent that makes no sense.
     pub(super) fault: Option<String>,
     stream: UnixStream,
@@ -80,6 +83,7 @@ impl Child {
             terminated: false,
             status: None,
             ended: None,
+            unread: false,
             fault: None,
             stream,
             decoder: Decoder::default(),
@@ -132,6 +136,7 @@ impl Child {
     }
 
     /// Takes an execution; gives it back when it cannot be written.
+    #[expect(clippy::result_large_err, reason = "the execution is given back")]
     pub(super) fn push(&mut self, execution: Execution, now: Instant) -> Result<(), Execution> {
         if frame::encode_execution(&execution, &mut self.out).is_err() {
             return Err(execution);
@@ -222,9 +227,8 @@ impl Child {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) {
         while self.written < self.out.len() && self.ended.is_none() {
             match self.stream.poll_write_ready(cx) {
-                Poll::Pending => return,
-                // Reading will find out, and what the child wrote before is read first.
-                Poll::Ready(Err(_)) => return,
+                // Reading finds out about an error, and what the child wrote before is read first.
+                Poll::Pending | Poll::Ready(Err(_)) => return,
                 Poll::Ready(Ok(())) => self.flush(),
             }
         }
@@ -257,7 +261,7 @@ impl Child {
                     Ok(0) => self.ended = Some(now),
                     Ok(_) => self.take_frames(now, into),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => self.ended = Some(now),
+                    Err(error) => self.broke_off(error.kind() == io::ErrorKind::ConnectionReset, now),
                 },
             }
         }
@@ -274,9 +278,16 @@ impl Child {
                     self.take_frames(now, into);
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                _ => self.ended = Some(now),
+                Err(error) => self.broke_off(error == rustix::io::Errno::CONNRESET, now),
+                Ok(_) => self.ended = Some(now),
             }
         }
+    }
+
+    /// The socket gives nothing more. A reset says that the child died before it had read everything.
+    fn broke_off(&mut self, reset: bool, now: Instant) {
+        self.ended = Some(now);
+        self.unread = reset && self.queue.len() == 1;
     }
 
     /// Empties the queue of a child that is gone: the request that ran, and those that had not begun.

@@ -298,10 +298,11 @@ impl ProcessPool {
     fn recycle_child(&mut self, place: usize, now: Instant) {
         let child = &mut self.children[place];
         let Some(pid) = child.pid else { return };
-        if child.ready || child.recycle.any_finished() {
-            if let Spawner::ForkServer(server) = &mut self.spawner {
-                server.succeeded();
-            }
+        let works = child.ready || child.recycle.any_finished();
+        if let Spawner::ForkServer(server) = &mut self.spawner
+            && works
+        {
+            server.succeeded();
         }
         if child.retiring {
             return;
@@ -356,7 +357,7 @@ impl ProcessPool {
             (None, None) => "its socket closed".to_owned(),
         };
         let (head, waiting) = child.take_queue();
-        let begun = child.ready || !self.tells_ready;
+        let begun = !child.unread && (child.ready || !self.tells_ready);
         if let Some(tag) = head {
             self.events.push(if begun {
                 PoolEvent::Lost {

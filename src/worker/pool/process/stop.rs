@@ -13,8 +13,8 @@ use super::{ProcessPool, Spawner};
 const GOODBYE: Duration = Duration::from_secs(3);
 
 impl ProcessPool {
-    /// 1. What has not begun is called back. 2. What runs may end until the deadline. 3. What still runs is
-    /// killed. 4. Idle children are told to end, and killed when they do not. 5. The fork server ends.
+    /// What has not begun is called back; what runs may end until the deadline, and is killed then; idle
+    /// children are told to end, and killed when they do not; the fork server ends.
     pub(super) async fn stop_children(&mut self, deadline: Instant) {
         self.stopping = true;
         for child in &mut self.children {
