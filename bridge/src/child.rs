@@ -298,7 +298,8 @@ impl Child {
         let child = Self { pid: std::process::id(), shared: Arc::clone(&shared) };
         let mut ready = Vec::new();
         frame::encode_ready(&mut ready);
-        child.send(py, &ready)?;
+        // A supervisor that is gone already shows to the reader, as end-of-file.
+        let _gone = child.send(py, &ready);
         without_signals(py, || {
             let reader = std::thread::Builder::new().name("celeriac-frames".to_owned());
             reader.spawn(move || {
@@ -370,12 +371,10 @@ impl Child {
         {
             let mut state = self.shared.state.lock();
             state.soft.retain(|passed| *passed != tag);
+            // Before it is sent: a supervisor that has its last outcome may close the socket at once.
+            state.running = state.running.saturating_sub(1);
         }
-        let sent = self.send(py, &bytes);
-        // Only now: when the supervisor goes before it has the outcome, the child ends as one that runs.
-        let mut state = self.shared.state.lock();
-        state.running = state.running.saturating_sub(1);
-        sent
+        self.send(py, &bytes)
     }
 
     /// Stores a state of the running task's own.
