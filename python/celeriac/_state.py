@@ -5,6 +5,7 @@ The stack of running tasks is a context variable: each thread and each coroutine
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,6 +29,18 @@ _on_finalize: list[Callable[[Celery], Any]] = []
 
 _tasks: ContextVar[tuple[Task[..., Any], ...]] = ContextVar("celeriac_tasks", default=())
 _join_allowed: ContextVar[bool | None] = ContextVar("celeriac_join_allowed", default=None)
+
+
+def _after_fork() -> None:
+    """A lock that another thread held during the fork would stay locked for ever."""
+    global _default_lock
+    _default_lock = threading.Lock()
+    for app in active_apps():
+        app.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def register_app(app: Celery) -> None:

@@ -8,6 +8,7 @@ __all__ = [
     "after_setup_logger",
     "after_setup_task_logger",
     "after_task_publish",
+    "beat_init",
     "before_task_publish",
     "celeryd_after_setup",
     "celeryd_init",
@@ -72,5 +73,6 @@ setup_logging = Signal({"loglevel", "logfile", "format", "colorize"}, "setup_log
 after_setup_logger = Signal({"logger", "loglevel", "logfile", "format", "colorize"}, "after_setup_logger")
 after_setup_task_logger = Signal({"logger", "loglevel", "logfile", "format", "colorize"}, "after_setup_task_logger")
 
-# The command line.
+# The scheduler and the command line.
+beat_init = Signal(set(), "beat_init")
 user_preload_options = Signal({"app", "options"}, "user_preload_options")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from celeriac import _state as current
 from celeriac._dispatch import Signal
 from celeriac.app import send
+from celeriac.app.engine import Engine
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
 from celeriac.app.settings import Settings
@@ -105,12 +106,12 @@ class Celery:
             self.task_cls = symbol_by_name(task_cls)
         self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
         self._autodiscover: list[tuple[Any, str | None]] = []
-        # Guards finalising and the making of the client.
+        # Guards finalising.
         self._lock = threading.RLock()
-        # The client and the process it belongs to: written under the lock, read without it.
-        self._client: tuple[int, Client] | None = None
+        self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
-        self._oids = threading.local()
+        # Made of `task_cls` on first use, or set by hand.
+        self._task_class: Any = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
         self._child_update: Callable[[int, ResultRecord], None] | None = None
         if set_as_current:
@@ -140,10 +141,14 @@ class Celery:
     def close(self) -> None:
         """Closes the client; the app must not be used after."""
         current.deregister_app(self)
-        with self._lock:
-            held, self._client = self._client, None
-        if held is not None and held[0] == os.getpid():
-            held[1].close()
+        self._engine.close()
+
+    def after_fork(self) -> None:
+        """Called in the child after a fork; tells whoever is connected to `on_after_fork`."""
+        self._lock = threading.RLock()
+        self.conf.after_fork()
+        self._engine.after_fork()
+        self.on_after_fork.send(self)
 
     @property
     def current_task(self) -> Task[..., Any] | None:
@@ -285,6 +290,8 @@ class Celery:
         """Gives every task its settings. Runs by itself on first use unless `autofinalize` is off."""
         if self.finalized:
             return
+        # Before the lock: those who are told that settings were read may use tasks.
+        self.conf.values_now()
         with self._lock:
             if self.finalized:
                 return
@@ -298,8 +305,21 @@ class Celery:
 
     @property
     def Task(self) -> Any:
-        """Base class of tasks, bound to this app."""
-        return type(self.task_cls.__name__, (self.task_cls,), {"app": self, "__module__": self.task_cls.__module__})
+        """Base class of tasks, bound to this app; may be replaced by a subclass of it."""
+        if self._task_class is None:
+            base = symbol_by_name(self.task_cls)
+            self._task_class = type(base.__name__, (base,), {"app": self, "__module__": base.__module__})
+        return self._task_class
+
+    @Task.setter
+    def Task(self, base: Any) -> None:
+        from celeriac.app.declare import rebase
+
+        old, self._task_class = self.Task, base
+        if not self.finalized:
+            # Celery makes its tasks late, so that those declared before get this base as well.
+            for task in self._tasks.values():
+                rebase(task, old, base)
 
     def autodiscover_tasks(self, packages: Any = None, related_name: str | None = "tasks", force: bool = False) -> None:
         """Imports `<package>.tasks` of each package, when the worker imports its modules.
@@ -330,6 +350,31 @@ class Celery:
 
         names = packages() if callable(packages) else packages
         autodiscover([names] if isinstance(names, str) else names or (), related_name)
+
+    def add_periodic_task(
+        self, schedule: Any, sig: Any, args: Any = (), kwargs: Any = None, name: str | None = None, **opts: Any
+    ) -> str:
+        """Adds an entry to `beat_schedule`; gives its name.
+
+        Args:
+            schedule: When: seconds, a timedelta or a schedule.
+            sig: The task's signature.
+            args: More positional arguments.
+            kwargs: More keyword arguments.
+            name: Name of the entry.
+            **opts: More options of the task's messages.
+        """
+        call = sig.clone(args, kwargs or {}, **opts)
+        key = name or repr(call)
+        entry = {
+            "task": call.name,
+            "schedule": schedule,
+            "args": call.args,
+            "kwargs": call.kwargs,
+            "options": call.options,
+        }
+        self.conf.beat_schedule = {**self.conf.beat_schedule, key: entry}
+        return key
 
     # -- sending
 
@@ -402,27 +447,7 @@ class Celery:
     @property
     def client(self) -> Client:
         """The engine's client of this process."""
-        held = self._client
-        if held is not None and held[0] == os.getpid():
-            return held[1]
-        return self._connect()
-
-    def _connect(self) -> Client:
-        from celeriac._core import Client
-
-        with self._lock:
-            held = self._client
-            pid = os.getpid()
-            if held is None or held[0] != pid:
-                # A client inherited through fork is left alone: its threads and sockets are the parent's.
-                conf = self.conf
-                options = {
-                    "connect_timeout": conf.broker_connection_timeout,
-                    "transport_options": dict(conf.broker_transport_options or {}),
-                }
-                held = (pid, Client(self.broker_url_effective, self.result_backend_effective, options))
-                self._client = held
-        return held[1]
+        return self._engine.client
 
     @property
     def oid(self) -> str:
@@ -432,13 +457,7 @@ class Celery:
     @property
     def thread_oid(self) -> str:
         """Names this app in this thread; `reply_to` of its messages."""
-        oids = self._oids
-        if getattr(oids, "pid", None) != os.getpid():
-            from uuid import NAMESPACE_OID, getnode, uuid3
-
-            oids.pid = os.getpid()
-            oids.oid = str(uuid3(NAMESPACE_OID, f"{getnode()}-{oids.pid}-{id(self)}-{threading.get_ident()}"))
-        return cast("str", oids.oid)
+        return self._engine.thread_oid
 
     @property
     def control(self) -> Control:

@@ -142,6 +142,21 @@ class Context:
             options.update(self.stamps)
         return options
 
+    def way_back(self, queue: str | None = None) -> dict[str, Any]:
+        """Options that send a message to where this one came from, or to another queue."""
+        delivery = self.delivery_info or {}
+        exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key")
+        options: dict[str, Any] = {}
+        if delivery.get("priority") is not None:
+            options["priority"] = delivery["priority"]
+        if queue:
+            options["queue"] = queue
+        elif exchange and routing_key:
+            options.update(exchange=exchange, routing_key=routing_key)
+        elif routing_key:
+            options["queue"] = routing_key
+        return options
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.task import Task
 
-__all__ = ["task_from_function"]
+__all__ = ["rebase", "task_from_function"]
 
 
 def task_from_function(
@@ -37,13 +37,21 @@ def task_from_function(
         "__wrapped__": staticmethod(fun),
         **options,
     }
-    task: Task[..., Any] = type(fun.__name__, (symbol_by_name(base) or app.task_cls,), attributes)()
+    task: Task[..., Any] = type(fun.__name__, (symbol_by_name(base) or app.Task,), attributes)()
     # Decorators that wrap a task look for what a function has.
     vars(task).update(__name__=fun.__name__, __qualname__=getattr(fun, "__qualname__", fun.__name__))
     app._tasks[name] = task
     if app.finalized:
         task.bind(app)
     return task
+
+
+def rebase(task: Task[..., Any], old: Any, new: Any) -> None:
+    """Gives a task that was declared on the app's default base the new default."""
+    cls = type(task)
+    if cls.__bases__ == (old,):
+        attributes = {name: value for name, value in vars(cls).items() if name not in {"__dict__", "__weakref__"}}
+        task.__class__ = type(cls.__name__, (new,), attributes)
 
 
 def _anything(*args: Any, **kwargs: Any) -> None:

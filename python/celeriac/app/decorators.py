@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from celeriac.app.task import Task
 
@@ -13,11 +13,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+if TYPE_CHECKING:
+
+    class AsyncTask(Task[P, R]):
+        """A task of an `async def`: calling it here gives a coroutine."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...  # type: ignore[override]
+
+
 class Decorator(Protocol):
     """Makes a task of a function, plain or async."""
 
     @overload
-    def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, fun: Callable[P, R], /) -> Task[P, R]: ...
 
@@ -26,7 +34,7 @@ class BoundDecorator(Protocol):
     """Makes a task of a function whose first parameter is the task."""
 
     @overload
-    def __call__(self, fun: Callable[Concatenate[Task[..., Any], P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    def __call__(self, fun: Callable[Concatenate[Task[..., Any], P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, fun: Callable[Concatenate[Task[..., Any], P], R], /) -> Task[P, R]: ...
 
@@ -35,7 +43,7 @@ class TaskDecorator(Protocol):
     """`task`, with or without options."""
 
     @overload
-    def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, fun: Callable[P, R], /) -> Task[P, R]: ...
     @overload

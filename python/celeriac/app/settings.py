@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from importlib import import_module
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +41,7 @@ class Settings(MutableMapping[str, Any]):
     def __init__(self, preconf: dict[str, Any], on_load: Callable[[Settings], None]) -> None:
         self._preconf = {_new_name(key): value for key, value in preconf.items()}
         self._on_load = on_load
+        self._lock = RLock()
         self._source: Any = None
         self._namespace: str | None = None
         self._silent = False
@@ -49,6 +51,10 @@ class Settings(MutableMapping[str, Any]):
         self._flat: dict[str, Any] | None = None
         # Grows with every change, so that what is computed from settings knows when it is old.
         self._generation = 0
+
+    def after_fork(self) -> None:
+        """The lock may have been held by a thread that this process has not got."""
+        self._lock = RLock()
 
     # -- sources
 
@@ -78,9 +84,13 @@ class Settings(MutableMapping[str, Any]):
     def _values(self) -> dict[str, Any]:
         flat = self._flat
         if flat is None:
-            flat = self._load()
-            self._on_load(self)
-            flat = self._flat or flat
+            # Two threads must not both tell `on_after_configure`; its receivers read settings in turn.
+            with self._lock:
+                flat = self._flat
+                if flat is None:
+                    flat = self._load()
+                    self._on_load(self)
+                    flat = self._flat or flat
         return flat
 
     def _load(self) -> dict[str, Any]:

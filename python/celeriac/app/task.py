@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from celeriac._state import get_current_app, pop_current_task, push_current_task
@@ -156,10 +157,22 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the task here and now, as a plain function with a request of its own."""
+        request = Context(args=args, kwargs=kwargs)
         push_current_task(self)
-        self.request_stack.push(Context(args=args, kwargs=kwargs))
+        self.request_stack.push(request)
         try:
-            return cast("R", self.run(*args, **kwargs))
+            value = self.run(*args, **kwargs)
+        finally:
+            self.request_stack.pop()
+            pop_current_task()
+        return cast("R", self._call_async(value, request) if isinstance(value, CoroutineType) else value)
+
+    async def _call_async(self, coroutine: CoroutineType[Any, Any, R], request: Context) -> R:
+        """A direct call of an `async def`, which runs only when it is awaited."""
+        push_current_task(self)
+        self.request_stack.push(request)
+        try:
+            return await coroutine
         finally:
             self.request_stack.pop()
             pop_current_task()
@@ -265,11 +278,9 @@ class Task(Generic[P, R]):
             options["shadow"] = shadow
 
     def _apply_always_eager(self, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[R]:
-        from celeriac.app.trace_eager import through_the_wire
+        from celeriac.app.trace_eager import apply_always_eager
 
-        options.pop("shadow", None)
-        args, kwargs = through_the_wire(self, args or (), kwargs or {}, options.get("serializer"))
-        return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
+        return cast("AsyncResult[R]", apply_always_eager(self, args or (), kwargs or {}, options))
 
     def apply(
         self,
@@ -386,18 +397,7 @@ class Task(Generic[P, R]):
     ) -> Signature[R]:
         """A signature that makes the call of a request again."""
         request = request or self.request
-        options = request.as_execution_options()
-        delivery = request.delivery_info or {}
-        if delivery.get("priority") is not None:
-            options["priority"] = delivery["priority"]
-        exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key")
-        if queue:
-            options["queue"] = queue
-        elif exchange and routing_key:
-            options.update(exchange=exchange, routing_key=routing_key)
-        elif routing_key:
-            options["queue"] = routing_key
-        options.update(extra_options)
+        options = {**request.as_execution_options(), **request.way_back(queue), **extra_options}
         return self.signature(
             request.args if args is None else args, request.kwargs if kwargs is None else kwargs, options
         )

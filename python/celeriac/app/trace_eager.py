@@ -21,9 +21,16 @@ if TYPE_CHECKING:
     from celeriac._dispatch import Signal
     from celeriac.app.task import Task
 
-__all__ = ["run_eagerly", "through_the_wire"]
+__all__ = ["apply_always_eager", "run_eagerly"]
 
 logger = logging.getLogger(__name__)
+
+
+def apply_always_eager(task: Task[..., Any], args: Any, kwargs: Any, options: dict[str, Any]) -> EagerResult[Any]:
+    """A call under `task_always_eager`: run here, with arguments as they would arrive."""
+    options.pop("shadow", None)
+    args, kwargs = through_the_wire(task, args, kwargs, options.get("serializer"))
+    return task.apply(args, kwargs, **options)
 
 
 def through_the_wire(task: Task[..., Any], args: Any, kwargs: Any, serializer: str | None) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from celeriac import states
@@ -23,6 +24,8 @@ __all__ = ["AsyncResult"]
 R_co = TypeVar("R_co", covariant=True)
 
 _TIMED_OUT = "The operation timed out."
+#: The engine learns of a cancelled coroutine only when its wait runs out, so that none lasts longer than this.
+_LONGEST_WAIT_SECONDS = 30.0
 
 
 class AsyncResult(Generic[R_co]):
@@ -130,14 +133,7 @@ class AsyncResult(Generic[R_co]):
             return cast("R_co", None)
         document = self._cache
         if document is None:
-            from celeriac.result import _aio
-
-            client = self._client()
-            try:
-                records = await _aio.call(lambda at, token: client.wait_later([self.id], timeout, at, token))
-            except builtins.TimeoutError as exc:
-                raise TimeoutError(_TIMED_OUT) from exc
-            document = self._keep(records[0])
+            document = self._keep(await _wait_later(self._client(), self.id, timeout))
         return self._conclude(document, propagate, callback, None)
 
     def __await__(self) -> Generator[Any, None, R_co]:
@@ -235,11 +231,11 @@ class AsyncResult(Generic[R_co]):
 
     @property
     def children(self) -> list[Any] | None:
-        """Results of the tasks that it has sent; None while it has no record."""
-        from celeriac.result.rebuild import result_from_tuple
+        """Results of the tasks that it has sent, members of groups one by one; None while it has no record."""
+        from celeriac.result.rebuild import members
 
         children = self._document().get("children")
-        return None if children is None else [result_from_tuple(child, self.app) for child in children]
+        return None if children is None else [result for child in children for result in members(child, self.app)]
 
     @property
     def date_done(self) -> datetime | None:
@@ -403,3 +399,19 @@ def _wait(client: Client, task_id: str, timeout: float | None) -> ResultRecord:
         return client.wait([task_id], timeout)[0]
     except builtins.TimeoutError as exc:
         raise TimeoutError(_TIMED_OUT) from exc
+
+
+async def _wait_later(client: Client, task_id: str, timeout: float | None) -> ResultRecord:
+    from celeriac.result import _aio
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        turn = _LONGEST_WAIT_SECONDS if left is None else min(left, _LONGEST_WAIT_SECONDS)
+        try:
+            records: list[ResultRecord] = await _aio.call(partial(client.wait_later, [task_id], turn))
+        except builtins.TimeoutError as exc:
+            if left is not None and left <= turn:
+                raise TimeoutError(_TIMED_OUT) from exc
+        else:
+            return records[0]

@@ -10,7 +10,7 @@ from celeriac.result.async_result import AsyncResult
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
-__all__ = ["result_from_tuple"]
+__all__ = ["members", "result_from_tuple"]
 
 
 def result_from_tuple(r: Any, app: Celery | None = None) -> Any:
@@ -26,3 +26,10 @@ def result_from_tuple(r: Any, app: Celery | None = None) -> Any:
     if children is not None:
         raise NotImplementedError(f"group {task_id}: groups come in a later version")
     return app_or_default(app).AsyncResult(task_id, parent=result_from_tuple(parent, app) if parent else None)
+
+
+def members(r: Any, app: Celery | None = None) -> list[Any]:
+    """The results of a tuple: one of a task, and those of the members of a group."""
+    if not isinstance(r, AsyncResult) and r[1] is not None:
+        return [result for member in r[1] for result in members(member, app)]
+    return [result_from_tuple(r, app)]

@@ -79,6 +79,8 @@ steps.apply_async().get()
 
 async def use() -> None:
     assert_type(await add.delay(1), int)
+    assert_type(await fetch("u"), bytes)
+    assert_type(await bound_fetch("u"), bytes)
     assert_type(await add.adelay(1), AsyncResult[int])
     assert_type(await (await fetch.adelay("u")), bytes)
     await add.adelay("1")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import celeriac
 from celeriac import Celery, _state
 from celeriac.exceptions import Ignore, Reject
 
@@ -22,6 +23,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith(("CELERY_", "CELERIAC_")):
             monkeypatch.delenv(name)
+    # Programs that a test starts find the package from any directory.
+    monkeypatch.setenv("PYTHONPATH", str(Path(celeriac.__file__).parents[1]))
     monkeypatch.chdir(tmp_path)
     on_finalize = list(_state._on_finalize)
     yield

@@ -80,6 +80,22 @@ def test_one_client_for_each_process(app: Celery) -> None:
     assert app.client is client
 
 
+def test_a_fork_is_told_and_leaves_no_lock_behind(app: Celery) -> None:
+    app.on_after_fork.connect(lambda sender, **_: os.write(write, b"told"), weak=False)
+    read, write = os.pipe()
+    with app._lock, app._engine._lock, app.conf._lock:
+        holder_pid = os.fork()
+    if holder_pid == 0:
+        free = all(lock.acquire(timeout=5) for lock in (app._lock, app._engine._lock, app.conf._lock))
+        os._exit(0 if free else 1)
+    _, status = os.waitpid(holder_pid, 0)
+
+    assert status == 0
+    assert os.read(read, 10) == b"told"
+    for descriptor in (read, write):
+        os.close(descriptor)
+
+
 def test_autodiscovery_imports_only_packages_that_have_tasks(app: Celery, tmp_path: Path, monkeypatch) -> None:
     for name, module in (("with_tasks", "tasks.py"), ("without_tasks", "other.py")):
         (tmp_path / name).mkdir()

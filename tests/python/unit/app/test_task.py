@@ -204,7 +204,7 @@ def test_update_state_stores_and_the_hook_of_a_child_takes_it_instead(app: Celer
     told: list[tuple[int, ResultRecord]] = []
     app._child_update = lambda tag, record: told.append((tag, record))
     work.push_request(id="child", _tag=7)
-    work.run(work) if False else work.update_state(state="PROGRESS", meta=2)
+    work.update_state(state="PROGRESS", meta=2)
     work.update_state(task_id="other", state="ELSEWHERE")
     work.pop_request()
 
@@ -324,3 +324,72 @@ def test_requests_of_threads_and_coroutines_do_not_mix(app: Celery) -> None:
         return await asyncio.gather(*(asyncio.create_task(run(str(n))) for n in range(20)))
 
     assert asyncio.run(main()) == [str(n) for n in range(20)]
+
+
+def test_a_direct_call_of_an_async_task_has_its_request_while_it_runs(app: Celery) -> None:
+    @app.task(bind=True)
+    async def who(self, x):
+        await asyncio.sleep(0)
+        return self.request.args, self.request.called_directly, _state.get_current_task() is self
+
+    async def main() -> Any:
+        return await asyncio.gather(who(1), who(2))
+
+    assert asyncio.run(main()) == [((1,), True, True), ((2,), True, True)]
+    assert who.request.args is None
+
+
+def test_flasks_documented_pattern_works(app: Celery) -> None:
+    entered: list[str] = []
+
+    class FlaskTask(app.Task):
+        def __call__(self, *args, **kwargs):
+            entered.append(self.name)
+            return self.run(*args, **kwargs)
+
+    celery_app = Celery("flask_app", task_cls=FlaskTask)
+    celery_app.config_from_object({"broker_url": "memory://flask", "task_ignore_result": True})
+    celery_app.set_default()
+
+    @shared_task(ignore_result=False, name="shared.add")
+    def add(a, b):
+        return a + b
+
+    assert add.apply((1, 2)).get() == 3
+    assert entered == ["shared.add"]
+    assert add.ignore_result is False
+
+
+def test_replacing_the_base_class_reaches_tasks_declared_before(app: Celery) -> None:
+    entered: list[str] = []
+
+    @app.task(name="before")
+    def before():
+        return 1
+
+    class ContextTask(app.Task):
+        def __call__(self, *args, **kwargs):
+            entered.append(self.name)
+            return self.run(*args, **kwargs)
+
+    app.Task = ContextTask
+
+    @app.task(name="after")
+    def after():
+        return 2
+
+    assert (before.apply().get(), after.apply().get()) == (1, 2)
+    assert entered == ["before", "after"]
+    assert isinstance(before, app.Task)
+
+
+def test_periodic_tasks_are_kept_for_the_scheduler(app: Celery) -> None:
+    @app.task(name="tick")
+    def tick(n):
+        pass
+
+    assert app.add_periodic_task(10.0, tick.s(1), name="every ten") == "every ten"
+    app.add_periodic_task(20.0, tick.s(), args=(2,), queue="slow")
+
+    assert app.conf.beat_schedule["every ten"]["args"] == (1,)
+    assert app.conf.beat_schedule["tick(2)"]["options"] == {"queue": "slow"}

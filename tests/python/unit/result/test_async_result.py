@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import copy
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,9 @@ def test_without_a_record_the_task_is_pending(app: Celery) -> None:
 
 
 def test_children_come_back_as_results(app: Celery) -> None:
-    store(app, "p", {"status": "SUCCESS", "result": 1, "children": [[["c1", None], None]], "task_id": "p"})
+    store(app, "p", ROWS["child_results"]["stored"])
 
-    assert AsyncResult("p", app=app).children == ["c1"]
+    assert AsyncResult("p", app=app).children == ["c1", "c2"]
 
 
 def test_get_wakes_when_another_thread_stores_the_result(app: Celery) -> None:
@@ -237,16 +238,30 @@ def test_many_coroutines_on_loops_in_several_threads(app: Celery) -> None:
     assert totals == [sum(range(50))] * 4
 
 
+def test_a_long_wait_is_made_of_short_ones(app: Celery, monkeypatch) -> None:
+    monkeypatch.setattr("celeriac.result.async_result._LONGEST_WAIT_SECONDS", 0.01)
+
+    async def main() -> Any:
+        waiting = asyncio.ensure_future(AsyncResult("a", app=app).aget(timeout=30))
+        with pytest.raises(exceptions.TimeoutError):
+            await AsyncResult("never", app=app).aget(timeout=0.03)
+        app.client.store([build_record(app, "a", "SUCCESS", 5)])
+        return await waiting
+
+    assert asyncio.run(main()) == 5
+
+
 def test_a_cancelled_wait_leaves_the_loop_usable(app: Celery) -> None:
     async def main() -> Any:
         with pytest.raises(builtins.TimeoutError):
-            await asyncio.wait_for(AsyncResult("never", app=app).aget(), 0.01)
+            await asyncio.wait_for(AsyncResult("never", app=app).aget(timeout=0.5), 0.01)
         app.client.store([build_record(app, "t", "SUCCESS", 1)])
         return await AsyncResult("t", app=app)
 
     assert asyncio.run(main()) == 1
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors as Linux shows them")
 def test_readers_go_with_their_loops(app: Celery) -> None:
     import gc
 
@@ -259,11 +274,13 @@ def test_readers_go_with_their_loops(app: Celery) -> None:
     async def main() -> Any:
         return await AsyncResult("t", app=app)
 
-    for _ in range(5):
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
         asyncio.run(main())
     gc.collect()
 
     assert len(_aio._readers) == before
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
 
 
 def test_an_eager_result_reads_like_any_other() -> None:

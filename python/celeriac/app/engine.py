@@ -1,0 +1,72 @@
+"""The engine's client of an app, one for each process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from celeriac._core import Client
+    from celeriac.app.base import Celery
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Makes the client on first use, and a new one after a fork."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._lock = threading.Lock()
+        # The client and the process it belongs to: written under the lock, read without it.
+        self._held: tuple[int, Client] | None = None
+        self._names = threading.local()
+
+    @property
+    def client(self) -> Client:
+        """The client of this process."""
+        held = self._held
+        if held is not None and held[0] == os.getpid():
+            return held[1]
+        return self._connect()
+
+    def _connect(self) -> Client:
+        from celeriac._core import Client
+
+        app, pid = self._app, os.getpid()
+        # Before the lock: whoever is told that settings were read may use the client.
+        conf = app.conf.values_now()
+        options = {
+            "connect_timeout": conf["broker_connection_timeout"],
+            "transport_options": dict(conf["broker_transport_options"] or {}),
+        }
+        with self._lock:
+            held = self._held
+            if held is None or held[0] != pid:
+                # A client inherited through fork is left alone: its threads and sockets are the parent's.
+                held = (pid, Client(app.broker_url_effective, app.result_backend_effective, options))
+                self._held = held
+        return held[1]
+
+    def close(self) -> None:
+        """Closes this process' client."""
+        with self._lock:
+            held, self._held = self._held, None
+        if held is not None and held[0] == os.getpid():
+            held[1].close()
+
+    def after_fork(self) -> None:
+        """The lock may have been held by a thread that this process has not got."""
+        self._lock = threading.Lock()
+
+    @property
+    def thread_oid(self) -> str:
+        """A name of the app in this thread and process."""
+        names = self._names
+        if getattr(names, "pid", None) != os.getpid():
+            from uuid import NAMESPACE_OID, getnode, uuid3
+
+            names.pid = os.getpid()
+            names.oid = str(uuid3(NAMESPACE_OID, f"{getnode()}-{names.pid}-{id(self)}-{threading.get_ident()}"))
+        return cast("str", names.oid)
