@@ -63,34 +63,14 @@ impl Log {
         });
     }
 
-    /// A child has answered.
+    /// A child has answered. How a task ended is in the child's own log, with its traceback; here is what no
+    /// task has seen.
     pub(crate) fn ended(&self, request: &Request, outcome: &Outcome) {
-        if request.mode != Mode::Run {
-            return;
+        if matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed) {
+            self.task(Level::Error, TRACE, request, || {
+                format!("Task {}[{}] refused: {}", request.name, request.id, outcome.summary)
+            });
         }
-        let level = match outcome.kind {
-            OutcomeKind::Success | OutcomeKind::Retry | OutcomeKind::Ignored | OutcomeKind::Revoked => {
-                Level::Info
-            }
-            OutcomeKind::Rejected | OutcomeKind::Requeued => Level::Warning,
-            OutcomeKind::Failure | OutcomeKind::Malformed | OutcomeKind::Disallowed => Level::Error,
-        };
-        self.task(level, TRACE, request, || {
-            let summary = &outcome.summary;
-            let how = match outcome.kind {
-                OutcomeKind::Success => {
-                    let runtime = outcome.runtime.unwrap_or_default().as_secs_f64();
-                    format!("succeeded in {runtime}s: {summary}")
-                }
-                OutcomeKind::Retry => format!("retry: {summary}"),
-                OutcomeKind::Ignored => "ignored".to_owned(),
-                OutcomeKind::Rejected | OutcomeKind::Requeued => format!("rejected {summary}"),
-                OutcomeKind::Revoked => "revoked".to_owned(),
-                OutcomeKind::Failure => format!("raised unexpected: {summary}"),
-                OutcomeKind::Malformed | OutcomeKind::Disallowed => format!("refused: {summary}"),
-            };
-            format!("Task {}[{}] {how}", request.name, request.id)
-        });
     }
 
     /// Its child is gone, and it is concluded for that reason.

@@ -27,7 +27,7 @@ def banner(worker: WorkController, app: Celery) -> str:
         f"   transport:    {without_password(app.broker_url_effective)}",
         f"   results:      {without_password(app.result_backend_effective or 'disabled://')}",
         f"   concurrency:  {worker.concurrency} ({worker.arguments.pool})",
-        f"   task events:  {'ON' if conf.worker_send_task_events else 'OFF (enable -E to monitor tasks)'}",
+        f"   task events:  {'not in this version' if conf.worker_send_task_events else 'OFF'}",
     ]
     if app.uses_embedded_broker:
         lines.append("   No broker is named: the embedded one keeps messages and results in this file.")

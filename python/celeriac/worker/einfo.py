@@ -11,15 +11,15 @@ class ExceptionInfo:
 
     Args:
         exc: What was raised.
-        skip: Innermost frames of the worker itself at the outer end, left out of the text.
+        skip: Frames of the worker itself, at the outer end, that are left out.
+        traceback: The text, when there is no traceback to make it of.
     """
 
-    __slots__ = ("exception", "internal", "tb", "traceback", "type")
+    __slots__ = ("exception", "tb", "traceback", "type")
 
     def __init__(self, exc: BaseException, *, skip: int = 0, traceback: str | None = None) -> None:
         self.type: type[BaseException] = type(exc)
         self.exception = exc
-        self.internal = False
         self.tb: TracebackType | None = exc.__traceback__
         for _ in range(skip):
             if self.tb is not None and self.tb.tb_next is not None:

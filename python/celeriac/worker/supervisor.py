@@ -92,11 +92,14 @@ class WorkController:
         self._announce_start()
         log_options = self._setup.log_options(self.app)
         owns_logging = log.setup(log_options)
+        if self.app.conf.worker_send_task_events:
+            logger.warning("Task events (-E) are not in this version: none will be sent.")
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
         pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
         if pidfile:
             pidfile.acquire()
+        streams = sys.stdout, sys.stderr
         try:
             if self.arguments.purge:
                 self._purge()
@@ -106,6 +109,7 @@ class WorkController:
                 log.redirect_stdouts(log_options)
             code = self._run_pool(options, log_options)
         finally:
+            sys.stdout, sys.stderr = streams
             if pidfile:
                 pidfile.release()
         if self._restart and code == 0:
@@ -133,6 +137,7 @@ class WorkController:
         app = self.app
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options)
         self._setup.apply_settings(app)
+        _check_privileges(app)
         self.concurrency = _concurrency(app.conf.worker_concurrency, self.arguments.pool)
         app.conf.worker_concurrency = self.concurrency
         signals.worker_init.send(sender=self)
@@ -150,6 +155,9 @@ class WorkController:
         self.queues = list(options["queues"])
         if not self.queues:
             raise ImproperlyConfigured("no queue is left to consume from")
+        if self.app.conf.worker_disable_prefetch:
+            # As many messages as there are processes: none waits behind a task that runs.
+            options["prefetch_multiplier"] = 1
         options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
         return options
 
@@ -284,6 +292,17 @@ def _concurrency(value: Any, pool: str) -> int:
     if count < 1:
         raise ImproperlyConfigured(f"worker_concurrency must be at least 1, not {count}")
     return count
+
+
+def _check_privileges(app: Celery) -> None:
+    """Refuses to decode pickles as root: whoever can write to the broker would be root too."""
+    accept = {str(item).lower() for item in app.conf.accept_content or ()}
+    risky = accept & {"pickle", "application/x-python-serialize"}
+    if risky and hasattr(os, "geteuid") and os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
+        raise ImproperlyConfigured(
+            "accept_content allows pickle, and this is root: anyone who can send a message could run code as root. "
+            "Run the worker as another user, or set C_FORCE_ROOT=1"
+        )
 
 
 def _say(text: str) -> None:

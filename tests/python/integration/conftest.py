@@ -177,7 +177,9 @@ class Project:
 
     def wait_for_mark(self, name: str, text: str = "x") -> str:
         """Waits until tasks have written that much."""
-        found: str = wait_until(lambda: self.marks(name) if len(self.marks(name)) >= len(text) else "", f"{name} written")
+        found: str = wait_until(
+            lambda: self.marks(name) if len(self.marks(name)) >= len(text) else "", f"{name} written"
+        )
         return found
 
     def queue(self, name: str = "celery") -> dict[str, Any]:

@@ -76,9 +76,7 @@ def test_links_are_sent_with_the_result(project: Any, worker: Any) -> None:
 
 
 def test_error_links_of_both_kinds_are_called(project: Any, worker: Any) -> None:
-    result = project.send(
-        "boom", link_error=[signature(project, "errback"), signature(project, "errback_old")]
-    )
+    result = project.send("boom", link_error=[signature(project, "errback"), signature(project, "errback_old")])
 
     assert project.wait_for_mark("errback_old", result.id) == result.id
     assert project.wait_for_mark("errback", f"{result.id} broken link") == f"{result.id} broken link"

@@ -80,7 +80,6 @@ def test_a_task_that_always_kills_its_child_becomes_a_dead_letter(project: Any, 
     project.wait_for_mark("die_always", "xxx")
 
     assert project.send("add", 1, 1).get(timeout=30) == 2
-    from .conftest import wait_until
 
     wait_until(lambda: project.queue().get("dead") == 1, "one dead letter")
     assert project.marks("die_always") == "xxx"

@@ -57,7 +57,7 @@ def worker(project: Any) -> Any:
 def test_the_soft_limit_of_a_call_is_raised_in_the_task(project: Any, worker: Any) -> None:
     with pytest.raises(SoftTimeLimitExceeded):
         project.send("sleep", 60, soft_time_limit=0.2).get(timeout=30)
-    worker.wait_for(r"Soft time limit .* exceeded for sleep")
+    worker.wait_for(r"ERROR/ForkPoolWorker-\d+\] Task sleep\[.*\] raised unexpected: SoftTimeLimitExceeded")
 
 
 def test_a_task_that_catches_the_soft_limit_ends_as_it_likes(project: Any, worker: Any) -> None:

@@ -25,6 +25,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep};
 
@@ -446,7 +447,9 @@ impl Pool for ProcessPool {
         if let Some(child) = self.children.iter_mut().find(|child| child.head() == Some(tag)) {
             child.terminated = true;
             child.reclaim();
-            child.signal(signal);
+            // Children take no notice of SIGTERM: service managers send it to every process of a worker, and
+            // a warm stop lets tasks end. Meant for one child alone, it is a kill.
+            child.signal(if signal == Signal::TERM.as_raw() { Signal::KILL.as_raw() } else { signal });
         }
     }
 

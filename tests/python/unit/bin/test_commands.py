@@ -161,3 +161,12 @@ def test_report_masks_secrets(run: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert "software -> celeriac:" in result.stdout
     assert "redis://user:**@host/0" in result.stdout
     assert "geheim" not in result.output
+
+
+def test_pickle_is_refused_to_root(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.delenv("C_FORCE_ROOT", raising=False)
+
+    line = one_line(run("-A", "cli_app", "worker", "--", "accept_content=json,pickle"))
+
+    assert "C_FORCE_ROOT" in line
