@@ -9,7 +9,7 @@ import time
 from types import ModuleType
 
 import pytest
-from fleet import Fleet, rss_kib, until
+from fleet import Fleet, is_alive, rss_kib, until
 
 TASKS = 2_000
 KILLS = 10
@@ -73,7 +73,7 @@ def test_a_killed_supervisor_takes_its_children_with_it(fleet: Fleet, fault_app:
     worker.kill()
     worker.wait(10)
 
-    until(lambda: not any(os.path.exists(f"/proc/{pid}") and open(f"/proc/{pid}/stat").read().split()[2] != "Z" for pid in tree), 10, "children gone")
+    until(lambda: not any(is_alive(pid) for pid in tree), 10, "children gone")
 
 
 def test_a_worker_that_starts_again_takes_up_its_tasks_at_once(fleet: Fleet, fault_app: ModuleType) -> None:
@@ -125,7 +125,7 @@ def test_a_hundred_thousand_far_etas_cost_the_worker_no_memory(fleet: Fleet, fau
     app = fault_app.app
 
     for _ in range(100):
-        app.client.publish([app.build_task_message(fault_app.noop.name, countdown=3600) for _ in range(1_000)])
+        app.client.publish([app.build_task_message("fault_app.noop", (), {}, fault_app.noop, {"countdown": 3600}) for _ in range(1_000)])
     assert fault_app.work.delay(1).get(timeout=30) == 1
     grown = rss_kib(worker.pid) - before
 
