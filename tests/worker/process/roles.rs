@@ -42,9 +42,9 @@ fn plays_its_role_when_started_by_another_test() {
     // `env` replaces itself by this process, so that the parent is the one who started it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
     if role == "server" {
-        fork_server(&socket)
+        fork_server(&socket);
     } else {
-        serve(&socket)
+        serve(&socket);
     }
     leave();
 }

@@ -202,6 +202,8 @@ impl ProcessPool {
             }
             Spawner::Fixed(_) => true,
         };
+        // The server was closed, or is gone without its end having been read yet.
+        self.orphan_children();
         self.respawn_at = Some(now + RESPAWN_PAUSE);
         if too_often && !self.broken && !self.stopping {
             self.broken = true;
@@ -232,12 +234,7 @@ impl ProcessPool {
                     self.fork_failed(now, &format!("fork: {error}"));
                 }
                 SpawnEvent::Gone => {
-                    // The parent-death signal ends the children; a hung one must not keep its slot.
-                    for child in self.all_children() {
-                        child.kill();
-                        child.orphan |= child.status.is_none();
-                        child.status.get_or_insert(9);
-                    }
+                    self.orphan_children();
                     if !self.stopping {
                         self.fork_failed(now, "the fork server has ended");
                         if !self.broken {
@@ -257,6 +254,16 @@ impl ProcessPool {
         if server.failed(now) && !self.broken && !self.stopping {
             self.broken = true;
             self.events.push(PoolEvent::Broken(format!("cannot make child processes: {why}")));
+        }
+    }
+
+    /// The parent-death signal ends the children of a server that is gone; a hung one, or one whose process id
+    /// was never told, must not keep its slot.
+    fn orphan_children(&mut self) {
+        for child in self.all_children() {
+            child.kill();
+            child.orphan |= child.status.is_none();
+            child.status.get_or_insert(9);
         }
     }
 
