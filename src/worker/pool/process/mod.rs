@@ -203,6 +203,8 @@ impl ProcessPool {
             }
             Spawner::Fixed(_) => true,
         };
+        // The server was closed, or is gone without its end having been read yet.
+        self.orphan_children();
         self.respawn_at = Some(now + RESPAWN_PAUSE);
         if too_often && !self.broken && !self.stopping {
             self.broken = true;
@@ -233,12 +235,7 @@ impl ProcessPool {
                     self.fork_failed(now, &format!("fork: {error}"));
                 }
                 SpawnEvent::Gone => {
-                    // The parent-death signal ends the children; a hung one must not keep its slot.
-                    for child in self.all_children() {
-                        child.kill();
-                        child.orphan |= child.status.is_none();
-                        child.status.get_or_insert(9);
-                    }
+                    self.orphan_children();
                     if !self.stopping {
                         self.fork_failed(now, "the fork server has ended");
                         if !self.broken {
@@ -258,6 +255,16 @@ impl ProcessPool {
         if server.failed(now) && !self.broken && !self.stopping {
             self.broken = true;
             self.events.push(PoolEvent::Broken(format!("cannot make child processes: {why}")));
+        }
+    }
+
+    /// The parent-death signal ends the children of a server that is gone; a hung one, or one whose process id
+    /// was never told, must not keep its slot.
+    fn orphan_children(&mut self) {
+        for child in self.all_children() {
+            child.kill();
+            child.orphan |= child.status.is_none();
+            child.status.get_or_insert(9);
         }
     }
 
@@ -383,6 +390,14 @@ impl ProcessPool {
         }
     }
 
+    /// How many executions a child takes now. Where children tell that they are set up, none before it has.
+    fn room(&self, child: &Child, short: bool, now: Instant) -> usize {
+        if self.stopping || (self.tells_ready && !child.ready) {
+            return 0;
+        }
+        child.room(short, self.recycle, now)
+    }
+
     fn is_fixed(&self) -> bool {
         matches!(self.spawner, Spawner::Fixed(_))
     }
@@ -419,18 +434,15 @@ impl Pool for ProcessPool {
     }
 
     fn free(&self, short: bool) -> usize {
-        if self.stopping {
-            return 0;
-        }
         let now = Instant::now();
-        self.children.iter().map(|child| child.room(short, self.recycle, now)).sum()
+        self.children.iter().map(|child| self.room(child, short, now)).sum()
     }
 
     fn submit(&mut self, execution: Execution) -> Result<(), Execution> {
         let now = Instant::now();
-        let room = |child: &&mut Child| child.room(execution.short, self.recycle, now);
-        match self.children.iter_mut().max_by_key(room).filter(|child| room(child) > 0) {
-            Some(child) => child.push(execution, now),
+        let room = |place: &usize| self.room(&self.children[*place], execution.short, now);
+        match (0..self.children.len()).max_by_key(room).filter(|place| room(place) > 0) {
+            Some(place) => self.children[place].push(execution, now),
             None => Err(execution),
         }
     }
