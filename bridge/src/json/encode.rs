@@ -223,8 +223,9 @@ impl<'py> Encoder<'_, 'py> {
         } else if value.is_infinite() {
             self.raw(if value > 0.0 { b"Infinity" } else { b"-Infinity" })
         } else if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
-            // Here, and only here, Rust writes the shortest digits in the form that Python does.
-            let _infallible = write!(self.out, "{value:?}");
+            // The same digits as Python's (the even ones of a tie too), and here the same form.
+            serde_json::to_writer(&mut self.out, &value)
+                .map_err(|error| PyValueError::new_err(error.to_string()))?;
             Ok(())
         } else {
             let repr = py.get_type::<PyFloat>().call_method1(intern!(py, "__repr__"), (number,))?;
