@@ -10,6 +10,7 @@ pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
     /// The moment `duration` after this one (saturating).
+    #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(millis))
