@@ -348,6 +348,8 @@ impl Child {
     }
 
     /// Answers a request.
+    #[expect(clippy::too_many_arguments, reason = "the whole outcome, in one call of the hot path")]
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
     fn respond(
         &self,
         py: Python<'_>,

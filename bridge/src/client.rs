@@ -72,6 +72,7 @@ impl Client {
         Ok(Self { pid: std::process::id(), inner: Mutex::new(Some(Arc::new(client))) })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
     #[pyo3(signature = (batch, timeout = None))]
     fn publish(&self, py: Python<'_>, batch: Vec<Py<Publication>>, timeout: Option<f64>) -> PyResult<()> {
         let timeout = maybe_seconds(timeout)?;
@@ -81,6 +82,7 @@ impl Client {
         })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
     fn publish_later(
         &self,
         py: Python<'_>,
@@ -156,6 +158,7 @@ impl Client {
         Ok(changed.map(ResultRecord))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
     fn store(&self, py: Python<'_>, records: Vec<Py<ResultRecord>>) -> PyResult<()> {
         let records: Vec<_> = records.iter().map(|record| record.get().0.clone()).collect();
         self.now(py, |client| async move { client.store(records).await })

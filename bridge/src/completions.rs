@@ -28,11 +28,14 @@ impl Reply {
     }
 }
 
+/// A finished call: its token, and what it gave.
+type Finished = (i64, Result<Reply, Failure>);
+
 /// Shared by the Python object and the calls under way; the descriptor lives until the last of them.
 pub(crate) struct Queue {
     wakeup: Wakeup,
     /// Pushed by engine threads, taken by the loop's thread. None when closed. Bounded by the calls under way.
-    done: Mutex<Option<Vec<(i64, Result<Reply, Failure>)>>>,
+    done: Mutex<Option<Vec<Finished>>>,
 }
 
 impl Queue {
@@ -83,7 +86,7 @@ impl Completions {
         same_process(self.pid, "Completions")?;
         self.queue.wakeup.clear();
         let taken = self.queue.done.lock().as_mut().map(std::mem::take).unwrap_or_default();
-        let convert = |(token, reply): (i64, Result<Reply, Failure>)| {
+        let convert = |(token, reply): Finished| {
             let value = match reply {
                 Ok(reply) => reply.into_py(py)?,
                 Err(failure) => failure.into_py(py).into_value(py).into_any(),

@@ -24,7 +24,9 @@ def json_loads(data: bytes | bytearray | memoryview | str, decoders: dict[str, C
 def saferepr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
     """Celery's argsrepr text (protocol.md 1.5)."""
 
-def compress(data: bytes, content_type: str) -> bytes: ...
+def compress(data: bytes, content_type: str) -> bytes:
+    """gzip/zlib, bzip2, zstd, by name or content type. Raises EncodeError for any other."""
+
 def decompress(data: bytes, content_type: str, limit: int) -> bytes:
     """gzip/zlib, bzip2, zstd. Raises DecodeError when damaged or over `limit` bytes (bounded memory)."""
 
@@ -45,7 +47,7 @@ class Publication:
         due_ms: int | None = None,
     ) -> Publication:
         """`properties`: content_type, content_encoding, correlation_id, reply_to, delivery_mode, priority,
-        expiration (text, ms), and anything else. `headers` must be JSON-encodable. With exchange "" the
+        expiration (text or int, ms), and anything else that JSON can hold. delivery_mode is 2 when not given. `headers` must be JSON-encodable. With exchange "" the
         routing key is the queue's name. `due_ms`: the ETA in ms since the epoch."""
     @property
     def headers(self) -> dict[str, Any]: ...
@@ -93,7 +95,8 @@ class Client:
     any use in a forked child raises RuntimeError with both pids."""
 
     def __new__(cls, broker_url: str, result_backend: str | None, options: dict[str, Any]) -> Client:
-        """options: connect_timeout (s), transport_options (dict). Connects lazily."""
+        """options: connect_timeout (s; also how long a call may take that has no limit of its own),
+        transport_options (dict). Connects lazily; a wrong URL shows at the first call."""
     # Each call that waits has a twin `*_later(..., completions, token)` that returns at once.
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> None: ...
     def publish_later(self, batch: Sequence[Publication], timeout: float | None, completions: Completions, token: int) -> None: ...
@@ -110,14 +113,18 @@ class Client:
     def purge(self, queue: str) -> int: ...
     def queues(self) -> list[dict[str, Any]]:
         """name, ready, claimed, parked, dead."""
-    def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]: ...
+    def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """id, queue, reason, detail, crashes, died_ms, headers (None: unreadable), properties, body. Oldest first."""
     def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None: ...
     def broker_url(self) -> str:
         """Without the password."""
-    def close(self, timeout: float = 5.0) -> None: ...
+    def close(self, timeout: float = 5.0) -> None:
+        """Waits for calls under way, then disconnects. Calls after it raise RuntimeError."""
 
 def shutdown_runtime(timeout: float = 2.0) -> None:
-    """Stops the engine's threads in this process (registered with atexit by the bridge itself)."""
+    """Stops the engine's threads in this process; calls that wait raise RuntimeError. The next call starts
+    them again: use it before a fork. At the exit of the interpreter the bridge does this by itself (atexit),
+    and then calls raise RuntimeError."""
 
 # -- inside a child -----------------------------------------------------------------------------------
 
@@ -158,13 +165,14 @@ class Child:
     """The child's end of its socket. A Rust thread reads frames ahead of the task that runs (and ends the
     process when the supervisor is gone); it never attaches to Python."""
 
-    def __new__(cls, fd: int) -> Child: ...
+    def __new__(cls, fd: int) -> Child:
+        """Takes the descriptor over, and tells the supervisor that the child is set up."""
     def receive(self, timeout: float | None = None) -> Execution | None:
         """The next request; None when told to stop, or on time-out (see `stopping`). Python signal handlers run."""
     @property
     def stopping(self) -> bool: ...
     def fileno(self) -> int:
-        """Readable when `receive(0)` would give something (for loops with many slots)."""
+        """Readable when `receive(0)` would give something, or `stopping` (for loops with many slots)."""
     def respond(
         self,
         tag: int,
@@ -174,7 +182,8 @@ class Child:
         summary: str,
         runtime: float | None,
     ) -> None:
-        """kind: success, failure, retry, ignored, rejected, requeued, revoked, malformed, disallowed."""
+        """kind: success, failure, retry, ignored, rejected, requeued, revoked, malformed, disallowed.
+        Raises EncodeError when it is over 1 GiB, OSError when the supervisor is gone."""
     def update(self, tag: int, record: ResultRecord) -> None:
         """Stores a state of the running task's own (in order, before its outcome)."""
     def soft_limit_passed(self, tag: int) -> bool:
@@ -199,13 +208,20 @@ class Worker:
         fork_server_fd (int | None): stream socket of a fork server that already runs
         fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
         child_fd (int | None): solo: the worker's side of the socket whose other end the caller serves
-        log_level (int)"""
-    def start(self) -> None: ...
-    def fileno(self) -> int: ...
+        log_level (int)
+        Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects
+        to nothing and starts no thread, so that a fork may follow."""
+    def start(self) -> None:
+        """Starts the engine's thread; returns when it is connected. Raises ImproperlyConfigured, OperationalError."""
+    def fileno(self) -> int:
+        """Readable while there are notices."""
     def notices(self) -> list[tuple[Any, ...]]:
         """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
-        ("ready",), ("stopped", exit code, text), ("child", text)"""
+        ("ready",), ("stopped", exit code, text), ("child", text)
+        "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
     def stop(self, how: str) -> None:
-        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back."""
-    def stats(self) -> dict[str, Any]: ...
-    def join(self, timeout: float | None = None) -> bool: ...
+        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. Before the start: remembered."""
+    def stats(self) -> dict[str, Any]:
+        """Counters by name, `totals` (received, by task), `pids`. Empty before the start."""
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits for the engine's thread to end; tells whether it has. True when it was never started."""

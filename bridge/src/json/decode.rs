@@ -91,7 +91,7 @@ impl<'py> Decoder<'_, 'py> {
 
     fn error(&self, what: &str) -> PyErr {
         let before = &self.bytes[..self.at.min(self.bytes.len())];
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line = before.split(|&byte| byte == b'\n').count();
         let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
         PyValueError::new_err(format!("{what}: line {line} column {column} (byte {})", before.len()))
     }

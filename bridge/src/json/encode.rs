@@ -222,6 +222,11 @@ impl<'py> Encoder<'_, 'py> {
             self.raw(b"NaN")
         } else if value.is_infinite() {
             self.raw(if value > 0.0 { b"Infinity" } else { b"-Infinity" })
+        } else if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
+            // The same digits as Python's (the even ones of a tie too), and here the same form.
+            serde_json::to_writer(&mut self.out, &value)
+                .map_err(|error| PyValueError::new_err(error.to_string()))?;
+            Ok(())
         } else {
             let repr = py.get_type::<PyFloat>().call_method1(intern!(py, "__repr__"), (number,))?;
             self.raw(repr.cast::<PyString>()?.to_str()?.as_bytes())
@@ -312,7 +317,7 @@ static PLAIN: [bool; 256] = {
     plain
 };
 
-/// Entries of a dict that user code may change meanwhile: unlike PyO3's iterator it does not panic then.
+/// Entries of a dict that user code may change meanwhile: unlike `PyO3`'s iterator it does not panic then.
 struct Entries<'a, 'py> {
     dict: &'a Bound<'py, PyDict>,
     at: ffi::Py_ssize_t,

@@ -305,3 +305,17 @@ def test_a_decoder_may_decode_again() -> None:
 def test_integers_too_long_for_python_are_refused() -> None:
     with pytest.raises(DecodeError):
         _core.json_loads("9" * 5000)
+
+
+def test_floats_have_the_digits_that_python_gives_them() -> None:
+    rng = random.Random(13)
+    for _ in range(20000):
+        values = [
+            rng.uniform(-1, 1) * 10 ** rng.randrange(-6, 18),
+            # Halfway between two shortest forms.
+            1 + rng.randrange(1 << 17) / (1 << 17),
+            float(rng.randrange(1 << 50)) + 0.25,
+        ]
+        assert _core.json_dumps(values).decode() == json.dumps(values)
+    edges = [1e-4, 0.00009999999999999999, 9999999999999998.0, 1e16, 0.0, -0.0]
+    assert _core.json_dumps(edges).decode() == json.dumps(edges)
