@@ -1,5 +1,7 @@
 //! Scenarios of the worker: memory driver, scripted pool, stopped clock; and real child processes.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 mod acks;
 mod common;
 mod eta;

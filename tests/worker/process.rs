@@ -220,9 +220,8 @@ async fn what_waits_behind_a_long_request_is_called_back() {
 #[tokio::test]
 async fn a_running_request_is_terminated_on_purpose() {
     let mut pool = forking(1);
-    let began =
-        |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::Began { tag: 1, .. }));
-    play(&mut pool, VecDeque::from([execution(1, "hang")]), began).await;
+    let began = |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::Update(1, _)));
+    play(&mut pool, VecDeque::from([execution(1, "tell-and-hang")]), began).await;
 
     pool.terminate(1, 15);
     let events = play(&mut pool, VecDeque::new(), all_ended(1)).await;

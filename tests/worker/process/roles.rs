@@ -66,7 +66,7 @@ fn fork_server(socket: &UnixStream) {
     while let Some((number, fd)) = fork_request(socket) {
         let argv = command("child");
         let mut child = Command::new(&argv[0]).args(&argv[1..]).stdin(Stdio::from(fd)).spawn().unwrap();
-        answers.lock().unwrap().write_all(&record(b'P', number, child.id(), 0)).unwrap();
+        let _ = answers.lock().unwrap().write_all(&record(b'P', number, child.id(), 0));
         let answers = answers.clone();
         std::thread::spawn(move || {
             let status = child.wait().unwrap();
@@ -155,6 +155,13 @@ fn obey(execution: &Execution, writer: &Mutex<UnixStream>) {
     let mut outcome = Outcome { summary: std::process::id().to_string(), ..Outcome::default() };
     let mut answer = Vec::new();
     match order.split(' ').next().unwrap() {
+        "tell-and-hang" => {
+            frame::encode_update(execution.tag, &ResultRecord::default(), &mut answer).unwrap();
+            writer.lock().unwrap().write_all(&answer).unwrap();
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
         "hang" => loop {
             std::thread::sleep(Duration::from_secs(1));
         },

@@ -301,7 +301,12 @@ impl Child {
         loop {
             match self.decoder.next_frame() {
                 Ok(None) => return,
-                Ok(Some(Frame::Ready)) => self.ready = true,
+                Ok(Some(Frame::Ready)) => {
+                    self.ready = true;
+                    // What it was given before begins now, and so do its limits.
+                    self.next_runs(now);
+                    into.push(PoolEvent::SlotFree);
+                }
                 Ok(Some(Frame::Outcome(tag, outcome))) => self.finished(tag, outcome, now, into),
                 Ok(Some(Frame::Update(tag, record))) => into.push(PoolEvent::Update(tag, record)),
                 Ok(Some(Frame::Returned(tags))) => self.returned(&tags, now, into),

@@ -383,6 +383,14 @@ impl ProcessPool {
         }
     }
 
+    /// How many executions a child takes now. Where children tell that they are set up, none before it has.
+    fn room(&self, child: &Child, short: bool, now: Instant) -> usize {
+        if self.stopping || (self.tells_ready && !child.ready) {
+            return 0;
+        }
+        child.room(short, self.recycle, now)
+    }
+
     fn is_fixed(&self) -> bool {
         matches!(self.spawner, Spawner::Fixed(_))
     }
@@ -419,18 +427,15 @@ impl Pool for ProcessPool {
     }
 
     fn free(&self, short: bool) -> usize {
-        if self.stopping {
-            return 0;
-        }
         let now = Instant::now();
-        self.children.iter().map(|child| child.room(short, self.recycle, now)).sum()
+        self.children.iter().map(|child| self.room(child, short, now)).sum()
     }
 
     fn submit(&mut self, execution: Execution) -> Result<(), Execution> {
         let now = Instant::now();
-        let room = |child: &&mut Child| child.room(execution.short, self.recycle, now);
-        match self.children.iter_mut().max_by_key(room).filter(|child| room(child) > 0) {
-            Some(child) => child.push(execution, now),
+        let room = |place: &usize| self.room(&self.children[*place], execution.short, now);
+        match (0..self.children.len()).max_by_key(room).filter(|place| room(place) > 0) {
+            Some(place) => self.children[place].push(execution, now),
             None => Err(execution),
         }
     }

@@ -93,10 +93,13 @@ mod tests {
         let limits = RecycleLimits { max_tasks: None, max_memory_kib: Some(1) };
         let mut recycle = Recycle::default();
         let now = Instant::now();
+        assert_eq!(recycle.due(limits, std::process::id(), now), None);
+        recycle.finished();
 
         assert!(
             recycle.due(limits, std::process::id(), now).is_some_and(|why| why.contains("over the limit"))
         );
+        recycle.finished();
         assert_eq!(recycle.due(limits, std::process::id(), now), None);
     }
 }
