@@ -190,26 +190,21 @@ impl ProcessPool {
                     }
                     self.children.push(child);
                 }
-                Err(error) => self.spawn_failed(now, &error.to_string()),
+                Err(error) => self.spawn_failed(now, &error),
             }
         }
     }
 
-    fn spawn_failed(&mut self, now: Instant, why: &str) {
-        let too_often = match &mut self.spawner {
-            Spawner::ForkServer(server) => {
-                server.close();
-                server.failed(now)
-            }
-            Spawner::Fixed(_) => true,
-        };
-        // The server was closed, or is gone without its end having been read yet.
-        self.orphan_children();
-        self.respawn_at = Some(now + RESPAWN_PAUSE);
-        if too_often && !self.broken && !self.stopping {
-            self.broken = true;
-            self.events.push(PoolEvent::Broken(format!("cannot make child processes: {why}")));
+    fn spawn_failed(&mut self, now: Instant, error: &std::io::Error) {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+        // Out of descriptors, say, is no reason to end a server, and with it all that its children run.
+        if let Spawner::ForkServer(server) = &mut self.spawner
+            && matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
+        {
+            server.close();
+            self.orphan_children();
         }
+        self.fork_failed(now, &error.to_string());
     }
 
     fn poll_spawner(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -248,7 +243,7 @@ impl ProcessPool {
         self.news = news;
     }
 
-    /// The server lives on after a failed fork, so only the failure is counted.
+    /// Counts a failure; too many are the end of the pool.
     fn fork_failed(&mut self, now: Instant, why: &str) {
         let Spawner::ForkServer(server) = &mut self.spawner else { return };
         self.respawn_at = Some(now + RESPAWN_PAUSE);
