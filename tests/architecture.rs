@@ -197,7 +197,7 @@ fn paths(rest: &str) -> Vec<String> {
     match rest.strip_prefix('{') {
         Some(group) => members(group)
             .into_iter()
-            .flat_map(|member| paths(member))
+            .flat_map(paths)
             .map(|path| format!("{prefix}{path}"))
             .collect(),
         None if prefix.is_empty() => Vec::new(),

@@ -18,7 +18,9 @@ def json_dumps(obj: Any, default: Callable[[Any], Any] | None = None) -> bytes:
 
     `default` is asked for what is not known, and returns something that is. Raises EncodeError."""
 
-def json_loads(data: bytes | bytearray | memoryview | str, decoders: dict[str, Callable[[Any], Any]] | None = None) -> Any:
+def json_loads(
+    data: bytes | bytearray | memoryview | str, decoders: dict[str, Callable[[Any], Any]] | None = None
+) -> Any:
     """Decodes kombu's JSON. `decoders`: more `__type__` names. Raises DecodeError (also for depth > 512)."""
 
 def saferepr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
@@ -66,7 +68,9 @@ class Publication:
 class ResultRecord:
     """What a backend keeps for a task id. Immutable."""
 
-    def __new__(cls, task_id: str, state: str, record: bytes, content_type: str, expires_ms: int | None = None) -> ResultRecord: ...
+    def __new__(
+        cls, task_id: str, state: str, record: bytes, content_type: str, expires_ms: int | None = None
+    ) -> ResultRecord: ...
     @property
     def task_id(self) -> str: ...
     @property
@@ -99,14 +103,20 @@ class Client:
         transport_options (dict). Connects lazily; a wrong URL shows at the first call."""
     # Each call that waits has a twin `*_later(..., completions, token)` that returns at once.
     def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> None: ...
-    def publish_later(self, batch: Sequence[Publication], timeout: float | None, completions: Completions, token: int) -> None: ...
+    def publish_later(
+        self, batch: Sequence[Publication], timeout: float | None, completions: Completions, token: int
+    ) -> None: ...
     def read(self, task_ids: Sequence[str]) -> list[ResultRecord | None]: ...
     def read_later(self, task_ids: Sequence[str], completions: Completions, token: int) -> None: ...
     def wait(self, task_ids: Sequence[str], timeout: float | None = None) -> list[ResultRecord]:
         """Until at least one of them is in SUCCESS, FAILURE or REVOKED; gives those that are. Interruptible
         by signals. Raises the built-in TimeoutError."""
-    def wait_later(self, task_ids: Sequence[str], timeout: float | None, completions: Completions, token: int) -> None: ...
-    def wait_change(self, task_id: str, state: str | None, record: bytes | None, timeout: float | None) -> ResultRecord | None:
+    def wait_later(
+        self, task_ids: Sequence[str], timeout: float | None, completions: Completions, token: int
+    ) -> None: ...
+    def wait_change(
+        self, task_id: str, state: str | None, record: bytes | None, timeout: float | None
+    ) -> ResultRecord | None:
         """Until the stored record differs from the given one (None: nothing stored); None on time-out."""
     def store(self, records: Sequence[ResultRecord]) -> None: ...
     def forget(self, task_ids: Sequence[str]) -> None: ...

@@ -30,7 +30,9 @@ def descendants(pid: int) -> list[int]:
     while waiting:
         parent = waiting.pop(0)
         try:
-            children = [int(c) for t in Path(f"/proc/{parent}/task").iterdir() for c in (t / "children").read_text().split()]
+            children = [
+                int(c) for t in Path(f"/proc/{parent}/task").iterdir() for c in (t / "children").read_text().split()
+            ]
         except (FileNotFoundError, ProcessLookupError):
             continue
         found += children
@@ -62,13 +64,30 @@ class Fleet:
         self.store = f"sqlite:///{folder}/queue.db"
         self.log = folder / "runs.log"
         self.log.touch()
-        self.env = {**os.environ, "FAULT_STORE": self.store, "FAULT_LOG": str(self.log), "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
+        self.env = {
+            **os.environ,
+            "FAULT_STORE": self.store,
+            "FAULT_LOG": str(self.log),
+            "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
+        }
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, *options: str, name: str = "w1", setting: str | None = None) -> subprocess.Popen[bytes]:
         """Starts a worker and waits until it says that it is ready."""
         output = self.folder / f"{name}-{len(self.workers)}.log"
-        command = [sys.executable, "-m", "celeriac", "-A", "fault_app", "worker", "-n", f"{name}@%h", "-l", "INFO", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "celeriac",
+            "-A",
+            "fault_app",
+            "worker",
+            "-n",
+            f"{name}@%h",
+            "-l",
+            "INFO",
+            *options,
+        ]
         with output.open("wb") as sink:
             worker = subprocess.Popen(command, env=self.env, stdout=sink, stderr=subprocess.STDOUT, cwd=self.folder)
         self.workers.append(worker)
@@ -79,8 +98,8 @@ class Fleet:
 
     def pool(self, worker: subprocess.Popen[bytes]) -> list[int]:
         """Pids of the children that run tasks: the grandchildren, below the fork server."""
-        servers = [p for p in descendants(worker.pid)][:1]
-        return descendants(servers[0]) if servers else []
+        server = descendants(worker.pid)[:1]
+        return descendants(server[0]) if server else []
 
     def kill_all(self, worker: subprocess.Popen[bytes]) -> None:
         """SIGKILL to the whole worker at once, supervisor first."""

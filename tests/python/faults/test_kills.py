@@ -16,7 +16,9 @@ KILLS = 10
 SLOTS = 4
 
 
-def test_late_acknowledged_tasks_survive_random_kills(fleet: Fleet, fault_app: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_late_acknowledged_tasks_survive_random_kills(
+    fleet: Fleet, fault_app: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
     chance = random.Random(seed)
     results = [fault_app.work.delay(n) for n in range(TASKS)]
@@ -47,7 +49,9 @@ def test_late_acknowledged_tasks_survive_random_kills(fleet: Fleet, fault_app: M
     duplicates = sum(begun.values()) - TASKS
     lost = TASKS - len(ended)
     with capsys.disabled():
-        print(f"\n  seed {seed}: {TASKS} tasks, {SLOTS} slots, kills {kills}: lost {lost}, begun twice {duplicates}, uncommitted at the kills {at_risk}")
+        print(
+            f"\n  seed {seed}: {TASKS} tasks, {SLOTS} slots, kills {kills}: lost {lost}, begun twice {duplicates}, uncommitted at the kills {at_risk}"
+        )
     assert lost == 0
     assert duplicates <= at_risk
 
@@ -118,14 +122,21 @@ def test_warm_stop_finishes_what_runs_and_hands_back_the_rest(fleet: Fleet, faul
     assert max(fleet.runs()[0].values()) == 1
 
 
-def test_a_hundred_thousand_far_etas_cost_the_worker_no_memory(fleet: Fleet, fault_app: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_thousand_far_etas_cost_the_worker_no_memory(
+    fleet: Fleet, fault_app: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     worker = fleet.start("-c", "2")
     assert fault_app.work.delay(0).get(timeout=30) == 0
     before = rss_kib(worker.pid)
     app = fault_app.app
 
     for _ in range(100):
-        app.client.publish([app.build_task_message("fault_app.noop", (), {}, fault_app.noop, {"countdown": 3600}) for _ in range(1_000)])
+        app.client.publish(
+            [
+                app.build_task_message("fault_app.noop", (), {}, fault_app.noop, {"countdown": 3600})
+                for _ in range(1_000)
+            ]
+        )
     assert fault_app.work.delay(1).get(timeout=30) == 1
     grown = rss_kib(worker.pid) - before
 

@@ -81,7 +81,7 @@ def test_values_are_read_as_kombu_reads_them(row: dict[str, Any]) -> None:
         -(1 << 63),
         10**400,
         "snow ☃ \N{GRINNING FACE} \x07 \ud800 \udcff",
-        {"\udcff": ["\\\"/\b\f\n\r\t\x7f"]},
+        {"\udcff": ['\\"/\b\f\n\r\t\x7f']},
         [1.5, -0.0, 1e16, 1e-7, 1.7976931348623157e308, 5e-324],
         {"a" * 100: {"b": [None, True, False, {}, []]}},
     ],
@@ -116,9 +116,7 @@ def test_a_marked_value_of_the_wrong_shape_is_a_decode_error_with_its_cause() ->
 
 
 def test_more_types_are_registered_by_hooks() -> None:
-    encoded = _core.json_dumps(
-        {"z": 1 + 2j}, lambda z: {"__type__": "complex", "__value__": [z.real, z.imag]}
-    )
+    encoded = _core.json_dumps({"z": 1 + 2j}, lambda z: {"__type__": "complex", "__value__": [z.real, z.imag]})
 
     again = _core.json_loads(encoded, {"complex": lambda pair: complex(*pair)})
 
@@ -183,7 +181,9 @@ def test_broken_documents_are_refused_as_python_json_refuses_them() -> None:
     assert refused > 5000
 
 
-@pytest.mark.parametrize("text", ["", " ", "[1,]", "{1: 2}", "01", "-", "1.", "[1 2]", '"\x00"', '"abc', "\ufeff1", "-NaN"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "[1,]", "{1: 2}", "01", "-", "1.", "[1 2]", '"\x00"', '"abc', "\ufeff1", "-NaN"]
+)
 def test_small_errors_have_a_place(text: str) -> None:
     with pytest.raises(DecodeError, match=r"line \d+ column \d+"):
         _core.json_loads(text)

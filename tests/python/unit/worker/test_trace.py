@@ -673,7 +673,7 @@ def test_the_soft_limit_is_raised_in_code_of_an_async_task_that_blocks_its_loop(
     @bench.app.task(name="t")
     async def task() -> str:
         try:
-            time.sleep(30)  # noqa: ASYNC251 -- that is the point
+            time.sleep(30)
         except SoftTimeLimitExceeded:
             await asyncio.sleep(0)
             return "caught"
