@@ -195,11 +195,9 @@ fn paths(rest: &str) -> Vec<String> {
     let end = named.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(named.len());
     let (prefix, rest) = named.split_at(end);
     match rest.strip_prefix('{') {
-        Some(group) => members(group)
-            .into_iter()
-            .flat_map(paths)
-            .map(|path| format!("{prefix}{path}"))
-            .collect(),
+        Some(group) => {
+            members(group).into_iter().flat_map(paths).map(|path| format!("{prefix}{path}")).collect()
+        }
         None if prefix.is_empty() => Vec::new(),
         None => vec![prefix.trim_end_matches("::").to_owned()],
     }
