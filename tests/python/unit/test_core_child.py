@@ -257,8 +257,7 @@ def test_a_signal_ends_a_wait_when_its_handler_raises(supervisor: Supervisor) ->
     try:
         waits = signal_once_told(signal.SIGUSR1)
         with pytest.raises(Raised):
-            waits.set()
-            child.receive()
+            _ = waits.set(), child.receive()
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -212,8 +212,7 @@ def test_signals_reach_the_main_thread_while_it_waits_for_notices(url: str) -> N
         for _ in range(20):
             waits = signal_once_told(signal.SIGUSR1)
             with pytest.raises(Caught):
-                waits.set()
-                select.select([solo.worker.fileno()], [], [], 30)
+                _ = waits.set(), select.select([solo.worker.fileno()], [], [], 30)
     finally:
         signal.signal(signal.SIGUSR1, before)
     solo.stop(child)
