@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celery, chain, signals
+from celeriac import Celery, Task, chain, signals
 from celeriac.exceptions import AlwaysEagerIgnored, Reject, Retry
 
 ROWS = json.loads((Path(__file__).parents[3] / "golden/eager/cases.json").read_text())["rows"]
