@@ -216,10 +216,14 @@ async fn what_waits_behind_a_long_request_is_called_back() {
     let mut pool = forking(1);
     let orders = (1..=20).map(|tag| short(tag, if tag == 3 { "hang" } else { "ok" })).collect();
 
-    let events = play(&mut pool, orders, |events| returned(events).is_superset(&(4..=20).collect())).await;
+    // On a slow machine they may be called back from behind the first one already, and are given again.
+    let long_runs = |event: &PoolEvent| matches!(event, PoolEvent::Began { tag: 3, .. });
+    let events = play(&mut pool, orders, |events| {
+        returned(events).is_superset(&(4..=20).collect()) && events.iter().any(long_runs)
+    })
+    .await;
 
-    assert_eq!(ended(&events).len(), 2);
-    assert!(events.iter().any(|event| matches!(event, PoolEvent::Began { tag: 3, .. })));
+    assert_eq!(ended(&events).keys().copied().collect::<HashSet<_>>(), HashSet::from([1, 2]));
     assert_eq!(pool.free(true), 0);
     end(pool).await;
 }
