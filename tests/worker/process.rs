@@ -236,7 +236,7 @@ async fn what_waits_behind_a_long_request_is_called_back() {
 #[tokio::test]
 async fn a_running_request_is_terminated_on_purpose() {
     // Python children take no notice of SIGTERM, so the pool kills instead; other signals go as they are.
-    for (tag, signal, seen) in [(1, 15, "signal 9 (SIGKILL)"), (2, 3, "signal 3 (SIGQUIT)")] {
+    for (tag, signal, seen) in [(1, 15, "signal 9 (SIGKILL)"), (2, 12, "signal 12 (SIGUSR2)")] {
         let mut pool = forking(1);
         let began = |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::Update(..)));
         play(&mut pool, VecDeque::from([execution(tag, "tell-and-hang")]), began).await;
