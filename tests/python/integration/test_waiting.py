@@ -52,9 +52,10 @@ def test_an_expired_task_is_revoked(project: Any, worker: Any) -> None:
 
 
 def test_a_rate_limit_holds(project: Any, worker: Any) -> None:
+    sent = time.time()
     results = [project.send("limited") for _ in range(6)]
 
-    times = sorted(result.get(timeout=30) for result in results)
+    last = max(result.get(timeout=30) for result in results)
 
-    # Five gaps of a tenth of a second; a little less is the clock's granularity.
-    assert times[-1] - times[0] >= 0.45
+    # Five gaps of a tenth of a second after the first, which a slow machine may begin late.
+    assert last >= sent + 0.5
