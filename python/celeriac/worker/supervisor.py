@@ -236,8 +236,8 @@ class WorkController:
                 case ("log", level, name, message, created, task_id, task_name):
                     log.emit(level, name, message, created, task_id, task_name)
                 case ("ready",):
-                    logger.info("%s ready.", self.hostname)
                     signals.worker_ready.send(sender=self._consumer)
+                    logger.info("%s ready.", self.hostname)
                 case ("stopped", code, text):
                     self.exitcode = code
                     if text:
