@@ -68,9 +68,7 @@ class Bench:
     def works(self) -> None:
         """A good task is run, and nothing waits any more."""
         assert self.project.send("add", 1, 1).get(timeout=30) == 2
-        wait_until(
-            lambda: self.project.queue()["ready"] == self.project.queue()["claimed"] == 0, "the queue is empty"
-        )
+        wait_until(lambda: self.project.queue()["ready"] == self.project.queue()["claimed"] == 0, "the queue is empty")
         assert self.worker.process.poll() is None
 
     def is_calm(self) -> None:

@@ -22,6 +22,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], bytes, str]] = {
     "empty": (HEAD, JSON, b"", "malformed"),
     "kwargs null": (HEAD, JSON, b"[[1, 1], null, {}]", "malformed"),
     "kwargs a list": (HEAD, JSON, b'[[1], ["hunter2"], {}]', "malformed"),
+    # Celery takes the keys for positional arguments, which nobody can mean.
+    "args an object": (HEAD, JSON, b'[{"hunter2": 1, "b": 2}, {}, {}]', "malformed"),
     "args a text": (HEAD, JSON, b'["hunter2", {}, {}]', "malformed"),
     "eta no date": ({**HEAD, "eta": "tomorrow"}, JSON, GOOD, "malformed"),
     "eta a number": ({**HEAD, "eta": 5}, JSON, GOOD, "malformed"),
@@ -75,7 +77,6 @@ FORGIVEN: dict[str, tuple[dict[str, Any], dict[str, Any], bytes]] = {
     "eta with nine decimals": ({**HEAD, "eta": "2020-01-01T00:00:00.123456789"}, JSON, GOOD),
     "hybrid": (HEAD, JSON, b'{"args": [1, 1], "kwargs": {}}'),
     "protocol 1": ({}, JSON, b'{"task": "add", "id": "bad-1", "args": [1, 1], "kwargs": {}}'),
-    "args an object": (HEAD, JSON, b'[{"a": 1, "b": 2}, {}, {}]'),
 }
 
 
@@ -85,7 +86,7 @@ def test_what_celery_forgives_is_run(case: str, bench: Any) -> None:
     bench.start()
     bench.publish(body, headers, properties)
 
-    assert bench.project.client.AsyncResult("bad-1").get(timeout=30) in (2, "ab")
+    assert bench.project.client.AsyncResult("bad-1").get(timeout=30) == 2
     assert bench.dead == []
     bench.is_calm()
 
