@@ -32,8 +32,6 @@ pub(crate) fn read(dict: &Bound<'_, PyDict>) -> PyResult<Plan> {
     };
     // No store that there is takes any yet.
     given.take::<Bound<'_, PyDict>>("transport_options")?;
-    // Records come from the children with their expiry; the engine makes none of its own.
-    given.take::<u64>("result_expires_ms")?;
     let options = worker_options(&given)?;
     let pool = pool(&given, &options)?;
     given.finish()?;
@@ -64,6 +62,7 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         lease: given.duration("lease_seconds")?.unwrap_or(default.lease),
         max_crashes: given.take("max_crashes")?.unwrap_or(default.max_crashes),
         drain: given.duration("drain_seconds")?,
+        result_expires_ms: given.take("result_expires_ms")?,
         disable_rate_limits: given.take("disable_rate_limits")?.unwrap_or(default.disable_rate_limits),
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
         prefetch_bytes: default.prefetch_bytes,

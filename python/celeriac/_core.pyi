@@ -151,6 +151,8 @@ class Completions:
     def fileno(self) -> int: ...
     def drain(self) -> list[tuple[int, Any]]:
         """(token, result). A result that is an exception instance is to be raised by the awaiting side."""
+    def cancel(self, token: int) -> None:
+        """Nobody waits for that call any more: it ends where it is, and reports nothing."""
     def close(self) -> None: ...
 
 @final
@@ -287,7 +289,7 @@ class Worker:
         """Readable while there are notices."""
     def notices(self) -> list[tuple[Any, ...]]:
         """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
-        ("ready",), ("stopped", exit code, text), ("child", text)
+        ("ready",), ("stopped", exit code, text)
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
     def stop(self, how: str) -> None:
         """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. Before the start: remembered."""

@@ -24,7 +24,7 @@ use crate::broker::{Broker, BrokerError, Commit, Committed, Consumer, DeadReason
 /// Commits in one batch at the most.
 const MAX_BATCH: usize = 1_000;
 /// A store that does not answer for this long is asked again.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a commit is for; decides what its answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,19 +7,24 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::commit::ANSWER_WITHIN;
 use super::consumer::ConsumerLoop;
 use super::link::Link;
 use super::log::Log;
 use super::notice::Level;
 use super::request::Phase;
+use super::upkeep::Chore;
+use crate::backend::{BackendError, ResultBackend};
 use crate::broker::Broker;
-use crate::protocol::ControlRequest;
+use crate::protocol::{ControlRequest, ExceptionText, ResultDocument, state};
 
 /// Where control requests are broadcast.
 const EXCHANGE: &str = "celery.pidbox";
 /// Requests that wait for the loop at the most.
 const WAITING: usize = 64;
 const SIGTERM: i32 = 15;
+/// States that a revoke replaces at once. Any other says that the task has begun, and is its worker's to change.
+const WAITING_STATES: [&str; 4] = [state::PENDING, state::RECEIVED, state::RETRY, state::REJECTED];
 
 /// Listens for as long as it lives.
 pub(super) struct Ear(JoinHandle<()>);
@@ -89,16 +94,67 @@ impl ConsumerLoop {
         self.log.line(Level::Info, "celery.worker.control", || {
             format!("Tasks flagged as revoked: {}", ids.join(", "))
         });
-        let Some(signal) = signal else { return };
+        let mut waiting: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
         for (tag, request) in &mut self.requests {
-            if ids.contains(&request.id.as_str()) {
+            if !ids.contains(&request.id.as_str()) {
+                continue;
+            }
+            let begun = matches!(request.phase, Phase::Running(_) | Phase::Submitted);
+            if begun {
+                waiting.retain(|id| *id != request.id);
+            }
+            if let Some(signal) = signal {
                 request.terminate = Some(signal);
-                if matches!(request.phase, Phase::Running(_) | Phase::Submitted) {
+                if begun {
                     self.pool.terminate(*tag, signal);
                 }
             }
         }
+        self.mark_revoked(waiting);
     }
+
+    /// Whoever waits for a revoked task that has not begun learns it now, not when its turn has come.
+    fn mark_revoked(&self, ids: Vec<String>) {
+        let Some(backend) = self.stores.backend.clone() else { return };
+        if ids.is_empty() {
+            return;
+        }
+        let (log, now, expires) = (self.log.clone(), self.clock.now().0, self.options.result_expires_ms);
+        self.chores.push(Box::pin(async move {
+            let marking = store_revoked(&*backend, &ids, now, expires);
+            let failed = match tokio::time::timeout(ANSWER_WITHIN, marking).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("the result backend does not answer".to_owned()),
+            };
+            if let Some(why) = failed {
+                log.line(Level::Warning, "celery.worker.control", || {
+                    format!("revoked tasks are not marked as such until their turn comes: {why}")
+                });
+            }
+            Chore::Marked
+        }));
+    }
+}
+
+/// Stores `REVOKED` for the ids that wait, as far as is known.
+async fn store_revoked(
+    backend: &dyn ResultBackend,
+    ids: &[String],
+    now_ms: i64,
+    expires_ms: Option<u64>,
+) -> Result<(), BackendError> {
+    let exception =
+        ExceptionText { class: "TaskRevokedError", arguments: &["revoked"], module: "celery.exceptions" };
+    let stored = backend.read(ids).await?;
+    let waits = |state: &str| WAITING_STATES.contains(&state);
+    let records: Vec<_> = ids
+        .iter()
+        .zip(stored)
+        .filter(|(_, record)| record.as_ref().is_none_or(|record| waits(&record.state)))
+        .map(|(id, _)| ResultDocument::raised(id, state::REVOKED, &exception, now_ms).to_record(expires_ms))
+        .collect();
+    if records.is_empty() { Ok(()) } else { backend.store(records).await }
 }
 
 /// A signal by number or by name, with or without `SIG`.

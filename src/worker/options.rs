@@ -32,6 +32,8 @@ pub struct WorkerOptions {
     pub max_crashes: u32,
     /// How long a warm stop lets tasks run; none is without limit.
     pub drain: Option<Duration>,
+    /// How long the few records last that the engine makes itself; none keeps them.
+    pub result_expires_ms: Option<u64>,
     /// Rate limits are not looked at.
     pub disable_rate_limits: bool,
     /// A queue with a backlog from which nothing comes for this long is consumed anew.
@@ -55,6 +57,7 @@ impl Default for WorkerOptions {
             lease: Duration::from_secs(30),
             max_crashes: 3,
             drain: None,
+            result_expires_ms: None,
             disable_rate_limits: false,
             watchdog: Duration::from_secs(20),
             log_level: super::notice::Level::Warning as u8,

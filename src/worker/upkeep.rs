@@ -35,6 +35,8 @@ pub(super) enum Chore {
     Backlog(bool),
     Consumed(Result<Box<dyn Consumer>, BrokerError>),
     Closed,
+    /// Revoked tasks that wait are stored as such.
+    Marked,
     Nap,
 }
 
@@ -177,7 +179,7 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Swept | Chore::Closed => {}
+            Chore::Swept | Chore::Closed | Chore::Marked => {}
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;

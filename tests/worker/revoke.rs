@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use celeriac::backend::ResultBackend;
 use celeriac::broker::Broker;
+use celeriac::protocol::ResultRecord;
 use celeriac::worker::Stop;
 use celeriac::worker::pool::Mode;
 use celeriac::worker::pool::scripted::{Scene, ScriptedPool, usual};
 use serde_json::{Value, json};
 
 use crate::common::{
-    Running, World, early, late, message, messages, modes, options, outcome, pause, pool, until,
+    Running, START, World, early, iso, late, message, messages, modes, options, outcome, pause, pool, until,
 };
 
 async fn ask(world: &World, worker: &Running, request: Value) {
@@ -87,4 +89,29 @@ async fn requests_for_others_and_nonsense_change_nothing() {
 
     worker.stop(Stop::Warm).await;
     assert_eq!(modes(&played, "t-0"), [Mode::Run]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_revoked_task_learns_it_before_its_turn_comes() {
+    let world = World::new();
+    let pool = pool(1, Duration::from_secs(5));
+    let played = pool.played();
+    let worker = world.start(options(&[("t", late())]), pool);
+    let eta = json!({"eta": iso(START + 3_600_000)});
+    world.publish(vec![message("t", "runs", json!({})), message("t", "parked", eta)]).await;
+    until("the first runs", async || !played.lock().is_empty()).await;
+    let done = ResultRecord { task_id: "done".into(), state: "FAILURE".into(), ..ResultRecord::default() };
+    world.store.store(vec![done]).await.unwrap();
+
+    let ids = json!(["runs", "parked", "unknown", "done"]);
+    ask(&world, &worker, json!({"method": "revoke", "arguments": {"task_id": ids}})).await;
+
+    for (id, state) in
+        [("runs", None), ("parked", Some("REVOKED")), ("unknown", Some("REVOKED")), ("done", Some("FAILURE"))]
+    {
+        let stored = world.result(id).await.map(|record| record.state);
+        assert_eq!(stored.as_deref(), state, "{id}");
+    }
+    worker.stop(Stop::Warm).await;
+    assert_eq!(modes(&played, "runs"), [Mode::Run]);
 }

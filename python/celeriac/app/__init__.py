@@ -13,7 +13,13 @@ from celeriac.local import Proxy
 if TYPE_CHECKING:
     from celeriac.app.decorators import TaskDecorator
 
-__all__ = ["Celery", "app_or_default", "default_app", "set_default_app", "shared_task"]
+__all__ = ["Celery", "SharedTask", "app_or_default", "default_app", "set_default_app", "shared_task"]
+
+
+class SharedTask(Proxy):
+    """What the decorator gives: the task of the app that is current at each use."""
+
+    __slots__ = ()
 
 
 def _shared_task(fun: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -36,7 +42,7 @@ def _shared_task(fun: Callable[..., Any] | None = None, **options: Any) -> Any:
         app = current.get_current_app()
         return app.tasks[name or app.gen_task_name(function.__name__, function.__module__)]
 
-    return Proxy(task_of_current_app, doc=function.__doc__)
+    return SharedTask(task_of_current_app, doc=function.__doc__)
 
 
 #: Decorator like `app.task`, for modules that do not know their app: the task exists in every app, and the

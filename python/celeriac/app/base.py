@@ -143,6 +143,10 @@ class Celery:
         current.deregister_app(self)
         self._engine.close()
 
+    def disconnect(self) -> None:
+        """Closes this process' client; the next use of it makes a new one."""
+        self._engine.close()
+
     def after_fork(self) -> None:
         """Called in the child after a fork; tells whoever is connected to `on_after_fork`."""
         self._lock = threading.RLock()

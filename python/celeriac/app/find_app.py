@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app import SharedTask
+
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
@@ -33,7 +35,8 @@ def find_app(
 
     Args:
         name: `module`, `package`, `module:attribute`, `module.attribute` or `module:factory()`. A Flask app
-            that holds an app among its extensions does as well. None: the default app.
+            that holds an app among its extensions does as well; so does a module that has no app but tasks
+            made with `from celeriac import task`: theirs is the default app. None: the default app.
         workdir: Directory to change to first.
         config: Settings module of the default app, or one more for a named one.
         broker: URL that wins over the settings.
@@ -169,13 +172,16 @@ def _module_app(module: ModuleType) -> Celery:
         try:
             return _module_app(_import(f"{module.__name__}.celery"))
         except AppNotFound as exc:
-            if "has no Celery app" not in str(exc):
+            if "has neither" not in str(exc):
                 raise
     for found in list(vars(module).values()):
         if (app := _as_app(found)) is not None:
             return app
+    if any(type(found) is SharedTask for found in vars(module).values()):
+        return _default_app()
     raise AppNotFound(
-        f"{module.__name__!r} has no Celery app", f"name it: -A {module.__name__}:NAME, or :create_app() for a factory"
+        f"{module.__name__!r} has neither a Celery app nor a task",
+        f"name it: -A {module.__name__}:NAME, or :create_app() for a factory",
     )
 
 

@@ -240,6 +240,7 @@ def enter_child(options: LogOptions, index: int) -> None:
                 new.setFormatter(old.formatter)
                 logger.addHandler(new)
                 logger.removeHandler(old)
+                old.close()
 
 
 def emit(level: int, name: str, message: str, created: float, task_id: str | None, task_name: str | None) -> None:

@@ -481,13 +481,16 @@ class Task(Generic[P, R]):
         """Called when it has failed."""
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called when it has ended, whatever way."""
+        """Called when it has ended, with a result or a failure."""
 
     def __reduce__(self) -> Any:
         return _unpickle, (self.name,)
 
     def __repr__(self) -> str:
-        return f"<@task: {self.name}>" if self.name else f"<unnamed {type(self).__name__}>"
+        if not self.name:
+            return f"<unnamed {type(self).__name__}>"
+        app = "" if self.app is None else f" of {self.app.main or '__main__'} at {id(self.app):#x}"
+        return f"<@task: {self.name}{app}>"
 
 
 def entry_point(task: Task[..., Any]) -> Callable[..., Any]:

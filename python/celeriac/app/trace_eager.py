@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from celeriac.exceptions import Ignore, Reject, Retry
 from celeriac.result.eager import EagerResult
 from celeriac.serialization import registry
 from celeriac.utils import uuid
+from celeriac.utils.einfo import ExceptionInfo
 from celeriac.utils.nodenames import gethostname
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ class _EagerCall:
         push_current_task(task)
         task.request_stack.push(request)
         try:
-            state, value, text = self._attempt()
-            self._finish(state, value, text)
+            state, value, einfo = self._attempt()
+            self._finish(state, value, einfo)
         finally:
             task.request_stack.pop()
             pop_current_task()
@@ -113,29 +113,30 @@ class _EagerCall:
             return self._again(value)
         if self.throw and state in states.PROPAGATE_STATES:
             raise value
+        text = einfo.traceback if einfo is not None else None
         result: EagerResult[Any] = EagerResult(request.id or "", value, state, text, task.name)
         result._app = task.app
         self._store(state, value, text)
         return result
 
-    def _attempt(self) -> tuple[str, Any, str | None]:
-        """State, value or exception, and where it was raised."""
+    def _attempt(self) -> tuple[str, Any, ExceptionInfo | None]:
+        """State, value or exception, and what hooks are told of the exception."""
         task, request = self.task, self.request
         self._signal(signals.task_prerun, task=task)
         try:
             task.before_start(request.id or "", request.args, request.kwargs)
             value = _finished(entry_point(task)(*request.args, **request.kwargs))
         except Retry as exc:
-            return states.RETRY, exc, traceback.format_exc()
+            return states.RETRY, exc, ExceptionInfo(exc)
         except Ignore as exc:
-            return states.IGNORED, exc, traceback.format_exc()
+            return states.IGNORED, exc, ExceptionInfo(exc)
         except Reject as exc:
-            return states.REJECTED, exc, traceback.format_exc()
+            return states.REJECTED, exc, ExceptionInfo(exc)
         except Exception as exc:
-            return states.FAILURE, exc, traceback.format_exc()
+            return states.FAILURE, exc, ExceptionInfo(exc)
         return states.SUCCESS, value, None
 
-    def _finish(self, state: str, value: Any, text: str | None) -> None:
+    def _finish(self, state: str, value: Any, einfo: ExceptionInfo | None) -> None:
         task, request = self.task, self.request
         task_id, args, kwargs = request.id or "", request.args, request.kwargs
         if state == states.SUCCESS:
@@ -145,15 +146,15 @@ class _EagerCall:
             signals.task_success.send(task, result=value, runtime=None)
         elif state == states.RETRY:
             reason = value.exc or value
-            self._hook(task.on_retry, reason, task_id, args, kwargs, text)
-            signals.task_retry.send(task, request=request, reason=value, einfo=text)
+            self._hook(task.on_retry, reason, task_id, args, kwargs, einfo)
+            signals.task_retry.send(task, request=request, reason=value, einfo=einfo)
         elif state == states.FAILURE:
-            self._hook(task.on_failure, value, task_id, args, kwargs, text)
-            self._signal(signals.task_failure, exception=value, traceback=value.__traceback__, einfo=text)
+            self._hook(task.on_failure, value, task_id, args, kwargs, einfo)
+            self._signal(signals.task_failure, exception=value, traceback=value.__traceback__, einfo=einfo)
             self._call_errbacks(value)
         self._signal(signals.task_postrun, task=task, retval=value, state=state)
-        if state not in {states.IGNORED, states.REJECTED}:
-            self._hook(task.after_return, state, value, task_id, args, kwargs, text)
+        if state in {states.SUCCESS, states.FAILURE}:
+            self._hook(task.after_return, state, value, task_id, args, kwargs, einfo)
 
     def _call_errbacks(self, exc: BaseException) -> None:
         from celeriac.app.arguments import takes_more_than

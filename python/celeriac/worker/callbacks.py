@@ -19,7 +19,7 @@ from celeriac.utils import uuid
 if TYPE_CHECKING:
     from celeriac._core import ResultRecord
     from celeriac.app.base import Celery
-    from celeriac.worker.einfo import ExceptionInfo
+    from celeriac.utils.einfo import ExceptionInfo
     from celeriac.worker.records import RecordWriter
 
 logger = logging.getLogger("celeriac.app.trace")

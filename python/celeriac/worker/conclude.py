@@ -14,7 +14,7 @@ from celeriac.exceptions import (
     WorkerLostError,
 )
 from celeriac.worker import callbacks
-from celeriac.worker.einfo import ExceptionInfo, safe_repr
+from celeriac.utils.einfo import ExceptionInfo, safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

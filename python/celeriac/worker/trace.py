@@ -15,7 +15,7 @@ from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry
 from celeriac.worker import callbacks
 from celeriac.worker.conclude import Concluder
-from celeriac.worker.einfo import ExceptionInfo, safe_repr
+from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker.records import RecordWriter
 from celeriac.worker.request import Opener, Refused
 
@@ -179,7 +179,7 @@ class TaskTracer:
             runtime = perf_counter() - started
             summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
             self._succeeded(request, retval, runtime, summary)
-        if self._after_return is not None and kind in ("success", "failure", "retry"):
+        if self._after_return is not None and kind in ("success", "failure"):
             self._call_hook("after_return", self._after_return, state, retval, task_id, args, kwargs, einfo)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(

@@ -295,8 +295,9 @@ def run_child(body: Callable[[_core.Child], None], play: Callable[[Supervisor], 
             os._exit(3)
     supervisor.childs.close()
     assert supervisor.read() == ("R", b"")
-    play(supervisor)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with supervisor.socket:
+        play(supervisor)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_an_idle_child_is_told_to_stop_when_the_supervisor_is_gone() -> None:

@@ -393,3 +393,11 @@ def test_periodic_tasks_are_kept_for_the_scheduler(app: Celery) -> None:
 
     assert app.conf.beat_schedule["every ten"]["args"] == (1,)
     assert app.conf.beat_schedule["tick(2)"]["options"] == {"queue": "slow"}
+
+
+def test_the_repr_names_task_and_app(app: Celery) -> None:
+    @app.task(name="add")
+    def add(x, y):
+        return x + y
+
+    assert repr(add) == f"<@task: add of {app.main or '__main__'} at {id(app):#x}>"

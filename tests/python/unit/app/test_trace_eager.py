@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celery, chain, signals
+from celeriac import Celery, Task, chain, signals
 from celeriac.exceptions import AlwaysEagerIgnored, Reject, Retry
 
 ROWS = json.loads((Path(__file__).parents[3] / "golden/eager/cases.json").read_text())["rows"]
@@ -94,6 +94,23 @@ def test_hooks_come_in_order(app: Celery) -> None:
     ]
 
 
+def test_hooks_are_told_of_an_exception_as_in_a_worker(app: Celery) -> None:
+    told: list[Any] = []
+
+    class Telling(Task):
+        def on_failure(self, exc, task_id, args, kwargs, einfo):
+            told.append((einfo.exception is exc, einfo.type, "fails" in einfo.traceback, str(einfo) == einfo.traceback))
+
+    @app.task(base=Telling)
+    def fails():
+        raise KeyError("x")
+
+    result = fails.apply()
+
+    assert told == [(True, KeyError, True, True)]
+    assert result.traceback.endswith("KeyError: 'x'\n")
+
+
 def test_a_retry_tells_its_hook_and_runs_again(app: Celery) -> None:
     recorder = Recorder(app)
 
@@ -107,7 +124,6 @@ def test_a_retry_tells_its_hook_and_runs_again(app: Celery) -> None:
     assert [name for name, _ in recorder.calls] == [
         "before_start",
         "on_retry",
-        "after_return",
         "before_start",
         "on_success",
         "after_return",

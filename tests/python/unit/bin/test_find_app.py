@@ -9,6 +9,7 @@ from textwrap import dedent
 
 import pytest
 
+from celeriac._state import get_current_app
 from celeriac.app.find_app import AppNotFound, find_app
 
 MODULES = {
@@ -46,6 +47,12 @@ MODULES = {
         flask_app = Flask()
         """,
     "no_app.py": "x = 1\n",
+    "tasks_alone.py": """
+        from celeriac import task
+        @task
+        def only_here():
+            return 1
+        """,
     "fails.py": "import os\nos.nothing_there\n",
     "needs.py": "import surely_not_installed_anywhere\n",
 }
@@ -86,12 +93,19 @@ def test_an_app_is_found(name: str, main: str, project: Path) -> None:
     assert find_app(name).main == main
 
 
+def test_a_module_with_tasks_and_no_app_stands_for_the_default_app(project: Path) -> None:
+    app = find_app("tasks_alone")
+
+    assert app is get_current_app()
+    assert "tasks_alone.only_here" in app.tasks
+
+
 @pytest.mark.parametrize(
     ("name", "problem", "hint"),
     [
         ("nosuch", "no module 'nosuch'", "--workdir"),
         ("plain_app:nope", "has no 'nope'", "what is the app called"),
-        ("no_app", "has no Celery app", "name it"),
+        ("no_app", "neither a Celery app nor a task", "name it"),
         ("no_app:x", "is a int, not a Celery app", "name the Celery app"),
         ("factory:create_app", "is a function, not a Celery app", "module:create_app()"),
         ("factory:broken()", "failed: RuntimeError: no database (factory.py, line 6)", "without arguments"),
