@@ -190,6 +190,8 @@ def compose(
     properties = _properties(app, conf, task_id, expiration, options)
     body = (args, kwargs, embed)
     if before_task_publish.receivers:
+        # What they change is their answer to this one call.
+        simple = False
         before_task_publish.send(
             name,
             body=body,
@@ -226,8 +228,6 @@ def _fill(
     else:
         task_id = uuid()
     if parent is not None:
-        if held.inherits_priority:
-            return None
         request = parent.request
         root_id = root_id or request.root_id or request.id
         parent_id = parent_id or request.id

@@ -48,7 +48,7 @@ values_of = attrgetter(*TASK_OPTIONS, "ignore_result", "name")
 class Held:
     """A template, and what of the app it was made of."""
 
-    __slots__ = ("_app", "_generation", "_name", "_pid", "_sizes", "ignores", "inherits_priority", "template")
+    __slots__ = ("_app", "_generation", "_name", "_pid", "_sizes", "ignores", "template")
 
     def __init__(self, app: Celery, task: Task[..., Any], template: CallTemplate) -> None:
         self._app = app
@@ -59,7 +59,6 @@ class Held:
         self._name = task.name
         self.template = template
         self.ignores = bool(task.ignore_result)
-        self.inherits_priority = bool(app.conf.task_inherit_parent_priority)
 
     def serves(self, app: Celery, name: str) -> bool:
         """Whether it is of this app as it is now, of this process, and of a task called so."""
@@ -85,6 +84,8 @@ def learn(
     if not (router.static and task.name in router.known and target.options.keys() <= _ROUTE_OPTIONS):
         return
     if headers["task"] != task.name or headers["expires"] is not None or "compression" in headers:
+        return
+    if app.conf.task_inherit_parent_priority:
         return
     shown = (app.argsrepr_maxsize, app.kwargsrepr_maxsize, app.conf.task_repr_maxlevels)
     place = (target.exchange, target.routing_key)

@@ -13,8 +13,8 @@ from celeriac.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from celeriac.worker import callbacks
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
+from celeriac.worker import callbacks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,9 @@ from celeriac import _core, signals, states
 from celeriac._state import current_tasks
 from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry
+from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
 from celeriac.worker.conclude import Concluder
-from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker.records import RecordWriter
 from celeriac.worker.request import Opener, Refused
 
