@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from celeriac._state import get_current_app, pop_current_task, push_current_task
 from celeriac.app import send
@@ -16,6 +16,7 @@ from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Rejec
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from celeriac.app import templates
     from celeriac.app.base import Celery
     from celeriac.canvas.signature import Signature
     from celeriac.result.async_result import AsyncResult
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Task"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 
 #: Attribute -> setting that gives its value where the task itself does not.
@@ -99,6 +101,9 @@ class Task(Generic[P, R]):
     expires: float | datetime | None = None
 
     __header__: Callable[..., None] | None = None
+    # Written and read by senders; any of them may win.
+    _template: templates.Held | None = None
+    _template_values: tuple[Any, ...] | None = None
 
     def __init__(self) -> None:
         self.request_stack = RequestStack()
@@ -232,7 +237,7 @@ class Task(Generic[P, R]):
         """
         app = self._get_app()
         self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
-        if app.conf.task_always_eager:
+        if app.conf.values_now()["task_always_eager"]:
             return self._apply_always_eager(args, kwargs, options)
         message = send.compose(app, self.name, args, kwargs, self, options)
         send.publish(app, message, options)
@@ -255,7 +260,7 @@ class Task(Generic[P, R]):
         """`apply_async` for coroutines."""
         app = self._get_app()
         self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
-        if app.conf.task_always_eager:
+        if app.conf.values_now()["task_always_eager"]:
             return self._apply_always_eager(args, kwargs, options)
         message = send.compose(app, self.name, args, kwargs, self, options)
         await send.publish_later(app, message, options)
@@ -406,8 +411,17 @@ class Task(Generic[P, R]):
 
     # -- signatures
 
-    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
-        """A signature with these arguments."""
+    # What a chain, a link or a call adds comes first: a signature may lack up to three leading arguments.
+    @overload
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self: Task[Concatenate[Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self: Task[Concatenate[Any, Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self: Task[Concatenate[Any, Any, Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Signature[R]: ...
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature with these arguments; those that come first may be missing."""
         return self.signature(args, kwargs)
 
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
