@@ -96,10 +96,8 @@ def test_a_broker_in_memory_is_refused_for_a_pool_of_processes(project: Any) -> 
     worker = project.start("--broker", "memory://", ready=False)
 
     assert worker.wait() == 2
-    assert worker.lines == [
-        "Error: memory:// lives in one process, and the prefork pool runs tasks in others: name a broker that "
-        "processes can share, such as sqlite:///, or use --pool solo"
-    ]
+    [line] = worker.lines
+    assert line.startswith("Error: memory:// lives in one process, and the prefork pool runs tasks in others")
 
 
 def test_a_log_file_that_cannot_be_written_is_one_line(project: Any) -> None:
