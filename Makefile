@@ -7,12 +7,14 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-DEV_TOOLS := pytest mypy ruff import-linter maturin types-PyYAML \
+DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
 	click flask pillow aiosmtpd PyYAML msgpack
 # The bridge is built against the stable ABI: no interpreter is asked, so a change of environment rebuilds nothing.
 export PYO3_NO_PYTHON := 1
 export PYO3_BUILD_EXTENSION_MODULE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Most tests wait for processes of their own; more of them at once than there are cores. 0: no other process.
+PYTEST_JOBS ?= 4
 # More arguments for pytest and for `cargo test`: `make test-py PYTEST_ARGS="-k retry"`.
 PYTEST_ARGS ?=
 CARGO_TEST_ARGS ?=
@@ -62,7 +64,7 @@ test-engine: ## tests of the engine: no Python, no servers
 	cargo test --workspace $(CARGO_TEST_ARGS)
 
 test-py: dev ## tests of the Python package, and of the whole
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(VENV)/.stamp ## against Celery on Redis, one run (builds the release profile first)
 	$(BIN)/python benchmarks/run.py

@@ -55,10 +55,7 @@ impl Client {
     {
         let queue = completions.queue()?;
         let call = call(self.inner()?);
-        Engine::current(py)?.spawn(async move {
-            let reply = call.await.map_err(Failure::from);
-            queue.push(token, reply);
-        });
+        queue.start(Engine::current(py)?, token, async { call.await.map_err(Failure::from) });
         Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! `Completions`: where finished calls wait, as Rust values, until a Python event loop comes for them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
+use tokio::task::AbortHandle;
 
 use crate::errors::Failure;
-use crate::runtime::same_process;
+use crate::runtime::{Engine, same_process};
 use crate::values::ResultRecord;
 use crate::wakeup::Wakeup;
 
@@ -36,11 +38,38 @@ pub(crate) struct Queue {
     wakeup: Wakeup,
     /// Pushed by engine threads, taken by the loop's thread. None when closed. Bounded by the calls under way.
     done: Mutex<Option<Vec<Finished>>>,
+    /// The calls under way. Written by the loop's thread when they start, by engine threads when they end.
+    running: Mutex<HashMap<i64, AbortHandle>>,
 }
 
 impl Queue {
+    /// Runs a call on the engine's threads; it is reported under its token.
+    pub(crate) fn start(
+        self: Arc<Self>,
+        engine: &Engine,
+        token: i64,
+        call: impl Future<Output = Result<Reply, Failure>> + Send + 'static,
+    ) {
+        let queue = Arc::clone(&self);
+        // Held until it is entered: a call that ends at once is not taken out before.
+        let mut running = self.running.lock();
+        let task = engine.spawn(async move {
+            let reply = call.await;
+            queue.running.lock().remove(&token);
+            queue.push(token, reply);
+        });
+        running.insert(token, task);
+    }
+
+    /// Ends a call where it is.
+    fn cancel(&self, token: i64) {
+        if let Some(task) = self.running.lock().remove(&token) {
+            task.abort();
+        }
+    }
+
     /// Adds a finished call; wakes the loop if there was none waiting.
-    pub(crate) fn push(&self, token: i64, reply: Result<Reply, Failure>) {
+    fn push(&self, token: i64, reply: Result<Reply, Failure>) {
         let was_empty = {
             let mut done = self.done.lock();
             let Some(done) = &mut *done else { return };
@@ -71,7 +100,8 @@ impl Completions {
 impl Completions {
     #[new]
     fn new() -> PyResult<Self> {
-        let queue = Queue { wakeup: Wakeup::new()?, done: Mutex::new(Some(Vec::new())) };
+        let queue =
+            Queue { wakeup: Wakeup::new()?, done: Mutex::new(Some(Vec::new())), running: Mutex::default() };
         Ok(Self { pid: std::process::id(), queue: Arc::new(queue) })
     }
 
@@ -94,6 +124,13 @@ impl Completions {
             Ok((token, value))
         };
         taken.into_iter().map(convert).collect()
+    }
+
+    /// Nobody waits for that call any more: it ends where it is, and reports nothing.
+    fn cancel(&self, token: i64) -> PyResult<()> {
+        same_process(self.pid, "Completions")?;
+        self.queue.cancel(token);
+        Ok(())
     }
 
     /// Forgets what is there and what comes later.

@@ -1,5 +1,6 @@
 //! The Python module `celeriac._core`: registers classes and functions, nothing else.
 
+mod call_template;
 mod child;
 mod client;
 mod completions;
@@ -9,8 +10,11 @@ mod errors;
 mod json;
 mod logging;
 mod options;
+mod record;
+mod request;
 mod runtime;
 mod saferepr;
+mod uuids;
 mod values;
 mod wakeup;
 mod worker;
@@ -20,6 +24,8 @@ mod worker_options;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::call_template::CallTemplate;
     #[pymodule_export]
     use crate::child::{Child, Execution};
     #[pymodule_export]
@@ -31,9 +37,15 @@ mod _core {
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
     #[pymodule_export]
+    use crate::record::json_record;
+    #[pymodule_export]
+    use crate::request::fill_request;
+    #[pymodule_export]
     use crate::runtime::shutdown_runtime;
     #[pymodule_export]
     use crate::saferepr::saferepr;
+    #[pymodule_export]
+    use crate::uuids::uuids;
     #[pymodule_export]
     use crate::values::{Publication, ResultRecord};
     #[pymodule_export]

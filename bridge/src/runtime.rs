@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::AbortHandle;
 
 use crate::convert::seconds;
 use crate::errors::Failure;
@@ -97,8 +98,8 @@ impl Engine {
     }
 
     /// Runs a future on the engine's threads.
-    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.handle.spawn(future);
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.handle.spawn(future).abort_handle()
     }
 
     /// Lets waiting calls give up, then stops the threads.

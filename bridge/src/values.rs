@@ -115,7 +115,7 @@ impl ResultRecord {
 }
 
 /// Python's dict of message properties to the engine's.
-fn properties_from(dict: &Bound<'_, PyDict>) -> PyResult<Properties> {
+pub(crate) fn properties_from(dict: &Bound<'_, PyDict>) -> PyResult<Properties> {
     let mut properties = Properties { delivery_mode: 2, ..Properties::default() };
     let mut other: Option<Bound<'_, PyDict>> = None;
     for (key, value) in dict.iter() {

@@ -260,7 +260,6 @@ impl Drop for Worker {
 fn to_tuple(py: Python<'_>, notice: Notice) -> PyResult<Py<PyAny>> {
     match notice {
         Notice::Ready => ("ready",).into_py_any(py),
-        Notice::Child(text) => ("child", text).into_py_any(py),
         Notice::Log(line) => {
             let (id, name) = line.task.unzip();
             let created = line.created.0 as f64 / 1000.0;

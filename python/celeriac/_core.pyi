@@ -32,6 +32,36 @@ def compress(data: bytes, content_type: str) -> bytes:
 def decompress(data: bytes, content_type: str, limit: int) -> bytes:
     """gzip/zlib, bzip2, zstd. Raises DecodeError when damaged or over `limit` bytes (bounded memory)."""
 
+def uuids(random: bytes) -> list[str]:
+    """A version 4 UUID of each 16 bytes, which are random."""
+
+def fill_request(
+    headers: dict[str, Any],
+    properties: dict[str, Any],
+    body: bytes,
+    decoders: dict[str, Callable[[Any], Any]] | None,
+    delivery: tuple[str, str, bool],
+    node: str,
+    tag: int,
+) -> bool:
+    """Makes the fields of a request of a message's headers, in place: arguments of its JSON body, delivery_info
+    (`delivery`: exchange, routing key, redelivered), properties, and what the worker adds. False, with the headers
+    as they were, when the body is not JSON of the form [args, kwargs, embed]."""
+
+def json_record(
+    task_id: str,
+    state: str,
+    result: Any,
+    traceback: str | None,
+    children: list[Any] | None,
+    done: str | bool | None,
+    group_id: str | None,
+    parent_id: str | None,
+    expires_ms: int | None,
+    default: Callable[[Any], Any],
+) -> ResultRecord:
+    """A result record in JSON, in Celery's form and order. `done`: ISO text, or True for now in UTC. Raises EncodeError."""
+
 # -- messages and results ---------------------------------------------------------------------------
 
 @final
@@ -80,6 +110,36 @@ class ResultRecord:
     @property
     def content_type(self) -> str: ...
 
+@final
+class CallTemplate:
+    """The message of a task's calls, all but what differs from one to the next. Made of the message of one call;
+    it varies the headers id, root_id, parent_id, argsrepr and kwargsrepr, and the properties correlation_id and reply_to."""
+
+    def __new__(
+        cls,
+        values: tuple[Any, ...],
+        headers: dict[str, Any],
+        properties: dict[str, Any],
+        target: tuple[str, str],
+        default: Callable[[Any], Any],
+        shown: tuple[int, int, int],
+    ) -> CallTemplate:
+        """`values`: what else the message depends on. `target`: exchange, routing key. `default`: as for json_dumps.
+        `shown`: length of argsrepr, of kwargsrepr, and levels of both."""
+    def build(
+        self,
+        values: tuple[Any, ...],
+        task_id: str,
+        root_id: Any,
+        parent_id: Any,
+        reply_to: str,
+        args: Any,
+        kwargs: Any,
+        embed: dict[str, Any] | None = None,
+    ) -> Publication | None:
+        """The message of one call, its body in JSON; None unless `values` are the very objects that the template was made
+        with. Raises EncodeError."""
+
 # -- client -------------------------------------------------------------------------------------------
 
 @final
@@ -91,6 +151,8 @@ class Completions:
     def fileno(self) -> int: ...
     def drain(self) -> list[tuple[int, Any]]:
         """(token, result). A result that is an exception instance is to be raised by the awaiting side."""
+    def cancel(self, token: int) -> None:
+        """Nobody waits for that call any more: it ends where it is, and reports nothing."""
     def close(self) -> None: ...
 
 @final
@@ -227,7 +289,7 @@ class Worker:
         """Readable while there are notices."""
     def notices(self) -> list[tuple[Any, ...]]:
         """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
-        ("ready",), ("stopped", exit code, text), ("child", text)
+        ("ready",), ("stopped", exit code, text)
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
     def stop(self, how: str) -> None:
         """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. Before the start: remembered."""

@@ -27,7 +27,8 @@ _local = threading.local()
 _apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 _on_finalize: list[Callable[[Celery], Any]] = []
 
-_tasks: ContextVar[tuple[Task[..., Any], ...]] = ContextVar("celeriac_tasks", default=())
+#: Tasks that run here, innermost last. Workers, which run many, set it themselves.
+current_tasks: ContextVar[tuple[Task[..., Any], ...]] = ContextVar("celeriac_tasks", default=())
 _join_allowed: ContextVar[bool | None] = ContextVar("celeriac_join_allowed", default=None)
 
 
@@ -105,23 +106,23 @@ def app_or_default(app: Celery | None = None) -> Celery:
 
 def push_current_task(task: Task[..., Any]) -> None:
     """A task begins to run here."""
-    _tasks.set((*_tasks.get(), task))
+    current_tasks.set((*current_tasks.get(), task))
 
 
 def pop_current_task() -> None:
     """It has ended."""
-    _tasks.set(_tasks.get()[:-1])
+    current_tasks.set(current_tasks.get()[:-1])
 
 
 def get_current_task() -> Task[..., Any] | None:
     """The task that runs here."""
-    stack: tuple[Task[..., Any], ...] = _tasks.get()
+    stack: tuple[Task[..., Any], ...] = current_tasks.get()
     return stack[-1] if stack else None
 
 
 def get_current_worker_task() -> Task[..., Any] | None:
     """The task that a worker (or an eager call) runs here; tasks that were simply called do not count."""
-    stack = _tasks.get()
+    stack = current_tasks.get()
     if not stack:
         return None
     return next((task for task in reversed(stack) if not task.request.called_directly), None)
@@ -132,7 +133,7 @@ def task_join_will_block() -> bool:
     allowed = _join_allowed.get()
     if allowed is not None:
         return not allowed
-    return bool(_tasks.get()) and get_current_worker_task() is not None
+    return bool(current_tasks.get()) and get_current_worker_task() is not None
 
 
 def assert_will_not_block() -> None:

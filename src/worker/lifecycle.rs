@@ -39,7 +39,7 @@ pub enum Stop {
 pub struct Exit {
     /// Exit code of the process: 0 after a warm stop, 1 after a cold one, as in Celery.
     pub code: i32,
-    /// In words.
+    /// What went wrong; empty when the worker did as it was told.
     pub text: String,
 }
 
@@ -114,7 +114,6 @@ impl ConsumerLoop {
         }
         self.life = Phase::Draining;
         self.ending.deadline = self.options.drain.and_then(|drain| Instant::now().checked_add(drain));
-        self.log.line(Level::Warning, "celery.worker", || "Warm shutdown: tasks that run may end".to_owned());
         self.stop_taking();
     }
 
@@ -145,10 +144,6 @@ impl ConsumerLoop {
         if matches!(self.life, Phase::Killing | Phase::Over) {
             return;
         }
-        self.log.line(Level::Warning, "celery.worker", || {
-            "Cold shutdown: tasks that run are killed, and handed back unless they were acknowledged"
-                .to_owned()
-        });
         self.life = Phase::Killing;
         self.ending.cold = true;
         self.ending.deadline = Some(Instant::now() + KILL_WAIT);
@@ -176,6 +171,11 @@ impl ConsumerLoop {
         let passed = self.ending.deadline.is_some_and(|deadline| deadline <= now);
         match self.life {
             Phase::Draining if passed => {
+                self.log.line(Level::Warning, "celery.worker", || {
+                    "The time for a warm shutdown is over: tasks that run are killed, and handed back unless \
+                     they were acknowledged"
+                        .to_owned()
+                });
                 self.kill();
                 // The drain was warm: running out of its time is not an error of the worker.
                 self.ending.cold = false;
@@ -210,8 +210,7 @@ impl ConsumerLoop {
         }
         match self.broken.take() {
             Some(why) => Err(WorkerError::Pool(why)),
-            None if self.ending.cold => Ok(Exit { code: 1, text: "cold shutdown".to_owned() }),
-            None => Ok(Exit { code: 0, text: "warm shutdown".to_owned() }),
+            None => Ok(Exit { code: i32::from(self.ending.cold), text: String::new() }),
         }
     }
 

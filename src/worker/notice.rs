@@ -48,8 +48,6 @@ pub enum Notice {
     Ready,
     /// A log line.
     Log(LogLine),
-    /// A child process was replaced; the text says which and why.
-    Child(String),
 }
 
 type Hook = Box<dyn Fn() + Send + Sync>;

@@ -9,7 +9,7 @@ use super::commit::nothing;
 use super::consumer::ConsumerLoop;
 use super::lifecycle::Phase as LifePhase;
 use super::link::Link;
-use super::notice::{Level, Notice};
+use super::notice::Level;
 use super::pool::{Mode, Outcome, OutcomeKind, PoolEvent, RequestTag};
 use super::request::{Fate, Loss, Phase, Request, fate_of_loss, settle_outcome};
 use super::strategy;
@@ -87,7 +87,9 @@ impl ConsumerLoop {
                 }
                 PoolEvent::Returned(tag) => returned.push(tag),
                 PoolEvent::SlotFree => *self.stats.pids.lock() = self.pool.pids(),
-                PoolEvent::ChildReplaced { old, why } => self.replaced(old, &why),
+                PoolEvent::ChildReplaced { number, pid, why, died } => {
+                    self.replaced(number, pid, &why, died);
+                }
                 PoolEvent::Broken(why) => self.pool_broken(why),
             }
         }
@@ -281,12 +283,15 @@ impl ConsumerLoop {
         }
     }
 
-    fn replaced(&mut self, old: u32, why: &str) {
+    fn replaced(&mut self, number: u64, pid: u32, why: &str, died: bool) {
         self.stats.replaced.add(1);
         *self.stats.pids.lock() = self.pool.pids();
-        let text = format!("child process {old} is replaced: {why}");
-        self.log.line(Level::Warning, "celery.worker.pool", || text.clone());
-        self.notices.push(Notice::Child(text));
+        let process = format!("Process 'ForkPoolWorker-{number}' pid:{pid}");
+        if died {
+            self.log.line(Level::Error, "celery.worker.pool", || format!("{process} exited with '{why}'"));
+        } else {
+            self.log.line(Level::Info, "celery.worker.pool", || format!("{process} is replaced: {why}"));
+        }
     }
 
     /// Whether new work is taken up.

@@ -13,11 +13,29 @@ use crate::errors::Class;
 
 /// Encodes one value. Every failure, of user code too, is an `EncodeError` with its cause.
 pub(crate) fn to_json(obj: &Bound<'_, PyAny>, default: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u8>> {
-    let mut encoder = Encoder { out: Vec::with_capacity(256), default, depth: 0 };
-    match encoder.value(obj) {
-        Ok(()) => Ok(encoder.out),
-        Err(error) => Err(Class::Encode.wrap(obj.py(), error)),
-    }
+    let mut out = Vec::with_capacity(256);
+    append_json(obj, default, 0, &mut out)?;
+    Ok(out)
+}
+
+/// As [`to_json`], into a text that is being written: `depth` containers are open in it.
+pub(crate) fn append_json(
+    obj: &Bound<'_, PyAny>,
+    default: Option<&Bound<'_, PyAny>>,
+    depth: usize,
+    out: &mut Vec<u8>,
+) -> PyResult<()> {
+    let mut encoder = Encoder { out: std::mem::take(out), default, depth };
+    let written = encoder.value(obj);
+    *out = encoder.out;
+    written.map_err(|error| Class::Encode.wrap(obj.py(), error))
+}
+
+/// Appends a text as a JSON string.
+pub(crate) fn append_text(text: &str, out: &mut Vec<u8>) {
+    let mut encoder = Encoder { out: std::mem::take(out), default: None, depth: 0 };
+    encoder.quoted(text);
+    *out = encoder.out;
 }
 
 struct Encoder<'a, 'py> {
@@ -109,12 +127,18 @@ impl<'py> Encoder<'_, 'py> {
 
     fn bytes(&mut self, bytes: &Bound<'py, PyBytes>) -> PyResult<()> {
         if let Ok(text) = std::str::from_utf8(bytes.as_bytes()) {
-            return self.marked("bytes", |this| this.quoted(text));
+            return self.marked("bytes", |this| {
+                this.quoted(text);
+                Ok(())
+            });
         }
         let encoded =
             bytes.py().import("base64")?.call_method1("b64encode", (bytes,))?.cast_into::<PyBytes>()?;
         let text = String::from_utf8_lossy(encoded.as_bytes());
-        self.marked("base64", |this| this.quoted(&text))
+        self.marked("base64", |this| {
+            this.quoted(&text);
+            Ok(())
+        })
     }
 
     fn marked(&mut self, name: &str, value: impl FnOnce(&mut Self) -> PyResult<()>) -> PyResult<()> {
@@ -235,7 +259,8 @@ impl<'py> Encoder<'_, 'py> {
 
     fn text(&mut self, text: &Bound<'py, PyString>) -> PyResult<()> {
         if let Ok(text) = text.to_str() {
-            return self.quoted(text);
+            self.quoted(text);
+            return Ok(());
         }
         // Lone surrogates (file names that are no UTF-8): JSON escapes carry them.
         let units = text.call_method1("encode", ("utf-16-le", "surrogatepass"))?.cast_into::<PyBytes>()?;
@@ -249,7 +274,7 @@ impl<'py> Encoder<'_, 'py> {
         self.raw(b"\"")
     }
 
-    fn quoted(&mut self, text: &str) -> PyResult<()> {
+    fn quoted(&mut self, text: &str) {
         self.out.push(b'"');
         let bytes = text.as_bytes();
         let mut start = 0;
@@ -262,7 +287,7 @@ impl<'py> Encoder<'_, 'py> {
                 start += self.special(byte, &text[end..]);
             }
         }
-        self.raw(b"\"")
+        self.out.push(b'"');
     }
 
     /// Writes the character that `rest` begins with, escaped; returns its length.

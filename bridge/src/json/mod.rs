@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyString};
 
 pub(crate) use decode::from_json;
-pub(crate) use encode::to_json;
+pub(crate) use encode::{append_json, append_text, to_json};
 
 /// Levels of nesting that are read and written.
 const MAX_DEPTH: usize = 512;

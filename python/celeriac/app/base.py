@@ -17,6 +17,7 @@ from celeriac.app.routes import Router
 from celeriac.app.settings import Settings
 from celeriac.app.task import Task
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
+from celeriac.result.async_result import AsyncResult
 from celeriac.utils.imports import gen_task_name, symbol_by_name
 from celeriac.utils.time import zone
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.canvas.signature import Signature
-    from celeriac.result.async_result import AsyncResult
 
     # `Celery.Task` hides the class in the annotations below it.
     AnyTask = Task[..., Any]
@@ -143,6 +143,10 @@ class Celery:
         current.deregister_app(self)
         self._engine.close()
 
+    def disconnect(self) -> None:
+        """Closes this process' client; the next use of it makes a new one."""
+        self._engine.close()
+
     def after_fork(self) -> None:
         """Called in the child after a fork; tells whoever is connected to `on_after_fork`."""
         self._lock = threading.RLock()
@@ -205,10 +209,11 @@ class Celery:
     @property
     def result_backend_effective(self) -> str | None:
         """Where results go; None when results are off."""
-        backend: str | None = self.conf.result_backend
+        conf = self.conf.values_now()
+        backend: str | None = conf["result_backend"]
         if backend in _DISABLED:
             return None
-        return backend or (EMBEDDED_URL if self.uses_embedded_broker else None)
+        return backend or (None if conf["broker_url"] else EMBEDDED_URL)
 
     @property
     def uses_embedded_broker(self) -> bool:
@@ -411,9 +416,8 @@ class Celery:
 
     def _sent(self, message: send.Message, options: Mapping[str, Any]) -> AsyncResult[Any]:
         """The result object of a message that was sent; a child of the task that runs here."""
-        headers = message.headers
-        result = self.AsyncResult(headers["id"], task_name=headers["task"])
-        result.ignored = bool(headers["ignore_result"])
+        result = self.AsyncResult(message.id, task_name=message.task)
+        result.ignored = bool(message.ignores)
         if options.get("add_to_parent", True):
             parent = current.get_current_worker_task()
             if parent is not None:
@@ -431,8 +435,6 @@ class Celery:
         self, task_id: str, backend: Any = None, task_name: str | None = None, **kw: Any
     ) -> AsyncResult[Any]:
         """The result of a task id."""
-        from celeriac.result.async_result import AsyncResult
-
         return AsyncResult(task_id, backend=backend, task_name=task_name, app=self, **kw)
 
     @property

@@ -167,28 +167,29 @@ class Context:
 class RequestStack:
     """The requests of one task that run here, innermost last; each thread and coroutine has its own."""
 
-    __slots__ = ("_requests",)
+    __slots__ = ("requests",)
 
     def __init__(self) -> None:
-        self._requests: ContextVar[tuple[Context, ...]] = ContextVar("celeriac_requests", default=())
+        #: Workers, which run many, set it themselves.
+        self.requests: ContextVar[tuple[Context, ...]] = ContextVar("celeriac_requests", default=())
 
     def push(self, request: Context) -> None:
         """A request begins."""
-        self._requests.set((*self._requests.get(), request))
+        self.requests.set((*self.requests.get(), request))
 
     def pop(self) -> Context | None:
         """The innermost one ends."""
-        stack = self._requests.get()
+        stack = self.requests.get()
         if not stack:
             return None
-        self._requests.set(stack[:-1])
+        self.requests.set(stack[:-1])
         return stack[-1]
 
     @property
     def top(self) -> Context | None:
         """The innermost one."""
-        stack = self._requests.get()
+        stack = self.requests.get()
         return stack[-1] if stack else None
 
     def __len__(self) -> int:
-        return len(self._requests.get())
+        return len(self.requests.get())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from celeriac._core import Client
@@ -63,10 +63,11 @@ class Engine:
     @property
     def thread_oid(self) -> str:
         """A name of the app in this thread and process."""
-        names = self._names
-        if getattr(names, "pid", None) != os.getpid():
+        pid = os.getpid()
+        held: tuple[int, str] | None = getattr(self._names, "held", None)
+        if held is None or held[0] != pid:
             from uuid import NAMESPACE_OID, getnode, uuid3
 
-            names.pid = os.getpid()
-            names.oid = str(uuid3(NAMESPACE_OID, f"{getnode()}-{names.pid}-{id(self)}-{threading.get_ident()}"))
-        return cast("str", names.oid)
+            held = (pid, str(uuid3(NAMESPACE_OID, f"{getnode()}-{pid}-{id(self)}-{threading.get_ident()}")))
+            self._names.held = held
+        return held[1]

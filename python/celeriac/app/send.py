@@ -9,10 +9,11 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from celeriac._core import Publication, saferepr
 from celeriac._state import get_current_worker_task
+from celeriac.app import templates
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
@@ -24,23 +25,11 @@ from celeriac.utils.time import maybe_iso8601, to_milliseconds
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
+    from celeriac.app.routes import Target
     from celeriac.app.task import Task
 
 __all__ = ["Message", "build", "compose", "publish", "publish_later"]
 
-#: Options that a task class can set; a call's own options win.
-TASK_OPTIONS = (
-    "queue",
-    "routing_key",
-    "exchange",
-    "priority",
-    "expires",
-    "serializer",
-    "delivery_mode",
-    "compression",
-    "time_limit",
-    "soft_time_limit",
-)
 #: Options that steer how we send and never reach the message.
 _LOCAL_OPTIONS = frozenset(
     {
@@ -79,12 +68,37 @@ _TOO_FAR_BACK = -2147483648
 _origin: tuple[int, str] = (0, "")
 
 
-class Message(NamedTuple):
-    """A message ready to send, and its parts before they were encoded."""
+class Message:
+    """A message ready to send, and what is asked of it afterwards."""
 
-    publication: Publication
-    headers: dict[str, Any]
-    body: tuple[Any, Any, dict[str, Any]]
+    __slots__ = ("_headers", "args", "embed", "id", "ignores", "kwargs", "publication", "task")
+
+    def __init__(
+        self,
+        publication: Publication,
+        task: str,
+        task_id: str,
+        ignores: Any,
+        content: tuple[Any, Any, dict[str, Any] | None],
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        self.publication = publication
+        self.task = task
+        self.id = task_id
+        #: Whether its result is ignored, as far as is known.
+        self.ignores = ignores
+        self.args, self.kwargs, self.embed = content
+        self._headers = headers
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers before they were encoded."""
+        return self.publication.headers if self._headers is None else self._headers
+
+    @property
+    def body(self) -> tuple[Any, Any, dict[str, Any]]:
+        """The body before it was encoded."""
+        return self.args, self.kwargs, _embed({}) if self.embed is None else self.embed
 
 
 def build(
@@ -115,24 +129,27 @@ def compose(
         raise TypeError("task args must be a list or tuple")
     if not isinstance(kwargs, Mapping):
         raise TypeError("task keyword arguments must be a mapping")
+    parent = get_current_worker_task()
+    simple = task is not None and (not options or options.keys() <= templates.VARYING)
+    if simple and task is not None and not before_task_publish.receivers:
+        held = task._template
+        if held is not None and held.serves(app, name):
+            found = _fill(app, held, task, (args, kwargs), parent, options)
+            if found is not None:
+                return found
     take = options.pop
     # A plain dict: attribute access to settings would be a third of what a call costs.
     conf = app.conf.values_now()
-    parent = get_current_worker_task()
     if parent is not None:
         _inherit(conf, parent, options)
     if task is not None:
-        for option in TASK_OPTIONS:
+        for option in templates.TASK_OPTIONS:
             value = getattr(task, option)
             if value is not None and option not in options:
                 options[option] = value
-    exchange, routing_key = _route(app, conf, name, args, kwargs, task, options)
-    embed = {
-        "callbacks": _as_list(take("link", None)),
-        "errbacks": _as_list(take("link_error", None)),
-        "chain": take("chain", None) or None,
-        "chord": take("chord", None),
-    }
+    target = _route(app, conf, name, args, kwargs, task, options)
+    exchange, routing_key = target.exchange, target.routing_key
+    embed = _embed(options)
     task_id = take("task_id", None) or uuid()
     eta, due_ms = _eta(app, take("countdown", None), take("eta", None))
     expires, expiration = _expires(app, take("expires", None))
@@ -173,6 +190,8 @@ def compose(
     properties = _properties(app, conf, task_id, expiration, options)
     body = (args, kwargs, embed)
     if before_task_publish.receivers:
+        # What they change is their answer to this one call.
+        simple = False
         before_task_publish.send(
             name,
             body=body,
@@ -185,7 +204,58 @@ def compose(
         )
     data = _encode(body, serializer, compression, headers, properties)
     publication = Publication(headers, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms)
-    return Message(publication, headers, body)
+    if simple and task is not None and serializer == "json":
+        templates.learn(app, task, target, headers, properties)
+    return Message(publication, headers["task"], headers["id"], headers["ignore_result"], body, headers)
+
+
+def _fill(
+    app: Celery,
+    held: templates.Held,
+    task: Task[..., Any],
+    content: tuple[Any, Any],
+    parent: Task[..., Any] | None,
+    options: Mapping[str, Any],
+) -> Message | None:
+    """The message of a call whose options, if any, are of those that vary; None when the template does not fit."""
+    root_id = parent_id = reply_to = embed = None
+    if options:
+        get = options.get
+        task_id = get("task_id") or uuid()
+        root_id, parent_id, reply_to = get("root_id"), get("parent_id"), get("reply_to")
+        if not options.keys().isdisjoint(templates.EMBEDDED):
+            embed = _embed(dict(options))
+    else:
+        task_id = uuid()
+    if parent is not None:
+        request = parent.request
+        root_id = root_id or request.root_id or request.id
+        parent_id = parent_id or request.id
+    args, kwargs = content
+    publication = held.template.build(
+        templates.values_of(task),
+        task_id,
+        root_id or task_id,
+        parent_id,
+        reply_to or app.thread_oid,
+        args,
+        kwargs,
+        embed,
+    )
+    if publication is None:
+        return None
+    return Message(publication, task.name, task_id, held.ignores, (args, kwargs, embed))
+
+
+def _embed(options: dict[str, Any]) -> dict[str, Any]:
+    """What the body says of messages that follow; takes it out of the options."""
+    take = options.pop
+    return {
+        "callbacks": _as_list(take("link", None)),
+        "errbacks": _as_list(take("link_error", None)),
+        "chain": take("chain", None) or None,
+        "chord": take("chord", None),
+    }
 
 
 def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
@@ -260,7 +330,7 @@ def _published(message: Message) -> None:
     if after_task_publish.receivers:
         publication = message.publication
         after_task_publish.send(
-            message.headers["task"],
+            message.task,
             body=message.body,
             headers=message.headers,
             exchange=publication.exchange,
@@ -286,7 +356,7 @@ def _route(
     kwargs: Any,
     task: Task[..., Any] | None,
     options: dict[str, Any],
-) -> tuple[str, str]:
+) -> Target:
     router = app.router
     plain = not (options.get("queue") or options.get("exchange") or options.get("routing_key"))
     target = router.known.get(name) if plain else None
@@ -299,7 +369,7 @@ def _route(
             options[option] = value
     if options.get("priority") is None and conf["task_default_priority"] is not None:
         options["priority"] = conf["task_default_priority"]
-    return target.exchange, target.routing_key
+    return target
 
 
 def _properties(

@@ -16,6 +16,7 @@ from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Rejec
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from celeriac.app import templates
     from celeriac.app.base import Celery
     from celeriac.canvas.signature import Signature
     from celeriac.result.async_result import AsyncResult
@@ -100,6 +101,9 @@ class Task(Generic[P, R]):
     expires: float | datetime | None = None
 
     __header__: Callable[..., None] | None = None
+    # Written and read by senders; any of them may win.
+    _template: templates.Held | None = None
+    _template_values: tuple[Any, ...] | None = None
 
     def __init__(self) -> None:
         self.request_stack = RequestStack()
@@ -233,7 +237,7 @@ class Task(Generic[P, R]):
         """
         app = self._get_app()
         self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
-        if app.conf.task_always_eager:
+        if app.conf.values_now()["task_always_eager"]:
             return self._apply_always_eager(args, kwargs, options)
         message = send.compose(app, self.name, args, kwargs, self, options)
         send.publish(app, message, options)
@@ -256,7 +260,7 @@ class Task(Generic[P, R]):
         """`apply_async` for coroutines."""
         app = self._get_app()
         self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
-        if app.conf.task_always_eager:
+        if app.conf.values_now()["task_always_eager"]:
             return self._apply_always_eager(args, kwargs, options)
         message = send.compose(app, self.name, args, kwargs, self, options)
         await send.publish_later(app, message, options)

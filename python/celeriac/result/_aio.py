@@ -39,8 +39,9 @@ class _Reader:
         return token, future
 
     def forget(self, token: int) -> None:
-        """Nobody waits any more; what comes for this token is dropped."""
-        self._futures.pop(token, None)
+        """Nobody waits any more. A call that is under way ends where it is."""
+        if self._futures.pop(token, None) is not None:
+            self.completions.cancel(token)
 
     def _drain(self) -> None:
         for token, result in self.completions.drain():

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
-from celeriac._core import ResultRecord
-from celeriac.serialization import failure, registry
+from celeriac._core import ResultRecord, json_record
+from celeriac.serialization import failure, json, registry
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -30,30 +30,41 @@ def build_record(
     Raises:
         EncodeError: The result serializer refuses the result.
     """
-    conf = app.conf
-    if isinstance(result, BaseException) and conf.result_serializer != "pickle":
-        result = failure.encode(result, registry.codec(conf.result_serializer).encode)
-    children = request._children if request is not None else None
+    conf = app.conf.values_now()
+    serializer: str = conf["result_serializer"]
+    if isinstance(result, BaseException) and serializer != "pickle":
+        result = failure.encode(result, registry.codec(serializer).encode)
+    if hasattr(result, "as_tuple"):
+        result = result.as_tuple()
+    group = parent = children = None
+    if request is not None:
+        group, parent = request.group, request.parent_id
+        children = [child.as_tuple() for child in request._children or ()]
+    done = app.now().isoformat() if state in states.READY_STATES else None
+    expires = expires_ms(conf["result_expires"])
+    extended = request is not None and conf["result_extended"]
+    if serializer == "json" and not extended and registry.json_is_own():
+        return json_record(task_id, state, result, traceback, children, done, group, parent, expires, json.default)
     document: dict[str, Any] = {
         "status": state,
-        "result": result.as_tuple() if hasattr(result, "as_tuple") else result,
+        "result": result,
         "traceback": traceback,
-        "children": None if request is None else [child.as_tuple() for child in children or ()],
-        "date_done": app.now().isoformat() if state in states.READY_STATES else None,
+        "children": children,
+        "date_done": done,
     }
-    if request is not None:
-        if request.group:
-            document["group_id"] = request.group
-        if request.parent_id:
-            document["parent_id"] = request.parent_id
-        if conf.result_extended:
-            document["name"] = request.task
-            document["args"], document["kwargs"] = request.args, request.kwargs
-            document["worker"], document["retries"] = request.hostname, request.retries
-            document["queue"] = (request.delivery_info or {}).get("routing_key")
+    if group:
+        document["group_id"] = group
+    if parent:
+        document["parent_id"] = parent
+    if extended:
+        assert request is not None
+        document["name"] = request.task
+        document["args"], document["kwargs"] = request.args, request.kwargs
+        document["worker"], document["retries"] = request.hostname, request.retries
+        document["queue"] = (request.delivery_info or {}).get("routing_key")
     document["task_id"] = task_id
-    content_type, _, data = registry.dumps(document, conf.result_serializer)
-    return ResultRecord(task_id, state, data, content_type, expires_ms(conf.result_expires))
+    content_type, _, data = registry.dumps(document, serializer)
+    return ResultRecord(task_id, state, data, content_type, expires)
 
 
 def expires_ms(expires: float | timedelta | None) -> int | None:

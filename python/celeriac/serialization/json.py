@@ -51,6 +51,11 @@ def dumps(obj: Any) -> bytes:
     return json_dumps(obj, default)
 
 
+def decoders() -> dict[str, Callable[[Any], Any]] | None:
+    """What makes objects of types that were registered; None when there are none."""
+    return _decoders or None
+
+
 def loads(data: Any) -> Any:
     """Decodes."""
     return json_loads(data, _decoders) if _decoders else json_loads(data)

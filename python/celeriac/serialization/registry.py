@@ -35,6 +35,7 @@ _codecs: dict[str, Codec] = {
     "json": Codec(json.CONTENT_TYPE, json.CONTENT_ENCODING, json.dumps, json.loads),
 }
 _names: dict[str, str] = {json.CONTENT_TYPE: "json"}
+_own_json = _codecs["json"]
 
 
 def register(
@@ -80,6 +81,11 @@ def codec(name: str) -> Codec:
     _codecs[name] = loaded
     _names[loaded.content_type] = name
     return loaded
+
+
+def json_is_own() -> bool:
+    """Whether JSON is read and written by the engine: nobody has registered another serializer for it."""
+    return _codecs.get("json") is _own_json and _names.get(json.CONTENT_TYPE) == "json"
 
 
 def prepare_accept_content(accept: Iterable[str] | None) -> frozenset[str] | None:

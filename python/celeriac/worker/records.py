@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
-from celeriac._core import ResultRecord
+from celeriac._core import ResultRecord, json_record
 from celeriac.exceptions import EncodeError
-from celeriac.serialization import failure, registry
+from celeriac.serialization import failure, json, registry
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -33,11 +33,14 @@ class RecordWriter:
         self._encode: Callable[[Any], bytes] = registry.codec(self._serializer).encode
         self._keeps_exceptions = self._serializer == "pickle"
         self._extended = bool(conf.result_extended)
+        # The engine writes the document itself, unless the user's own serializer does, or there is more in it.
+        self._plain_json = self._serializer == "json" and registry.json_is_own() and not self._extended
         self._expires = _milliseconds(conf.result_expires)
         failure_expires = conf.get("result_failure_expires")
         self._failure_expires = self._expires if failure_expires is None else _milliseconds(failure_expires)
         self._max_bytes: int = conf.get("result_max_bytes") or 0
         self._zone: tzinfo = app.timezone or UTC
+        self._now_is_utc = self._zone is UTC
         self._node = node
 
     def success(self, request: Context, value: Any) -> ResultRecord:
@@ -82,13 +85,19 @@ class RecordWriter:
         """A state on the way, such as STARTED."""
         return self._record(state, request, request.id or "", meta, None, None)
 
-    def _done(self) -> str:
-        return datetime.now(self._zone).isoformat()
+    def _done(self) -> str | bool:
+        """Now, as text; True leaves it to the engine, which writes UTC."""
+        return True if self._plain_json and self._now_is_utc else datetime.now(self._zone).isoformat()
 
     def _record(
-        self, state: str, request: Context, task_id: str, result: Any, traceback: str | None, done: str | None
+        self, state: str, request: Context, task_id: str, result: Any, traceback: str | None, done: str | bool | None
     ) -> ResultRecord:
         children = request._children
+        expires = self._failure_expires if state == states.FAILURE else self._expires
+        if self._plain_json:
+            trail = [child.as_tuple() for child in children] if children else []
+            group, parent = request.group, request.parent_id
+            return json_record(task_id, state, result, traceback, trail, done, group, parent, expires, json.default)
         document: dict[str, Any] = {
             "status": state,
             "result": result,
@@ -103,7 +112,6 @@ class RecordWriter:
         if self._extended:
             self._extend(document, request)
         document["task_id"] = task_id
-        expires = self._failure_expires if state == states.FAILURE else self._expires
         return ResultRecord(task_id, state, self._encode(document), self._content_type, expires)
 
     def _extend(self, document: dict[str, Any], request: Context) -> None:

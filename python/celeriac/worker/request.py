@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import _core
 from celeriac.app.context import Context
 from celeriac.exceptions import ContentDisallowed, DecodeError, SerializerNotInstalled
-from celeriac.serialization import registry
+from celeriac.serialization import json, registry
 
 if TYPE_CHECKING:
     from celeriac._core import Execution
@@ -33,18 +33,30 @@ class Opener:
         self._accept = registry.prepare_accept_content(app.conf.accept_content)
         self._max_body: int = app.conf.get("worker_max_message_bytes") or DEFAULT_MAX_BODY_BYTES
         self._node = node
+        self._accepts_json = self._accept is None or json.CONTENT_TYPE in self._accept
 
-    def open(self, execution: Execution, headers: dict[str, Any]) -> Context:
+    def open(self, execution: Execution) -> Context:
         """Decodes the body and makes the request.
-
-        Args:
-            execution: What the supervisor sent.
-            headers: Its headers, which are decoded anew each time that they are asked for. Taken over.
 
         Raises:
             Refused: The message is not what the protocol says, or of a type that is not accepted.
         """
-        properties = execution.properties
+        # Decoded anew each time that they are asked for: this dict is ours, and becomes the request's.
+        headers, properties = execution.headers, execution.properties
+        if (
+            properties.get("content_type") == json.CONTENT_TYPE
+            and self._accepts_json
+            and not headers.get("compression")
+            and registry.json_is_own()
+        ):
+            delivery = (execution.exchange, execution.routing_key, execution.redelivered)
+            body, decoders, node = execution.body, json.decoders(), self._node
+            if _core.fill_request(headers, properties, body, decoders, delivery, node, execution.tag):
+                return _context(headers)
+        return self._open_any(execution, headers, properties)
+
+    def _open_any(self, execution: Execution, headers: dict[str, Any], properties: dict[str, Any]) -> Context:
+        """The same for any serializer and protocol, step by step, with words for what is wrong."""
         args, kwargs, embed = self._payload(execution.body, headers, properties)
         headers["args"] = args
         headers["kwargs"] = kwargs
@@ -56,8 +68,9 @@ class Opener:
             headers["chord"] = get("chord")
         return self._request(execution, headers, properties)
 
-    def unopened(self, execution: Execution, headers: dict[str, Any]) -> Context:
+    def unopened(self, execution: Execution) -> Context:
         """The request of a message whose body cannot, or need not, be read."""
+        headers = execution.headers
         headers["args"], headers["kwargs"] = (), {}
         return self._request(execution, headers, execution.properties)
 
@@ -81,10 +94,7 @@ class Opener:
         if headers.get("retries") is None:
             headers["retries"] = 0
         headers.pop("headers", None)
-        request = Context.__new__(Context)
-        # The dict is ours alone: no need to copy thirty items for each request.
-        request.__dict__ = headers
-        return request
+        return _context(headers)
 
     def _payload(
         self, body: bytes, headers: dict[str, Any], properties: dict[str, Any]
@@ -120,6 +130,13 @@ class Opener:
             raise Refused("disallowed", str(exc)) from exc
         except DecodeError as exc:
             raise Refused("malformed", f"the body cannot be decoded: {exc}") from exc
+
+
+def _context(fields: dict[str, Any]) -> Context:
+    request = Context.__new__(Context)
+    # The dict is ours alone: no need to copy thirty items for each request.
+    request.__dict__ = fields
+    return request
 
 
 def _describe(value: Any) -> str:

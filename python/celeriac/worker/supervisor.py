@@ -186,6 +186,9 @@ class WorkController:
         options["fork_server_argv"] = [sys.executable, "-m", "celeriac.worker.fork_server"]
         # Before the fork: it checks options and URLs, and starts no thread yet.
         engine = self._engine = _core.Worker(options)
+        # Purging, or a handler of a start-up signal, may have used the client, which has threads.
+        self.app.disconnect()
+        _core.shutdown_runtime()
         if (threads := process.thread_count()) > 1:
             logger.warning(
                 "This process has %d threads already: importing the app started some. Children are forked from it, "
@@ -238,14 +241,12 @@ class WorkController:
                 case ("log", level, name, message, created, task_id, task_name):
                     log.emit(level, name, message, created, task_id, task_name)
                 case ("ready",):
-                    logger.info("%s ready.", self.hostname)
                     signals.worker_ready.send(sender=self._consumer)
-                case ("child", text):
-                    logger.info("%s", text)
+                    logger.info("%s ready.", self.hostname)
                 case ("stopped", code, text):
                     self.exitcode = code
                     if text:
-                        logger.log(logging.INFO if code == 0 else logging.ERROR, "%s", text)
+                        logger.error("%s", text)
         return self.exitcode is not None
 
     def _install_signals(self) -> None:

@@ -10,7 +10,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from celeriac import _core, signals, states
-from celeriac.app.current import pop_current_task, push_current_task
+from celeriac._state import current_tasks
 from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
@@ -54,10 +54,9 @@ class Tracer:
         """Runs or concludes one request, and answers it. Only what ends the process comes out of here."""
         try:
             if execution.mode == "run":
-                headers = execution.headers
-                name = headers["task"]
-                tracer = self._tasks.get(name) or self._tracer(name)
-                tracer.run(execution, headers)
+                request = self.opener.open(execution)
+                tracer = self._tasks.get(request.task) or self._tracer(request.task)  # type: ignore[arg-type]
+                tracer.run(execution.tag, request)
             else:
                 self._conclude(execution)
         except Refused as exc:
@@ -80,10 +79,10 @@ class Tracer:
 
     def _conclude(self, execution: Execution) -> None:
         try:
-            request = self.opener.open(execution, execution.headers)
+            request = self.opener.open(execution)
         except Refused:
             # Whatever its arguments are: the request must end, and its id is in the headers.
-            request = self.opener.unopened(execution, execution.headers)
+            request = self.opener.unopened(execution)
         outcome = self.concluder.conclude(execution, request)
         self.channel.respond(execution.tag, *outcome)
 
@@ -95,7 +94,7 @@ class Tracer:
         logger.critical(LOG_INTERNAL, {"name": headers.get("task"), "id": task_id, "exc": repr(exc)}, exc_info=exc)
         results = []
         try:
-            request = self.opener.unopened(execution, headers)
+            request = self.opener.unopened(execution)
             results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
             signals.task_internal_error.send(
                 sender=self.app.tasks.get(str(headers.get("task"))),
@@ -118,11 +117,11 @@ class TaskTracer:
     def __init__(self, tracer: Tracer, task: Task[..., Any]) -> None:
         self._tracer = tracer
         self._task = task
-        self._open = tracer.opener.open
         self._records = tracer.records
         self._respond = tracer.channel.respond
         self._limit = tracer.limit
         self._concluder = tracer.concluder
+        self._requests = task.request_stack.requests
         self._function = entry_point(task)
         self._before_start = _overridden(task, "before_start")
         self._on_success = _overridden(task, "on_success")
@@ -131,17 +130,17 @@ class TaskTracer:
         self._keeps = tracer.app.results_enabled
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
-    def run(self, execution: Execution, headers: dict[str, Any]) -> None:
+    def run(self, tag: int, request: Context) -> None:
         """Runs the task and answers."""
-        request = self._open(execution, headers)
-        task = self._task
-        push_current_task(task)
-        task.request_stack.push(request)
+        tasks, requests = current_tasks.get(), self._requests.get()
+        current_tasks.set((*tasks, self._task))
+        self._requests.set((*requests, request))
         try:
-            self._run(execution.tag, request)
+            self._run(tag, request)
         finally:
-            task.request_stack.pop()
-            pop_current_task()
+            # As they were, even if the task has left something there.
+            self._requests.set(requests)
+            current_tasks.set(tasks)
 
     def _run(self, tag: int, request: Context) -> None:
         task, task_id, limit = self._task, request.id, self._limit

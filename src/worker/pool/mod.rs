@@ -125,10 +125,14 @@ pub enum PoolEvent {
     SlotFree,
     /// A child was replaced; for counters and logs.
     ChildReplaced {
+        /// The how manieth child it was.
+        number: u64,
         /// Process that left.
-        old: u32,
-        /// Why, in words.
+        pid: u32,
+        /// Why, in words: how it ended, or what it has done enough of.
         why: String,
+        /// It was not told to leave.
+        died: bool,
     },
     /// No child can be made any more; the worker must stop.
     Broken(String),

@@ -6,9 +6,9 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from types import ModuleType
 
-import pytest
 from fleet import Fleet, is_alive, rss_kib, until
 
 TASKS = 2_000
@@ -17,7 +17,7 @@ SLOTS = 4
 
 
 def test_late_acknowledged_tasks_survive_random_kills(
-    fleet: Fleet, fault_app: ModuleType, capsys: pytest.CaptureFixture[str]
+    fleet: Fleet, fault_app: ModuleType, figure: Callable[[str], None]
 ) -> None:
     seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
     chance = random.Random(seed)
@@ -48,10 +48,10 @@ def test_late_acknowledged_tasks_survive_random_kills(
     begun, ended = fleet.runs()
     duplicates = sum(begun.values()) - TASKS
     lost = TASKS - len(ended)
-    with capsys.disabled():
-        print(
-            f"\n  seed {seed}: {TASKS} tasks, {SLOTS} slots, kills {kills}: lost {lost}, begun twice {duplicates}, uncommitted at the kills {at_risk}"
-        )
+    figure(
+        f"seed {seed}: {TASKS} tasks, {SLOTS} slots, kills {kills}: lost {lost}, begun twice {duplicates}, "
+        f"uncommitted at the kills {at_risk}"
+    )
     assert lost == 0
     assert duplicates <= at_risk
 
@@ -123,7 +123,7 @@ def test_warm_stop_finishes_what_runs_and_hands_back_the_rest(fleet: Fleet, faul
 
 
 def test_a_hundred_thousand_far_etas_cost_the_worker_no_memory(
-    fleet: Fleet, fault_app: ModuleType, capsys: pytest.CaptureFixture[str]
+    fleet: Fleet, fault_app: ModuleType, figure: Callable[[str], None]
 ) -> None:
     worker = fleet.start("-c", "2")
     assert fault_app.work.delay(0).get(timeout=30) == 0
@@ -140,8 +140,7 @@ def test_a_hundred_thousand_far_etas_cost_the_worker_no_memory(
     assert fault_app.work.delay(1).get(timeout=30) == 1
     grown = rss_kib(worker.pid) - before
 
-    with capsys.disabled():
-        print(f"\n  100,000 tasks with an ETA in an hour: worker memory +{grown / 1024:.1f} MiB")
+    figure(f"100,000 tasks with an ETA in an hour: worker memory +{grown / 1024:.1f} MiB")
     queue = {q["name"]: q for q in app.client.queues()}["celery"]
     assert queue["parked"] == 100_000
     assert grown < 10 * 1024

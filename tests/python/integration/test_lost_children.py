@@ -109,3 +109,5 @@ def test_a_child_killed_from_outside_is_replaced(project: Any, worker: Any) -> N
     with pytest.raises(WorkerLostError):
         result.get(timeout=30)
     assert project.send("add", 1, 1).get(timeout=30) == 2
+    worker.wait_for(rf"ERROR/MainProcess\] Process 'ForkPoolWorker-1' pid:{pid} exited with 'signal 9 \(SIGKILL\)'$")
+    assert worker.log.count(f"{pid}") == 1, "a death is told of once"

@@ -86,6 +86,7 @@ def test_purge_deletes_what_waits_before_the_start(project: Any) -> None:
     worker = project.start("-c", "1", "--purge")
 
     assert "Erased 5 messages" in worker.log
+    assert "threads already" not in worker.log, "children are forked from a process with one thread"
     assert project.send("add", 1, 1).get(timeout=30) == 2
     assert {project.state(one.id) for one in old} == {"PENDING"}
 

@@ -65,13 +65,15 @@ def test_a_warm_stop_lets_running_tasks_end_and_hands_the_rest_back(project: Any
     result = project.send("wait")
     project.wait_for_mark("waiting")
     rest = [project.send("add", n, n) for n in range(10)]
+    wait_until(lambda: project.queue()["ready"] < 10, "some are claimed ahead")
 
     worker.signal(signal.SIGTERM)
-    worker.wait_for("Warm shutdown")
+    wait_until(lambda: project.queue()["ready"] == 10, "what has not begun is handed back")
     (project.folder / "go").touch()
 
     assert worker.wait() == 0
     assert result.get(timeout=30) == "done"
+    assert [line for line in worker.lines if "shutdown" in line.lower()] == ["worker: Warm shutdown (MainProcess)"]
     states = [project.state(one.id) for one in rest]
     assert project.queue()["ready"] == states.count("PENDING") == 10
     assert project.queue()["claimed"] == 0
@@ -113,7 +115,10 @@ def test_the_first_interrupt_is_warm_and_the_second_cold(project: Any, worker: A
     worker.signal(signal.SIGINT)
 
     assert worker.wait() == 1
-    assert "Cold shutdown" in worker.log
+    assert [line for line in worker.lines if "shutdown" in line] == [
+        "worker: Warm shutdown (MainProcess)",
+        "worker: Cold shutdown (MainProcess)",
+    ]
 
 
 def test_no_process_is_left_behind(project: Any, worker: Any) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from celeriac import _core
 
+from .conftest import signal_once_told
+
 
 def text(value: bytes | str) -> bytes:
     raw = value if isinstance(value, bytes) else value.encode()
@@ -253,9 +255,9 @@ def test_a_signal_ends_a_wait_when_its_handler_raises(supervisor: Supervisor) ->
     child = supervisor.child()
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        waits = signal_once_told(signal.SIGUSR1)
         with pytest.raises(Raised):
-            child.receive()
+            _ = waits.set(), child.receive()
     finally:
         signal.signal(signal.SIGUSR1, before)
 
@@ -295,8 +297,9 @@ def run_child(body: Callable[[_core.Child], None], play: Callable[[Supervisor], 
             os._exit(3)
     supervisor.childs.close()
     assert supervisor.read() == ("R", b"")
-    play(supervisor)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with supervisor.socket:
+        play(supervisor)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_an_idle_child_is_told_to_stop_when_the_supervisor_is_gone() -> None:

@@ -313,7 +313,8 @@ impl ProcessPool {
         if let Some(why) = child.recycle.due(self.recycle, pid, now) {
             child.reclaim();
             child.retiring = true;
-            self.events.push(PoolEvent::ChildReplaced { old: pid, why });
+            let number = child.number;
+            self.events.push(PoolEvent::ChildReplaced { number, pid, why, died: false });
         }
     }
 
@@ -380,7 +381,8 @@ impl ProcessPool {
                 self.broken = true;
                 self.events.push(PoolEvent::Broken("the process that runs tasks has ended".to_owned()));
             } else {
-                self.events.push(PoolEvent::ChildReplaced { old: child.pid.unwrap_or(0), why: how });
+                let (number, pid) = (child.number, child.pid.unwrap_or(0));
+                self.events.push(PoolEvent::ChildReplaced { number, pid, why: how, died: true });
             }
         }
     }

@@ -7,6 +7,7 @@ import builtins
 import copy
 import json
 import os
+import select
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celery, exceptions
-from celeriac._core import ResultRecord
+from celeriac._core import Completions, ResultRecord
 from celeriac._state import allow_join_result
 from celeriac.result import AsyncResult, EagerResult, result_from_tuple
 from celeriac.result.record import build_record
@@ -254,11 +255,30 @@ def test_a_long_wait_is_made_of_short_ones(app: Celery, monkeypatch) -> None:
 def test_a_cancelled_wait_leaves_the_loop_usable(app: Celery) -> None:
     async def main() -> Any:
         with pytest.raises(builtins.TimeoutError):
-            await asyncio.wait_for(AsyncResult("never", app=app).aget(timeout=0.5), 0.01)
+            await asyncio.wait_for(AsyncResult("never", app=app).aget(), 0.01)
         app.client.store([build_record(app, "t", "SUCCESS", 1)])
         return await AsyncResult("t", app=app)
 
     assert asyncio.run(main()) == 1
+
+
+def test_a_cancelled_wait_ends_in_the_engine_too(app: Celery) -> None:
+    client, completions = app.client, Completions()
+    client.wait_later(["never"], None, completions, 1)
+    client.wait_later(["t"], 30.0, completions, 2)
+
+    completions.cancel(1)
+    completions.cancel(1)
+    completions.cancel(3)
+    client.store([build_record(app, "t", "SUCCESS", 1), build_record(app, "never", "SUCCESS", 1)])
+
+    reported: list[int] = []
+    while not reported:
+        assert select.select([completions.fileno()], [], [], 30)[0], "the other wait reports"
+        reported += [token for token, _ in completions.drain()]
+    # Returns when no call is under way any more: the cancelled one has no limit of its own.
+    client.close(30)
+    assert reported + [token for token, _ in completions.drain()] == [2]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors as Linux shows them")
