@@ -63,4 +63,11 @@ impl Clock {
             now.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
+
+    /// Moves a manual clock back, as a correction may do to the system's.
+    pub fn step_back(&self, by: Duration) {
+        if let Source::Manual(now) = &self.0 {
+            now.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        }
+    }
 }

@@ -75,7 +75,8 @@ enum Store {
 }
 
 fn store(url: &str, options: ConnectOptions) -> Result<Store, BrokerError> {
-    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    // What is no URL is not shown: it may be one whose beginning was lost, and its password not.
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", ""));
     match scheme {
         "memory" => Ok(Store::Memory(MemoryStore::named(rest.trim_start_matches('/'), &options.clock))),
         #[cfg(feature = "sqlite")]
@@ -136,6 +137,7 @@ mod file {
             ));
         }
         let Some(name) = name.strip_prefix('/').or(name.is_empty().then_some("")) else {
+            let name = name.rsplit('@').next().unwrap_or_default();
             return Err(BrokerError::Config(format!(
                 "sqlite://{name} names a host: write sqlite:///{name} for a file in the working directory"
             )));

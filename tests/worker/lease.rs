@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use celeriac::worker::Stop;
+use celeriac::worker::pool::Mode;
+use serde_json::json;
 
-use crate::common::{World, late, messages, options, pool, until};
+use crate::common::{START, World, iso, late, message, messages, modes, options, pause, pool, until};
 use crate::faults::Flaky;
 
 #[tokio::test(start_paused = true)]
@@ -58,4 +60,38 @@ async fn a_stale_attempt_does_not_commit_over_the_newer_one() {
     assert_eq!((slow_played.lock().len(), quick_played.lock().len()), (1, 1));
     let queue = world.queue().await;
     assert_eq!((queue.ready, queue.claimed), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_steps_back_an_hour_loses_nothing_and_repeats_nothing() {
+    let world = World::new();
+    let slow = pool(2, Duration::from_secs(20));
+    let played = slow.played();
+    let mut short = options(&[("t", late())]);
+    short.lease = Duration::from_secs(5);
+    let first = world.start(short.clone(), slow);
+    let idle = pool(1, Duration::ZERO);
+    let idle_played = idle.played();
+    world.publish(messages("t", 1)).await;
+    until("it runs", async || !played.lock().is_empty()).await;
+    world.publish(vec![message("t", "later", json!({"eta": iso(START + 10_000)}))]).await;
+    pause(500).await;
+
+    world.clock.step_back(Duration::from_secs(3600));
+    short.node = "celery@other".into();
+    let second = world.start(short, idle);
+    until("what ran is done", async || world.result("t-0").await.is_some()).await;
+    world.publish(vec![message("t", "good", json!({}))]).await;
+    until("a good one runs", async || world.result("good").await.is_some()).await;
+    pause(60_000).await;
+    let early = [modes(&played, "later"), modes(&idle_played, "later")].concat();
+    world.clock.advance(Duration::from_secs(3600));
+    world.drained().await;
+
+    first.stop(Stop::Warm).await;
+    second.stop(Stop::Warm).await;
+    assert_eq!(early, []);
+    for id in ["t-0", "good", "later"] {
+        assert_eq!([modes(&played, id), modes(&idle_played, id)].concat(), [Mode::Run], "{id}");
+    }
 }

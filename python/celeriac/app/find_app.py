@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app import SharedTask
+from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -60,6 +61,25 @@ def find_app(
     if config:
         app.config_from_object(_config_module(config))
     return app
+
+
+def import_tasks(app: Celery) -> None:
+    """Imports the modules with tasks that the settings name.
+
+    Raises:
+        AppNotFound: One cannot be imported.
+    """
+    try:
+        app.import_default_modules()
+    except (AppNotFound, ImproperlyConfigured):
+        raise
+    except Exception as exc:
+        raise AppNotFound(
+            f"a module with tasks cannot be imported: {type(exc).__name__}: {exc} ({_place(exc)})",
+            "is it named right in `include`, `imports` or -I?"
+            if isinstance(exc, ModuleNotFoundError)
+            else "importing it with python -c shows the whole traceback",
+        ) from exc
 
 
 def _default_app() -> Celery:

@@ -11,6 +11,7 @@ from typing import Any
 
 from celeriac.app.defaults import OLD_NAMES, SETTINGS
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.utils.urls import without_password
 
 __all__ = ["Settings"]
 
@@ -346,21 +347,9 @@ def _mask(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _mask(str(key), item) for key, item in value.items()}
     if isinstance(value, str) and ("url" in name.lower() or "backend" in name.lower()):
-        return _mask_urls(value)
+        return without_password(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mask(name, item) for item in value)
     if value and name not in _NOT_SECRET and any(word in name.upper().split("_") for word in _SECRET_WORDS):
         return "********"
     return value
-
-
-def _mask_urls(value: str) -> str:
-    return ";".join(_mask_url(url) for url in value.split(";"))
-
-
-def _mask_url(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    credentials, at, host = authority.rpartition("@")
-    if not separator or not at:
-        return url
-    user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user}{':**' if colon else ''}@{host}{slash}{path}"

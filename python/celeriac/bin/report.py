@@ -14,7 +14,7 @@ from celeriac.bin.options import Shared, command, friendly_errors
 def main(shared: Shared, /) -> None:
     """Show versions, and the settings that differ from their defaults. Secrets are masked."""
     from celeriac import __version__
-    from celeriac.worker.banner import without_password
+    from celeriac.utils.urls import without_password
 
     app = shared.load_app()
     with friendly_errors():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import TYPE_CHECKING
+
+from celeriac.utils.urls import without_password
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.worker.supervisor import WorkController
-
-_PASSWORD = re.compile(r"(://[^:/@\s]*):[^/@\s]*@")
 
 
 def banner(worker: WorkController, app: Celery) -> str:
@@ -36,8 +35,3 @@ def banner(worker: WorkController, app: Celery) -> str:
         names = sorted(name for name in app.tasks if not name.startswith("celery."))
         lines += ["", " [tasks]", *(f"   . {name}" for name in names)]
     return "\n".join([*lines, ""])
-
-
-def without_password(url: str) -> str:
-    """The URL with stars for the password."""
-    return _PASSWORD.sub(r"\1:**@", url)

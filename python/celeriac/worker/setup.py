@@ -48,7 +48,7 @@ class Setup:
 
     def load_app(self) -> Celery:
         """Finds the app and imports its task modules; settings are not applied yet."""
-        from celeriac.app.find_app import find_app
+        from celeriac.app.find_app import find_app, import_tasks
 
         app = find_app(
             self.app,
@@ -60,7 +60,7 @@ class Setup:
         if self.include:
             app.conf.include = (*(app.conf.include or ()), *self.include)
         app.set_current()
-        app.import_default_modules()
+        import_tasks(app)
         return app
 
     def apply_settings(self, app: Celery) -> None:

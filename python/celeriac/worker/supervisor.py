@@ -36,6 +36,8 @@ logger = logging.getLogger("celeriac.worker")
 
 #: How long the engine's thread may take to end after it has said that it stopped.
 JOIN_SECONDS = 5.0
+#: A second SIGTERM this soon after the first is the same order.
+ONE_ORDER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class WorkController:
         self._engine: _core.Worker | None = None
         self._stopping: str | None = None
         self._restart = False
+        # When the first SIGTERM came.
+        self._first_term: float | None = None
         self._consumer = Consumer(app, self.hostname, self)
 
     def run(self) -> int:
@@ -259,7 +263,12 @@ class WorkController:
             faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True, chain=False)
 
     def _on_term(self, signum: int, frame: FrameType | None) -> None:
-        self.stop("warm", "SIGTERM")
+        now = time.monotonic()
+        if self._first_term is None:
+            self._first_term = now
+        # One order may come twice: some programs signal the process, and then its group.
+        again = now - self._first_term > ONE_ORDER_SECONDS
+        self.stop("cold" if again else "warm", "SIGTERM")
 
     def _on_quit(self, signum: int, frame: FrameType | None) -> None:
         self.stop("cold", signal.Signals(signum).name)

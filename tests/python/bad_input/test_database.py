@@ -73,9 +73,9 @@ def test_a_worker_outlives_a_lock_longer_than_its_patience(bench: Any) -> None:
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with client_of(f"sqlite:///{tmp_path}/nowhere/queue.db") as client:
-        with pytest.raises(OperationalError, match="nowhere"):
-            client.send_task("add", (1, 1), retry=False)
+    url = f"sqlite:///{tmp_path}/nowhere/queue.db"
+    with client_of(url) as client, pytest.raises(OperationalError, match="nowhere"):
+        client.send_task("add", (1, 1), retry=False)
 
 
 def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path: Path, bench: Any) -> None:
@@ -112,9 +112,9 @@ def test_a_read_only_file_is_an_operational_error() -> None:
         path.chmod(0o444)
         Path(folder).chmod(0o555)
 
-        with as_nobody(), client_of(f"sqlite:///{path}") as client:
-            with pytest.raises(OperationalError, match=r"read-?only"):
-                client.send_task("add", (1, 1), retry=False)
+        url = f"sqlite:///{path}"
+        with as_nobody(), client_of(url) as client, pytest.raises(OperationalError, match=r"read-?only"):
+            client.send_task("add", (1, 1), retry=False)
         Path(folder).chmod(0o755)
 
 
@@ -126,9 +126,9 @@ def test_a_damaged_file_is_an_operational_error_and_the_worker_says_so(tmp_path:
         file.seek(4096)
         file.write(os.urandom(path.stat().st_size - 4096))
 
-    with client_of(f"sqlite:///{path}") as client:
-        with pytest.raises(OperationalError, match="malformed|damaged|corrupt"):
-            client.send_task("add", (1, 1), retry=False)
+    url = f"sqlite:///{path}"
+    with client_of(url) as client, pytest.raises(OperationalError, match="malformed|damaged|corrupt"):
+        client.send_task("add", (1, 1), retry=False)
     bench.project.write("")
     worker = bench.project.start(ready=False)
     worker.wait_for("malformed|damaged|corrupt")
@@ -137,10 +137,9 @@ def test_a_damaged_file_is_an_operational_error_and_the_worker_says_so(tmp_path:
 
 def test_a_full_store_is_an_operational_error_and_what_is_in_it_still_runs(bench: Any) -> None:
     bench.project.url += "?max_size=2000000"
-    sent = []
+    sent: list[Any] = []
     with client_of(bench.project.url) as client, pytest.raises(OperationalError, match="full"):
-        for _ in range(1000):
-            sent.append(client.send_task("add", ("x" * 20_000, "y"), retry=False))
+        sent.extend(client.send_task("add", ("x" * 20_000, "y"), retry=False) for _ in range(1000))
     assert sent
 
     worker = bench.start()

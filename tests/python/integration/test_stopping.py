@@ -121,6 +121,25 @@ def test_the_first_interrupt_is_warm_and_the_second_cold(project: Any, worker: A
     ]
 
 
+def test_a_second_sigterm_is_cold_unless_it_is_the_same_order(project: Any, worker: Any) -> None:
+    project.send("wait_late")
+    project.wait_for_mark("waiting")
+
+    # As `timeout` does: the process, and at once its group.
+    worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGTERM)
+    worker.wait_for("Warm shutdown")
+    assert "Cold" not in worker.log
+
+    def ended_by_another() -> bool:
+        worker.signal(signal.SIGTERM)
+        return "Cold shutdown" in worker.log or worker.process.poll() is not None
+
+    wait_until(ended_by_another, "a later one is cold")
+    assert worker.wait() == 1
+    assert "Cold shutdown" in worker.log
+
+
 def test_no_process_is_left_behind(project: Any, worker: Any) -> None:
     project.send("add", 1, 1).get(timeout=30)
     processes = children_of(worker.pid)
