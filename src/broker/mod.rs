@@ -48,6 +48,11 @@ pub trait Broker: Send + Sync {
     /// Dead letters, oldest first, of one queue or of all.
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 
+    /// Keeps a message that nobody holds a claim to any more as a dead letter: it was acknowledged early, and
+    /// then found to be unreadable.
+    async fn bury(&self, message: Publication, reason: DeadReason, detail: String)
+    -> Result<(), BrokerError>;
+
     /// Sends to every [`Listener`] of `exchange` that exists now (control commands, events); one that comes
     /// later does not hear it. A listener that is slow, or out of reach for a while, hears it within `ttl`.
     /// At most once for each.

@@ -8,12 +8,14 @@ use tokio::time::Instant;
 use super::commit::nothing;
 use super::consumer::ConsumerLoop;
 use super::lifecycle::Phase as LifePhase;
+use super::link::Link;
 use super::notice::Level;
 use super::pool::{Mode, Outcome, OutcomeKind, PoolEvent, RequestTag};
 use super::request::{Fate, Loss, Phase, Request, fate_of_loss, settle_outcome};
 use super::strategy;
-use crate::broker::{Commit, Settle};
-use crate::protocol::ResultRecord;
+use super::upkeep::Chore;
+use crate::broker::{Commit, DeadReason, Settle};
+use crate::protocol::{Publication, ResultRecord};
 
 /// An early acknowledgement waits this long for the outcome. The pool tells that a request has begun
 /// when it has run for a millisecond, so that both together are two.
@@ -154,11 +156,38 @@ impl ConsumerLoop {
             Some(_) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
             None => Settle::Keep,
         };
+        if request.claim.is_none() {
+            self.bury_acknowledged(&request, &outcome);
+        }
         let Outcome { results, publications, .. } = outcome;
         if request.claim.is_some() || !results.is_empty() || !publications.is_empty() {
             let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
             self.commit_end(&request, commit);
         }
+    }
+
+    /// A message that was acknowledged early, and that the child then could not read: it is kept all the same.
+    fn bury_acknowledged(&self, request: &Request, outcome: &Outcome) {
+        let reason = match outcome.kind {
+            OutcomeKind::Malformed => DeadReason::Malformed,
+            OutcomeKind::Disallowed => DeadReason::Disallowed,
+            _ => return,
+        };
+        let (broker, log, detail) = (self.stores.broker.clone(), self.log.clone(), outcome.summary.clone());
+        let letter = Publication {
+            exchange: request.exchange.to_string(),
+            routing_key: request.routing_key.to_string(),
+            message: request.message.clone(),
+            due_ms: None,
+        };
+        self.chores.push(Box::pin(async move {
+            let mut link = Link::new("keep a dead letter", log);
+            while let Err(error) = broker.bury(letter.clone(), reason, detail.clone()).await {
+                tokio::time::sleep(link.failed(&error)).await;
+            }
+            link.worked();
+            Chore::Buried
+        }));
     }
 
     fn learn(&mut self, request: &Request, outcome: &Outcome) {

@@ -37,6 +37,7 @@ pub(super) enum Chore {
     Closed,
     /// Revoked tasks that wait are stored as such.
     Marked,
+    Buried,
     Nap,
 }
 
@@ -179,7 +180,7 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Swept | Chore::Closed | Chore::Marked => {}
+            Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried => {}
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;

@@ -175,6 +175,20 @@ pub(crate) async fn a_dead_letter_keeps_its_message_and_its_reason(setup: Setup)
     nothing(&setup, &*consumer).await;
 }
 
+pub(crate) async fn a_message_that_is_not_in_the_store_any_more_can_be_buried(setup: Setup) {
+    let letter = Publication { routing_key: "q".into(), message: message("a"), ..Publication::default() };
+
+    setup.broker.bury(letter, DeadReason::Malformed, "why".into()).await.expect("buries");
+
+    let [letter] = &setup.broker.dead_letters(Some("q"), 10).await.expect("lists")[..] else {
+        panic!("one letter");
+    };
+    assert_eq!((&letter.message, &*letter.reason, &*letter.detail), (&message("a"), "malformed", "why"));
+    assert_eq!((letter.crashes, letter.died), (0, START));
+    let consumer = setup.consumer("w", &["q"]).await;
+    nothing(&setup, &*consumer).await;
+}
+
 pub(crate) async fn a_message_that_crashes_too_often_is_dead(setup: Setup) {
     setup.publish("q", &["bomb", "next"]).await;
     let consumer = setup.consumer("w", &["q"]).await;

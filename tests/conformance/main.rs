@@ -27,6 +27,7 @@ macro_rules! conformance {
                 a_claim_that_waits_wakes_when_a_parked_message_is_due,
                 a_claimed_message_can_be_parked,
                 a_dead_letter_keeps_its_message_and_its_reason,
+                a_message_that_is_not_in_the_store_any_more_can_be_buried,
                 a_message_that_crashes_too_often_is_dead,
                 purge_removes_ready_and_parked_but_not_claimed,
                 queues_are_counted,

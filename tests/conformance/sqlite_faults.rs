@@ -175,3 +175,26 @@ async fn a_damaged_file_does_not_stop_others() {
 
     store.publish(vec![publication("q", "a")]).await.expect("publishes");
 }
+
+fn delete(file: &Path) {
+    for ending in ["", "-wal", "-shm"] {
+        std::fs::remove_file(format!("{}{ending}", file.display())).expect("deletes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_deleted_while_a_consumer_waits_is_made_anew() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("store.db");
+    let dedicated = SqliteOptions { threading: Threading::Dedicated, ..SqliteOptions::new(&file) };
+    let worker = SqliteStore::open(dedicated).expect("opens");
+    let consumer = worker.consume(options("w", &["q"])).await.expect("consumes");
+    let waiting = tokio::spawn(async move { take(&*consumer, 1).await });
+    let client = SqliteStore::open(SqliteOptions::new(&file)).expect("opens");
+
+    delete(&file);
+    client.publish(vec![publication("q", "a")]).await.expect("publishes");
+
+    let taken = in_time(waiting).await.expect("takes");
+    assert_eq!(names(&taken), ["a"]);
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use celeriac::backend::{BackendError, ResultBackend, Watch};
 use celeriac::broker::{
-    Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, Delivery,
-    Listener, QueueStatus, Renewal,
+    Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, DeadReason,
+    Delivery, Listener, QueueStatus, Renewal,
 };
 use celeriac::driver::memory::MemoryStore;
 use celeriac::protocol::{Message, Publication, ResultRecord};
@@ -114,6 +114,15 @@ impl Broker for Flaky {
 
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
         self.inner.dead_letters(queue, limit).await
+    }
+
+    async fn bury(
+        &self,
+        message: Publication,
+        reason: DeadReason,
+        detail: String,
+    ) -> Result<(), BrokerError> {
+        self.through(self.inner.bury(message, reason, detail)).await
     }
 
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {

@@ -216,18 +216,27 @@ async fn what_waits_behind_a_long_request_is_called_back() {
     let mut pool = forking(1);
     let orders = (1..=20).map(|tag| short(tag, if tag == 3 { "hang" } else { "ok" })).collect();
 
-    let events = play(&mut pool, orders, |events| returned(events).is_superset(&(4..=20).collect())).await;
+    // On a slow machine they may be called back from behind the first one already, and are given again.
+    let long_runs = |event: &PoolEvent| matches!(event, PoolEvent::Began { tag: 3, .. });
+    let events = play(&mut pool, orders, |events| {
+        returned(events).is_superset(&(4..=20).collect()) && events.iter().any(long_runs)
+    })
+    .await;
 
-    assert_eq!(ended(&events).len(), 2);
-    assert!(events.iter().any(|event| matches!(event, PoolEvent::Began { tag: 3, .. })));
-    assert_eq!(pool.free(true), 0);
+    assert_eq!(ended(&events).keys().copied().collect::<HashSet<_>>(), HashSet::from([1, 2]));
+    let full = async {
+        while pool.free(true) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), full).await.expect("nothing is put behind a long request");
     end(pool).await;
 }
 
 #[tokio::test]
 async fn a_running_request_is_terminated_on_purpose() {
     // Python children take no notice of SIGTERM, so the pool kills instead; other signals go as they are.
-    for (tag, signal, seen) in [(1, 15, "signal 9 (SIGKILL)"), (2, 3, "signal 3 (SIGQUIT)")] {
+    for (tag, signal, seen) in [(1, 15, "signal 9 (SIGKILL)"), (2, 12, "signal 12 (SIGUSR2)")] {
         let mut pool = forking(1);
         let began = |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::Update(..)));
         play(&mut pool, VecDeque::from([execution(tag, "tell-and-hang")]), began).await;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use celeriac::protocol::Message;
 use celeriac::worker::Stop;
-use celeriac::worker::pool::Mode;
+use celeriac::worker::pool::scripted::{Scene, ScriptedPool};
+use celeriac::worker::pool::{Mode, OutcomeKind};
 use serde_json::json;
 
-use crate::common::{World, early, message, messages, modes, options, pool, until};
+use crate::common::{World, early, message, messages, modes, options, outcome, pool, until};
 
 #[tokio::test(start_paused = true)]
 async fn bad_messages_become_dead_letters_and_good_ones_run() {
@@ -60,6 +61,27 @@ async fn an_unknown_task_is_concluded_and_kept_as_a_dead_letter() {
     assert_eq!(modes(&played, "other-0"), [Mode::Unknown]);
     assert_eq!(world.result("other-0").await.unwrap().state, "FAILURE");
     assert_eq!(world.dead().await[0].reason, "unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_a_child_refuses_late_is_a_dead_letter_although_it_was_acknowledged() {
+    for (kind, reason) in [(OutcomeKind::Malformed, "malformed"), (OutcomeKind::Disallowed, "disallowed")] {
+        let world = World::new();
+        // Longer than an early acknowledgement waits.
+        let pool = ScriptedPool::new(1, move |execution| {
+            Scene::outcome(outcome(execution, kind)).after(Duration::from_millis(50))
+        });
+        let worker = world.start(options(&[("t", early())]), pool);
+
+        world.publish(messages("t", 1)).await;
+        until("it is kept", async || !world.dead().await.is_empty()).await;
+
+        let letter = &world.dead().await[0];
+        assert_eq!((&*letter.reason, &*letter.queue), (reason, "celery"));
+        assert_eq!(letter.message.body, "[[], {}, {}]");
+        world.drained().await;
+        worker.stop(Stop::Warm).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

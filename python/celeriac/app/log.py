@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from celeriac import signals
+from celeriac.exceptions import ImproperlyConfigured
 from celeriac.utils.nodenames import node_format
 
 #: What the parent process is called in log lines; children are `ForkPoolWorker-N`.
@@ -261,7 +262,10 @@ def _handler(
 ) -> logging.Handler:
     handler: logging.Handler
     if options.logfile:
-        handler = logging.handlers.WatchedFileHandler(_path(options), encoding="utf-8")
+        try:
+            handler = logging.handlers.WatchedFileHandler(_path(options), encoding="utf-8")
+        except OSError as exc:
+            raise ImproperlyConfigured(f"the log file {exc.filename!r} cannot be written: {exc.strerror}") from exc
     else:
         handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonFormatter() if options.as_json else kind(fmt, datefmt, colorize=colorize))

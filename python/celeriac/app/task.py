@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from celeriac._state import get_current_app, pop_current_task, push_current_task
 from celeriac.app import send
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Task"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 
 #: Attribute -> setting that gives its value where the task itself does not.
@@ -410,8 +411,17 @@ class Task(Generic[P, R]):
 
     # -- signatures
 
-    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
-        """A signature with these arguments."""
+    # What a chain, a link or a call adds comes first: a signature may lack up to three leading arguments.
+    @overload
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self: Task[Concatenate[Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self: Task[Concatenate[Any, Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self: Task[Concatenate[Any, Any, Any, Q], R], *args: Q.args, **kwargs: Q.kwargs) -> Signature[R]: ...
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature with these arguments; those that come first may be missing."""
         return self.signature(args, kwargs)
 
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:

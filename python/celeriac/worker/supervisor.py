@@ -145,6 +145,11 @@ class WorkController:
     def _engine_options(self) -> dict[str, Any]:
         from celeriac.app.options import worker_options
 
+        if self.arguments.pool != "solo" and self.app.broker_url_effective.startswith("memory:"):
+            raise ImproperlyConfigured(
+                "memory:// lives in one process, and the prefork pool runs tasks in others: name a broker that "
+                "processes can share, such as sqlite:///, or use --pool solo"
+            )
         options = worker_options(
             self.app,
             node=self.hostname,
@@ -236,8 +241,8 @@ class WorkController:
                 case ("log", level, name, message, created, task_id, task_name):
                     log.emit(level, name, message, created, task_id, task_name)
                 case ("ready",):
-                    logger.info("%s ready.", self.hostname)
                     signals.worker_ready.send(sender=self._consumer)
+                    logger.info("%s ready.", self.hostname)
                 case ("stopped", code, text):
                     self.exitcode = code
                     if text:

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use super::state::{Claimed, State};
 use super::{MemoryStore, Shared};
 use crate::broker::{
-    Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, Delivery,
-    Listener, QueueStatus, Renewal, Settle,
+    Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, DeadReason,
+    Delivery, Listener, QueueStatus, Renewal, Settle,
 };
 use crate::protocol::{Message, Publication};
 
@@ -29,6 +29,17 @@ impl Broker for MemoryStore {
             }
         }
         self.0.messages.notify_waiters();
+        Ok(())
+    }
+
+    async fn bury(
+        &self,
+        message: Publication,
+        reason: DeadReason,
+        detail: String,
+    ) -> Result<(), BrokerError> {
+        let now = self.0.clock.now();
+        self.0.state.lock().bury_new(message, reason, detail, now);
         Ok(())
     }
 

@@ -93,20 +93,9 @@ impl State {
     }
 
     pub(super) fn publish(&mut self, publication: Publication, now: UnixMillis) {
-        let id = self.number();
-        let queue: Arc<str> = self.queue_name(routing::queue(&publication));
-        let stored = Stored {
-            id,
-            place: id,
-            queue,
-            priority: routing::priority(&publication),
-            exchange: publication.exchange.into(),
-            routing_key: publication.routing_key.into(),
-            redelivered: false,
-            crashes: 0,
-            message: publication.message,
-        };
-        match publication.due_ms {
+        let due_ms = publication.due_ms;
+        let stored = self.stored(publication);
+        match due_ms {
             Some(due) if due > now.0 => self.park(stored, due),
             _ => self.make_ready(stored),
         }
@@ -227,6 +216,33 @@ impl State {
             self.make_ready(stored);
             Committed::Done
         }
+    }
+
+    /// A message that comes into the store.
+    fn stored(&mut self, publication: Publication) -> Stored {
+        let id = self.number();
+        Stored {
+            id,
+            place: id,
+            queue: self.queue_name(routing::queue(&publication)),
+            priority: routing::priority(&publication),
+            exchange: publication.exchange.into(),
+            routing_key: publication.routing_key.into(),
+            redelivered: false,
+            crashes: 0,
+            message: publication.message,
+        }
+    }
+
+    pub(super) fn bury_new(
+        &mut self,
+        publication: Publication,
+        reason: DeadReason,
+        detail: String,
+        now: UnixMillis,
+    ) {
+        let stored = self.stored(publication);
+        self.bury(stored, reason, detail, now);
     }
 
     fn bury(&mut self, stored: Stored, reason: DeadReason, detail: String, now: UnixMillis) {

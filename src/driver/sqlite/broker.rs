@@ -12,7 +12,9 @@ use super::fault::Fault;
 use super::step::{self, last_number};
 use super::writer::Durability;
 use super::{Shared, SqliteStore, broadcast, owner, queue, results};
-use crate::broker::{Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus};
+use crate::broker::{
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+};
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, Publication};
 
@@ -97,6 +99,19 @@ impl Broker for SqliteStore {
                     })?
                     .collect()
             })
+            .map_err(self.broker_error())
+    }
+
+    async fn bury(
+        &self,
+        message: Publication,
+        reason: DeadReason,
+        detail: String,
+    ) -> Result<(), BrokerError> {
+        self.0
+            .writer
+            .submit(Durability::Durable, move |step| queue::bury_new(step, &message, reason, &detail))
+            .await
             .map_err(self.broker_error())
     }
 

@@ -1,6 +1,8 @@
-//! Opening the file, and waiting for its lock.
+//! Opening the file, following its name, and waiting for its lock.
 
-use std::path::Path;
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
@@ -16,8 +18,66 @@ const STATEMENTS: usize = 64;
 /// What is left of the write-ahead log's file after it has been copied back.
 const LOG_BYTES: i64 = 8 << 20;
 
+/// A connection to the file that has this name.
+///
+/// Someone may delete the file or put another in its place (a clean-up, a restored backup). What would be written to
+/// the old one then nobody would ever see, so each user of a connection calls [`Linked::follow`] first. The
+/// name is looked up by `stat` alone: closing a descriptor of the file would drop SQLite's locks.
+pub(super) struct Linked {
+    connection: Connection,
+    path: PathBuf,
+    /// Device and inode of the file that is open.
+    file: Option<(u64, u64)>,
+    timeout: Duration,
+    max_size: Option<u64>,
+}
+
+impl Linked {
+    pub(super) fn open(path: &Path, timeout: Duration, max_size: Option<u64>) -> Result<Self, Fault> {
+        let connection = open(path, timeout)?;
+        if let Some(bytes) = max_size {
+            limit(&connection, bytes)?;
+        }
+        // Links are followed, and the working directory is left behind, only now that the file exists.
+        let path = path.canonicalize().map_err(|error| Fault::Passing(error.to_string()))?;
+        Ok(Self { connection, file: identity(&path), path, timeout, max_size })
+    }
+
+    /// Where the file is, with no link in it.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the file anew when the name means another one now, or none; says whether it did.
+    pub(super) fn follow(&mut self) -> Result<bool, Fault> {
+        if self.file.is_some() && identity(&self.path) == self.file {
+            return Ok(false);
+        }
+        // SQLite sees that the name is not the old file's any more, and leaves the log of the new one alone.
+        *self = Self::open(&self.path, self.timeout, self.max_size)?;
+        tracing::warn!(
+            path = %self.path.display(),
+            "the file was deleted or replaced while it was in use; going on with the one that is there now"
+        );
+        Ok(true)
+    }
+}
+
+impl Deref for Linked {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 /// Opens the file, makes it when it is missing, and checks that it can be written.
-pub(super) fn open(path: &Path, timeout: Duration) -> Result<Connection, Fault> {
+fn open(path: &Path, timeout: Duration) -> Result<Connection, Fault> {
     if let Some(directory) = path.parent()
         && !directory.is_dir()
     {
@@ -56,7 +116,7 @@ fn open_once(path: &Path) -> Result<Connection, Fault> {
 }
 
 /// Lets the file grow to that many bytes at the most.
-pub(super) fn limit(connection: &Connection, bytes: u64) -> Result<(), Fault> {
+fn limit(connection: &Connection, bytes: u64) -> Result<(), Fault> {
     let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
     let pages = (bytes / page as u64).max(1) as i64;
     connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;

@@ -41,6 +41,7 @@ use tokio::sync::Notify;
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::Threading;
+use connection::Linked;
 use doorbell::{Bells, Heard, Kind, Rings};
 use fault::Fault;
 use process::Process;
@@ -99,7 +100,7 @@ struct Shared {
     process: Process,
     writer: Arc<Writer>,
     /// For reading beside the writer; used by whoever reads, for one read.
-    reader: Mutex<Connection>,
+    reader: Mutex<Linked>,
     signals: Arc<Signals>,
     /// When dead owners were last looked for; none when someone has seen one. Written and read by claims and ticks.
     recovered: Mutex<Option<Instant>>,
@@ -152,14 +153,10 @@ impl WeakStore {
 }
 
 fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
-    let connection = connection::open(&options.path, options.connect_timeout)?;
-    if let Some(bytes) = options.max_size {
-        connection::limit(&connection, bytes)?;
-    }
-    let reader = connection::open(&options.path, options.connect_timeout)?;
     let system = |error: std::io::Error| Fault::Passing(error.to_string());
-    // Links are followed only now that the file exists.
-    let path = options.path.canonicalize().map_err(system)?;
+    let connection = Linked::open(&options.path, options.connect_timeout, options.max_size)?;
+    let path = connection.path().to_owned();
+    let reader = Linked::open(&path, options.connect_timeout, None)?;
     let signals = Arc::new(Signals {
         bells: Arc::new(Bells::new(&path).map_err(system)?),
         messages: Notify::new(),
@@ -228,7 +225,11 @@ impl Shared {
 
     /// One read, beside the writer.
     fn read<T>(&self, read: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, Fault> {
-        connection::retry(self.timeout, || Ok(read(&self.reader.lock())?))
+        connection::retry(self.timeout, || {
+            let mut reader = self.reader.lock();
+            reader.follow()?;
+            Ok(read(&reader)?)
+        })
     }
 
     /// Hangs up a bell and makes sure that its thread runs.
@@ -270,10 +271,11 @@ impl Shared {
 
     /// The net below the bells: changes that nobody rang for, and owners that died.
     fn tick(&self, armed: Rings) -> Result<(), Fault> {
+        let replaced = self.reader.lock().follow()?;
         let version: i64 = self.read(|connection| {
             connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
         })?;
-        let changed = std::mem::replace(&mut *self.seen.lock(), version) != version;
+        let changed = std::mem::replace(&mut *self.seen.lock(), version) != version || replaced;
         let now = self.clock.now();
         if armed.has(Kind::Messages) && !self.read(|connection| owner::dead(connection, now, 0))?.is_empty() {
             *self.recovered.lock() = None;

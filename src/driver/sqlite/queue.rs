@@ -122,6 +122,19 @@ pub(super) fn count_crash(step: &mut Step<'_>, standing: Standing, max_crashes: 
     Ok(Committed::Dead)
 }
 
+/// Keeps a message that is not in the store any more as a dead letter.
+pub(super) fn bury_new(
+    step: &mut Step<'_>,
+    publication: &Publication,
+    reason: DeadReason,
+    detail: &str,
+) -> Result<()> {
+    let id = step.numbers(1)?;
+    let queue = step.queue(routing::queue(publication))?;
+    insert(step, id, queue, LOWEST_RANK - routing::priority(publication), publication)?;
+    bury(step, Standing { message: id, place: id, history: 0 }, reason, detail)
+}
+
 fn bury(step: &Step<'_>, standing: Standing, reason: DeadReason, detail: &str) -> Result<()> {
     step.run(
         "INSERT INTO dead VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -300,12 +313,14 @@ pub(super) fn commit(
             return Ok(Committed::Stale);
         }
     }
+    // Settled first: what an acknowledged message leaves is room for its result where the disk is full.
+    let committed = match held {
+        Some(standing) => settle(step, standing, &commit.settle, max_crashes)?,
+        None => Committed::Done,
+    };
     results::store(step, commit.results.iter())?;
     publish(step, &commit.publications)?;
-    match held {
-        Some(standing) => settle(step, standing, &commit.settle, max_crashes),
-        None => Ok(Committed::Done),
-    }
+    Ok(committed)
 }
 
 fn keep(step: &Step<'_>, owner: i64, claim: ClaimId, begun: bool) -> Result<Option<Standing>> {

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::connection::retry;
+use super::connection::{Linked, retry};
 use super::doorbell::Rings;
 use super::fault::Fault;
 use super::step::Step;
@@ -74,7 +74,7 @@ struct Waiting {
 }
 
 struct Desk {
-    connection: Connection,
+    connection: Linked,
     queues: HashMap<String, i64>,
     synchronous: Option<Synchronous>,
 }
@@ -130,7 +130,7 @@ pub(super) struct WriterOptions {
 
 impl Writer {
     pub(super) fn start(
-        connection: Connection,
+        connection: Linked,
         options: WriterOptions,
         ring: Ring,
     ) -> std::io::Result<Arc<Self>> {
@@ -281,6 +281,10 @@ impl Writer {
             Some(Durability::Durable) => self.durable,
             _ => Synchronous::Normal,
         };
+        if desk.connection.follow()? {
+            desk.queues.clear();
+            desk.synchronous = None;
+        }
         desk.set_synchronous(wanted)?;
         retry(self.timeout, || Ok(desk.sql("BEGIN IMMEDIATE")?))?;
         let mut step = Step {

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
+
+from .conftest import PYTHON_PATH
 
 TASKS = """
     @app.task(name="add")
@@ -84,3 +89,50 @@ def test_purge_deletes_what_waits_before_the_start(project: Any) -> None:
     assert "threads already" not in worker.log, "children are forked from a process with one thread"
     assert project.send("add", 1, 1).get(timeout=30) == 2
     assert {project.state(one.id) for one in old} == {"PENDING"}
+
+
+def test_a_broker_in_memory_is_refused_for_a_pool_of_processes(project: Any) -> None:
+    project.write(TASKS)
+
+    worker = project.start("--broker", "memory://", ready=False)
+
+    assert worker.wait() == 2
+    assert worker.lines == [
+        "Error: memory:// lives in one process, and the prefork pool runs tasks in others: name a broker that "
+        "processes can share, such as sqlite:///, or use --pool solo"
+    ]
+
+
+def test_a_log_file_that_cannot_be_written_is_one_line(project: Any) -> None:
+    project.write(TASKS)
+
+    worker = project.start("--logfile", "/nowhere/at/all.log", ready=False)
+
+    assert worker.wait() == 2
+    assert worker.lines == ["Error: the log file '/nowhere/at/all.log' cannot be written: No such file or directory"]
+
+
+def test_a_hard_time_limit_is_refused_for_the_solo_pool(project: Any) -> None:
+    project.write(TASKS)
+
+    worker = project.start("-P", "solo", "--time-limit", "5", ready=False)
+
+    assert worker.wait() == 2
+    assert "a hard time limit needs a pool of processes" in worker.lines[-1]
+
+
+def test_a_module_with_tasks_and_no_app_is_served_by_the_default_app(project: Any) -> None:
+    (project.folder / "tasks.py").write_text(
+        "from celeriac import task\n@task\ndef add(x: int, y: int) -> int:\n    return x + y\n"
+        "if __name__ == '__main__':\n    print(add.delay(2, 3).get(timeout=30))\n"
+    )
+    worker = project.start("-c", "1")
+    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH}
+
+    # As a script its module is `__main__`, and the task's name is the same.
+    done = subprocess.run(
+        [sys.executable, "tasks.py"], cwd=project.folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.stdout, done.stderr) == ("5\n", "")
+    assert ". tasks.add" in worker.log

@@ -65,6 +65,7 @@ def test_a_warm_stop_lets_running_tasks_end_and_hands_the_rest_back(project: Any
     result = project.send("wait")
     project.wait_for_mark("waiting")
     rest = [project.send("add", n, n) for n in range(10)]
+    wait_until(lambda: project.queue()["ready"] < 10, "some are claimed ahead")
 
     worker.signal(signal.SIGTERM)
     wait_until(lambda: project.queue()["ready"] == 10, "what has not begun is handed back")

@@ -45,6 +45,11 @@ def free(x: float) -> str:
     return str(x)
 
 
+@app.task
+def move(x: float, y: float, name: str = "") -> str:
+    return name
+
+
 assert_type(add.delay(1, 2), AsyncResult[int])
 assert_type(add.delay(1, y=2).get(), int)
 assert_type(add(1), int)
@@ -56,6 +61,12 @@ assert_type(shared.delay(1.0).get(), str)
 assert_type(free.delay(1.0).get(), str)
 assert_type(add.s(1), Signature[int])
 assert_type(add.s(1).delay(2).get(), int)
+# Partial: a chain, a link or a call adds what comes first.
+assert_type(move.s(3.0), Signature[str])
+assert_type(move.s(2.0, name="n"), Signature[str])
+assert_type(move.s("b").delay(1.0, 2.0), AsyncResult[str])
+assert_type(bound.s(), Signature[bool])
+assert_type(fetch.s(), Signature[bytes])
 assert_type(add.apply((1, 2)).get(), int)
 assert_type(add.apply_async((1, 2), countdown=3).get(), int)
 
@@ -63,7 +74,9 @@ add.delay("1")  # type: ignore[arg-type]
 add.delay()  # type: ignore[call-arg]
 add.delay(1, 2, 3)  # type: ignore[call-arg]
 add.delay(1, z=2)  # type: ignore[call-arg]
-add.s("1")  # type: ignore[arg-type]
+add.s("1")  # type: ignore[call-overload]
+add.s(1, 2, 3)  # type: ignore[call-overload]
+add.si("1")  # type: ignore[arg-type]
 show.delay("a")  # type: ignore[call-arg]
 show.delay("a", 2)  # type: ignore[call-arg]
 bound.delay()  # type: ignore[call-arg]
@@ -72,6 +85,8 @@ fetch.delay(1)  # type: ignore[arg-type]
 bound_fetch.delay()  # type: ignore[call-arg]
 shared.delay("x")  # type: ignore[arg-type]
 free.delay("x")  # type: ignore[arg-type]
+
+move.s(1.0, "b", "c", 4)  # type: ignore[call-overload]
 
 steps = chain(add.s(1), add.s(2)) | add.s(3)
 steps.apply_async().get()

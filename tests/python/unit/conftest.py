@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +40,19 @@ def app() -> Iterator[Celery]:
     """An app on the embedded broker, in this test's own directory."""
     with Celery("unit") as app:
         yield app
+
+
+def signal_once_told(number: int) -> threading.Event:
+    """Sends this process a signal a moment after the event is set."""
+    told = threading.Event()
+
+    def send() -> None:
+        if told.wait(30):
+            time.sleep(0.005)  # the test is about a wait; right without it too
+            os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+    return told
 
 
 @pytest.fixture

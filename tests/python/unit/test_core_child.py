@@ -17,6 +17,8 @@ import pytest
 
 from celeriac import _core
 
+from .conftest import signal_once_told
+
 
 def text(value: bytes | str) -> bytes:
     raw = value if isinstance(value, bytes) else value.encode()
@@ -253,9 +255,9 @@ def test_a_signal_ends_a_wait_when_its_handler_raises(supervisor: Supervisor) ->
     child = supervisor.child()
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        waits = signal_once_told(signal.SIGUSR1)
         with pytest.raises(Raised):
-            child.receive()
+            _ = waits.set(), child.receive()
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -17,6 +16,8 @@ import pytest
 
 from celeriac import _core
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
+
+from .conftest import signal_once_told
 
 ACCEPTED = {"acks_late": True, "rate_limit": None, "track_started": True, "ignore_result": False}
 
@@ -209,9 +210,9 @@ def test_signals_reach_the_main_thread_while_it_waits_for_notices(url: str) -> N
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         for _ in range(20):
-            threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            waits = signal_once_told(signal.SIGUSR1)
             with pytest.raises(Caught):
-                select.select([solo.worker.fileno()], [], [], 30)
+                _ = waits.set(), select.select([solo.worker.fileno()], [], [], 30)
     finally:
         signal.signal(signal.SIGUSR1, before)
     solo.stop(child)

@@ -30,8 +30,11 @@ pub(super) fn server() -> Vec<OsString> {
 fn command(role: &str) -> Vec<OsString> {
     let binary = std::env::current_exe().unwrap().into_os_string();
     let arguments = ["--exact", "process::roles::plays_its_role_when_started_by_another_test", "--nocapture"];
-    let environment = ["env".into(), format!("{ROLE}={role}").into(), binary];
-    environment.into_iter().chain(arguments.map(OsString::from)).collect()
+    // The test harness in it has something to say, which belongs to no test.
+    let quiet = ["sh", "-c", "exec \"$0\" \"$@\" >/dev/null"].map(OsString::from);
+    let environment =
+        ["env".into(), format!("{ROLE}={role}").into()].into_iter().chain(quiet).chain([binary]);
+    environment.chain(arguments.map(OsString::from)).collect()
 }
 
 /// Started as a test by nobody but the fork server and the pool; on its own it has nothing to do.
@@ -39,7 +42,7 @@ fn command(role: &str) -> Vec<OsString> {
 fn plays_its_role_when_started_by_another_test() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
-    // `env` replaces itself by this process, so that the parent is the one who started it.
+    // `env` and `sh` replace themselves by this process, so that the parent is the one who started it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
     if role == "server" {
         fork_server(&socket);

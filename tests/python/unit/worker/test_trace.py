@@ -591,7 +591,7 @@ def test_an_async_task_that_cancels_itself_fails(bench: Any) -> None:
 
 @contextmanager
 def soft_limit(bench: Any, tag: int, seconds: float) -> Iterator[None]:
-    """Sends SIGUSR1 for a request after a while, as the supervisor does."""
+    """Sends SIGUSR1 for a request a while after it began, as the supervisor does."""
 
     def passed(signum: int, frame: Any) -> None:
         bench.channel.passed.add(tag)
@@ -599,10 +599,15 @@ def soft_limit(bench: Any, tag: int, seconds: float) -> Iterator[None]:
 
     old = signal.signal(signal.SIGUSR1, bench.limit.on_signal)
     old_alarm = signal.signal(signal.SIGALRM, passed)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def begun(**kwargs: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    signals.task_prerun.connect(begun)
     try:
         yield
     finally:
+        signals.task_prerun.disconnect(begun)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGUSR1, old)
         signal.signal(signal.SIGALRM, old_alarm)
@@ -613,7 +618,7 @@ def test_the_soft_limit_is_raised_in_the_task(bench: Any) -> None:
     def task() -> None:
         time.sleep(30)
 
-    with soft_limit(bench, 7, 0.05):
+    with soft_limit(bench, 7, 0.2):
         answer = bench.run("t", tag=7)
 
     assert answer.record["result"] == {
@@ -632,7 +637,7 @@ def test_a_task_may_catch_the_soft_limit(bench: Any) -> None:
             return "cleaned up"
         return "not reached"
 
-    with soft_limit(bench, 7, 0.05):
+    with soft_limit(bench, 7, 0.2):
         assert bench.run("t", tag=7).record["result"] == "cleaned up"
 
 
@@ -661,7 +666,7 @@ def test_the_soft_limit_is_raised_at_the_await_of_an_async_task(bench: Any) -> N
             cleaned.append("caught at the await")
             raise
 
-    with soft_limit(bench, 7, 0.05):
+    with soft_limit(bench, 7, 0.2):
         answer = bench.run("t", tag=7)
 
     assert cleaned == ["caught at the await"]
@@ -678,7 +683,7 @@ def test_the_soft_limit_is_raised_in_code_of_an_async_task_that_blocks_its_loop(
             return "caught"
         return "not reached"
 
-    with soft_limit(bench, 7, 0.05):
+    with soft_limit(bench, 7, 0.2):
         assert bench.run("t", tag=7).record["result"] == "caught"
     assert bench.run("t", body=b"[[], {}, {}]", mode="lost", detail="x").kind == "failure"
 
