@@ -70,6 +70,10 @@ fn append_field(
 
 /// As Python's `isoformat` writes it: microseconds, unless there are none.
 fn now_utc() -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "records have microseconds, and the engine's clock has none"
+    )]
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     let text = format_iso_utc((micros / 1000) as i64);
     let (second, zone) = (&text[..19], &text[26..]);

@@ -9,7 +9,6 @@ use crate::json::from_json;
 /// Fills the fields in. Tells whether it has: a body that is not as protocol 2 wants it, or not plain JSON, is
 /// left to others, and so are the headers then.
 #[pyfunction]
-#[expect(clippy::too_many_arguments, reason = "a whole request, in one call of the hot path")]
 pub(crate) fn fill_request(
     headers: &Bound<'_, PyDict>,
     properties: &Bound<'_, PyDict>,

@@ -22,7 +22,7 @@ from celeriac.utils.imports import gen_task_name, symbol_by_name
 from celeriac.utils.time import zone
 
 if TYPE_CHECKING:
-    from celeriac._core import Client, Publication, ResultRecord
+    from celeriac._core import Client, ResultRecord
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.canvas.signature import Signature
@@ -408,11 +408,11 @@ class Celery:
         send.publish(self, message, options)
         return self._sent(message, options)
 
-    def build_task_message(
+    def compose_task_message(
         self, name: str, args: Any, kwargs: Any, task: AnyTask | None, options: dict[str, Any]
-    ) -> Publication:
+    ) -> send.Message:
         """The message of a call, without sending it."""
-        return send.compose(self, name, args, kwargs, task, options).publication
+        return send.compose(self, name, args, kwargs, task, options)
 
     def _sent(self, message: send.Message, options: Mapping[str, Any]) -> AsyncResult[Any]:
         """The result object of a message that was sent; a child of the task that runs here."""

@@ -80,7 +80,8 @@ class Settings(MutableMapping[str, Any]):
 
     def values_now(self) -> Mapping[str, Any]:
         """All settings as a plain mapping: for hot paths, to be read at once and not kept."""
-        return self._values()
+        flat = self._flat
+        return self._values() if flat is None else flat
 
     def _values(self) -> dict[str, Any]:
         flat = self._flat

@@ -9,8 +9,8 @@ from celeriac.canvas.rebuild import maybe_signature
 from celeriac.canvas.signature import Signature
 
 if TYPE_CHECKING:
-    from celeriac._core import Publication
     from celeriac.app.base import Celery
+    from celeriac.app.send import Message
     from celeriac.result.async_result import AsyncResult
     from celeriac.result.eager import EagerResult
 
@@ -83,12 +83,12 @@ class chain(Signature[R]):
         await first.aapply_async(self._first_args(args), kwargs, chain=rest, **merged)
         return results[-1]
 
-    def build(
+    def compose(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Publication:
+    ) -> Message:
         """The message of the first step."""
         first, rest, _, merged = self._prepare(options)
-        return first.build(self._first_args(args), kwargs, chain=rest, **merged)
+        return first.compose(self._first_args(args), kwargs, chain=rest, **merged)
 
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

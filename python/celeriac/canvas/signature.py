@@ -11,6 +11,7 @@ from celeriac.utils import uuid
 if TYPE_CHECKING:
     from celeriac._core import Publication
     from celeriac.app.base import Celery
+    from celeriac.app.send import Message
     from celeriac.app.task import Task
     from celeriac.canvas.chain import chain
     from celeriac.result.async_result import AsyncResult
@@ -137,9 +138,15 @@ class Signature(dict[str, Any], Generic[R]):
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Publication:
         """The message that `apply_async` would send."""
+        return self.compose(args, kwargs, **options).publication
+
+    def compose(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Message:
+        """The same, with its parts and its id."""
         args, kwargs, options = self._for_sending(args, kwargs, options)
         task = self._known_type()
-        return self.app.build_task_message(self["task"], args, kwargs, task, options)
+        return self.app.compose_task_message(self["task"], args, kwargs, task, options)
 
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

@@ -19,6 +19,7 @@ from celeriac.utils import uuid
 if TYPE_CHECKING:
     from celeriac._core import ResultRecord
     from celeriac.app.base import Celery
+    from celeriac.app.send import Message
     from celeriac.utils.einfo import ExceptionInfo
     from celeriac.worker.records import RecordWriter
 
@@ -111,11 +112,10 @@ def _build(app: Celery, request: Context, signature: Mapping[str, Any], value: A
     Returns:
         Its task id.
     """
-    publication = maybe_signature(signature, app=app).build(
+    message: Message = maybe_signature(signature, app=app).compose(
         (value,), parent_id=request.id, root_id=request.root_id or request.id, **options
     )
     if request._follow_ups is None:
         request._follow_ups = []
-    request._follow_ups.append(publication)
-    task_id: str = publication.headers["id"]
-    return task_id
+    request._follow_ups.append(message.publication)
+    return message.id

@@ -749,3 +749,47 @@ def test_frames_of_a_failed_task_are_not_kept(bench: Any) -> None:
     bench.run("t")
 
     assert references[0]() is None, "freed by reference count, with no collection"
+
+
+def test_a_serializer_registered_for_json_reads_and_writes_here_too(bench: Any) -> None:
+    from celeriac.serialization import registry
+
+    def encode(obj: Any) -> bytes:
+        return b"own" + json.dumps(obj).encode()
+
+    def decode(data: Any) -> Any:
+        return json.loads(data[len("own") :])
+
+    before = dict(registry._codecs), dict(registry._names)
+    registry.register("json", encode, decode, "application/json")
+    try:
+
+        @bench.app.task(name="doubled")
+        def doubled(x: int) -> int:
+            return x * 2
+
+        message = bench.message("doubled", body=encode([[4], {}, {}]))
+        bench.tracer.trace(message)
+        record = bench.channel.answers[0].results[0].record
+    finally:
+        registry._codecs.clear()
+        registry._codecs.update(before[0])
+        registry._names.clear()
+        registry._names.update(before[1])
+    assert bench.channel.answers[0].kind == "success"
+    assert record.startswith(b"own")
+    assert json.loads(record[3:])["result"] == 8
+
+
+def test_what_a_task_leaves_on_the_stacks_is_gone_with_it(bench: Any) -> None:
+    from celeriac._state import get_current_task, push_current_task
+
+    @bench.app.task(name="careless", bind=True)
+    def careless(self: Any) -> None:
+        self.push_request(id="left")
+        push_current_task(self)
+
+    bench.tracer.trace(bench.message("careless"))
+    assert bench.channel.answers[0].kind == "success"
+    assert len(careless.request_stack) == 0
+    assert get_current_task() is None
