@@ -51,7 +51,8 @@ def worker_options(
         "node": node,
         "queues": consumed_queues(app, queues, exclude_queues),
         "concurrency": concurrency or _concurrency(conf.worker_concurrency),
-        "prefetch_multiplier": conf.worker_prefetch_multiplier,
+        # Without a wish the engine goes by how long tasks take.
+        "prefetch_multiplier": conf.chosen("worker_prefetch_multiplier"),
         "tasks": {name: task_options(task) for name, task in tasks.items()},
         "accept_content": sorted(registry.prepare_accept_content(conf.accept_content) or ()),
         "max_message_bytes": conf.worker_max_message_bytes or DEFAULT_MAX_MESSAGE_BYTES,

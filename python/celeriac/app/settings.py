@@ -50,6 +50,8 @@ class Settings(MutableMapping[str, Any]):
         self._defaults: list[Mapping[str, Any] | Callable[[], Mapping[str, Any]]] = []
         # All sources merged; None until the first read. Replaced as a whole, so readers need no lock.
         self._flat: dict[str, Any] | None = None
+        # Names of those that someone had set when the sources were merged. Written before `_flat`.
+        self._given: frozenset[str] = frozenset()
         # Grows with every change, so that what is computed from settings knows when it is old.
         self._generation = 0
 
@@ -96,16 +98,19 @@ class Settings(MutableMapping[str, Any]):
         return flat
 
     def _load(self) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        for defaults in reversed(self._defaults):
+            given.update(_by_new_names(defaults() if callable(defaults) else defaults))
+        given.update(read_source(self._source, self._namespace, self._silent))
+        given.update(self._preconf)
+        given.update(self._changes)
+        given.update(environment())
         flat = {name: setting.default for name, setting in SETTINGS.items()}
         for name, value in flat.items():
             if isinstance(value, dict):
                 flat[name] = dict(value)
-        for defaults in reversed(self._defaults):
-            flat.update(_by_new_names(defaults() if callable(defaults) else defaults))
-        flat.update(read_source(self._source, self._namespace, self._silent))
-        flat.update(self._preconf)
-        flat.update(self._changes)
-        flat.update(environment())
+        flat.update(given)
+        self._given = frozenset(given)
         for name in flat.keys() & SETTINGS.keys():
             flat[name] = convert(name, flat[name])
         self._flat = flat
@@ -141,6 +146,11 @@ class Settings(MutableMapping[str, Any]):
     def first(self, *names: str) -> Any:
         """The first of these settings that has a value."""
         return next((value for name in names if (value := self.get(name)) is not None), None)
+
+    def chosen(self, name: str) -> Any:
+        """The value of a setting that someone has set, be it the default's; None when nobody has."""
+        value = self._values()[name]
+        return value if name in self._given or name in self._changes else None
 
     def without_defaults(self) -> dict[str, Any]:
         """What differs from the built-in defaults."""

@@ -152,6 +152,14 @@ def test_purge_empties_the_queues_of_the_settings(app: Celery) -> None:
     assert app.control.purge() == 0
 
 
+def test_a_prefetch_multiplier_that_nobody_has_set_is_left_to_the_engine(app: Celery) -> None:
+    assert app.conf.worker_prefetch_multiplier == 4
+    assert worker_options(app, node="w@h", concurrency=3)["prefetch_multiplier"] is None
+
+    app.conf.worker_prefetch_multiplier = 4
+    assert worker_options(app, node="w@h", concurrency=3)["prefetch_multiplier"] == 4
+
+
 def test_options_of_the_worker(app: Celery) -> None:
     app.conf.update(
         worker_prefetch_multiplier=2, task_time_limit=30, result_expires=10, accept_content=["json", "yaml"]
