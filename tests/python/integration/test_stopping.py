@@ -61,7 +61,9 @@ def worker(project: Any) -> Any:
     return project.start("-c", "1", "-n", "w1@here")
 
 
-def test_a_warm_stop_lets_running_tasks_end_and_hands_the_rest_back(project: Any, worker: Any) -> None:
+def test_a_warm_stop_lets_running_tasks_end_and_hands_the_rest_back(project: Any) -> None:
+    project.write(TASKS)
+    worker = project.start("-c", "1", "--prefetch-multiplier", "4")
     result = project.send("wait")
     project.wait_for_mark("waiting")
     rest = [project.send("add", n, n) for n in range(10)]
