@@ -166,6 +166,8 @@ def test_a_dead_fork_server_is_replaced(project: Any, worker: Any) -> None:
     [server] = [pid for pid in children_of(worker.pid) if children_of(pid)]
 
     os.kill(server, signal.SIGKILL)
+    # A task given to the child in the moment before it dies with its server would be lost with it.
+    worker.wait_for("exited with")
 
     assert project.send("add", 2, 2).get(timeout=30) == 4
     assert worker.stop() == 0
