@@ -1,6 +1,6 @@
 """A call with its options becomes a message, and the message goes to the engine.
 
-Headers, their order and the body are Celery's protocol 2.
+Headers, their order and the body are Celery's protocol 2; `protocol_1` makes the older form of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac._core import Publication, saferepr
 from celeriac._state import get_current_worker_task
-from celeriac.app import templates
+from celeriac.app import protocol_1, templates
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
@@ -188,7 +188,11 @@ def compose(
     if custom:
         headers.update(custom)
     properties = _properties(app, conf, task_id, expiration, options)
-    body = (args, kwargs, embed)
+    body: Any = (args, kwargs, embed)
+    written = headers
+    if conf["task_protocol"] == 1:
+        simple = False
+        body, written = protocol_1.body(headers, args, kwargs, embed), dict(custom or {})
     if before_task_publish.receivers:
         # What they change is their answer to this one call.
         simple = False
@@ -197,16 +201,17 @@ def compose(
             body=body,
             exchange=exchange,
             routing_key=routing_key,
-            headers=headers,
+            headers=written,
             properties=properties,
             declare=[],
             retry_policy=options.get("retry_policy"),
         )
-    data = _encode(body, serializer, compression, headers, properties)
-    publication = Publication(headers, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms)
+    data = _encode(body, serializer, compression, written, properties)
+    publication = Publication(written, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms)
     if simple and task is not None and serializer == "json":
         templates.learn(app, task, target, headers, properties)
-    return Message(publication, headers["task"], headers["id"], headers["ignore_result"], body, headers)
+    content = (args, kwargs, embed)
+    return Message(publication, headers["task"], headers["id"], headers["ignore_result"], content, headers)
 
 
 def _fill(

@@ -110,6 +110,9 @@ class _EagerCall:
             task.request_stack.pop()
             pop_current_task()
         if isinstance(value, Retry) and state == states.RETRY and value.sig is not None:
+            if self.throw:
+                # Celery's rule: who wants exceptions at the call gets the first one.
+                raise value
             return self._again(value)
         if self.throw and state in states.PROPAGATE_STATES:
             raise value
@@ -173,7 +176,7 @@ class _EagerCall:
                 logger.exception("error link %r of task %s raised", linked, self.request.id)
 
     def _again(self, retry: Retry) -> EagerResult[Any]:
-        result = retry.sig.apply(throw=self.throw)
+        result = retry.sig.apply(throw=False)
         if isinstance(result.result, Retry) and result.result.exc is not None:
             result._cache["result"] = result.result.exc
         return result  # type: ignore[no-any-return]

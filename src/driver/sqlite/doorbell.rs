@@ -103,6 +103,12 @@ struct Bell {
     path: PathBuf,
 }
 
+/// A bell of another process, or of another store of this one.
+pub(super) struct Listener {
+    id: i64,
+    path: String,
+}
+
 /// What the thread tells the store.
 pub(super) enum Heard {
     /// These kinds changed, or are due.
@@ -280,25 +286,31 @@ impl Bells {
         rings
     }
 
-    /// Rings others' bells of these kinds. Those that are gone are taken out of the table.
-    pub(super) fn ring(&self, connection: &Connection, rings: Rings) -> rusqlite::Result<()> {
-        let Some(sender) = &self.sender else { return Ok(()) };
-        for kind in rings.kinds() {
+    /// Others' bells of these kinds, read within the transaction that changes something: whoever is named later
+    /// looks later, and reading them then costs a transaction of its own.
+    pub(super) fn listeners(&self, connection: &Connection, rings: Rings) -> rusqlite::Result<Vec<Listener>> {
+        let mut found = Vec::new();
+        for kind in rings.kinds().filter(|_| self.sender.is_some()) {
             let mut statement = connection.prepare_cached("SELECT id, path FROM listener WHERE kind = ?1")?;
             let mut rows = statement.query([kind as i64])?;
-            let mut gone = Vec::new();
             while let Some(row) = rows.next()? {
                 let path = row.get_ref(1)?.as_str()?;
-                if !self.is_own(kind, path)
-                    && let Err(error) = sender.send_to(&[1], path)
-                    && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
-                {
-                    gone.push((row.get::<_, i64>(0)?, path.to_owned(), error.kind()));
+                if !self.is_own(kind, path) {
+                    found.push(Listener { id: row.get(0)?, path: path.to_owned() });
                 }
             }
-            drop(rows);
-            for (id, path, why) in gone {
-                remove(connection, id, Some(&path).filter(|_| why == ErrorKind::ConnectionRefused))?;
+        }
+        Ok(found)
+    }
+
+    /// Rings these bells, after the commit. Those that are gone are taken out of the table.
+    pub(super) fn ring(&self, connection: &Connection, listeners: &[Listener]) -> rusqlite::Result<()> {
+        let Some(sender) = &self.sender else { return Ok(()) };
+        for Listener { id, path } in listeners {
+            match sender.send_to(&[1], path).map_err(|error| error.kind()) {
+                Err(ErrorKind::ConnectionRefused) => remove(connection, *id, Some(path))?,
+                Err(ErrorKind::NotFound) => remove(connection, *id, None)?,
+                _ => {}
             }
         }
         Ok(())

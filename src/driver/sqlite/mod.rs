@@ -42,7 +42,7 @@ use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::Threading;
 use connection::Linked;
-use doorbell::{Bells, Heard, Kind, Rings};
+use doorbell::{Bells, Heard, Kind, Listener, Rings};
 use fault::Fault;
 use process::Process;
 use watch::Watches;
@@ -172,10 +172,7 @@ fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
             durable,
             threading: options.threading,
         },
-        Box::new({
-            let signals = signals.clone();
-            move |connection, rings| signals.committed(connection, rings)
-        }),
+        signals.clone(),
     )
     .map_err(system)?;
     Ok(Arc::new(Shared {
@@ -198,8 +195,8 @@ fn url(path: &std::path::Path) -> String {
 
 impl Signals {
     /// Wakes whoever waits for what this process has just committed.
-    fn committed(&self, connection: &Connection, rings: Rings) {
-        if let Err(error) = self.bells.ring(connection, rings) {
+    fn committed(&self, connection: &Connection, rings: Rings, listeners: &[Listener]) {
+        if let Err(error) = self.bells.ring(connection, listeners) {
             tracing::debug!(%error, "cannot ring; others will see the change within a second");
         }
         self.wake(rings);

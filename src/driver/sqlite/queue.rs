@@ -302,17 +302,22 @@ pub(super) fn commit(
     max_crashes: u32,
     commit: &Commit,
 ) -> Result<Committed> {
-    let mut held = None;
-    if let Some(claim) = commit.claim {
-        held = if commit.settle == Settle::Keep {
-            keep(step, owner, claim, commit.begun)?
-        } else {
-            let_go(step, owner, claim)?
-        };
-        if held.is_none() {
-            return Ok(Committed::Stale);
+    let held = match (commit.claim, &commit.settle) {
+        (None, _) => None,
+        (Some(claim), Settle::Ack) if acknowledge(step, owner, claim)? => None,
+        (Some(_), Settle::Ack) => return Ok(Committed::Stale),
+        (Some(claim), settle) => {
+            let held = if *settle == Settle::Keep {
+                keep(step, owner, claim, commit.begun)?
+            } else {
+                let_go(step, owner, claim)?
+            };
+            if held.is_none() {
+                return Ok(Committed::Stale);
+            }
+            held
         }
-    }
+    };
     // Settled first: what an acknowledged message leaves is room for its result where the disk is full.
     let committed = match held {
         Some(standing) => settle(step, standing, &commit.settle, max_crashes)?,
@@ -321,6 +326,20 @@ pub(super) fn commit(
     results::store(step, commit.results.iter())?;
     publish(step, &commit.publications)?;
     Ok(committed)
+}
+
+/// Ends a claim and its message; false when it is not this owner's any more. The common way, so without
+/// `RETURNING`, for which SQLite makes a temporary table.
+fn acknowledge(step: &Step<'_>, owner: i64, claim: ClaimId) -> Result<bool> {
+    let (message, fence) = (claim.id as i64, claim.fence as i64);
+    let ended = step.run(
+        "DELETE FROM claimed WHERE message = ?1 AND owner = ?2 AND fence = ?3",
+        &[&message, &owner, &fence],
+    )?;
+    if ended == 1 {
+        step.run("DELETE FROM message WHERE id = ?1", &[&message])?;
+    }
+    Ok(ended == 1)
 }
 
 fn keep(step: &Step<'_>, owner: i64, claim: ClaimId, begun: bool) -> Result<Option<Standing>> {
@@ -344,10 +363,8 @@ pub(super) fn let_go(step: &Step<'_>, owner: i64, claim: ClaimId) -> Result<Opti
 
 fn settle(step: &mut Step<'_>, standing: Standing, settle: &Settle, max_crashes: u32) -> Result<Committed> {
     match settle {
-        Settle::Keep => {}
-        Settle::Ack => {
-            step.run("DELETE FROM message WHERE id = ?1", &[&standing.message])?;
-        }
+        // An acknowledgement has been carried out where the claim was looked at.
+        Settle::Keep | Settle::Ack => {}
         Settle::Requeue => {
             let place = step.numbers(1)?;
             make_ready(step, Standing { place, ..standing.delivered() })?;

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::Signals;
 use super::connection::{Linked, retry};
 use super::doorbell::Rings;
 use super::fault::Fault;
@@ -36,9 +37,6 @@ pub(super) enum Durability {
     Durable,
 }
 
-/// Called with what a committed transaction changed.
-pub(super) type Ring = Box<dyn Fn(&Connection, Rings) + Send + Sync>;
-
 pub(super) struct Writer {
     clock: Clock,
     timeout: Duration,
@@ -52,7 +50,8 @@ pub(super) struct Writer {
     room: Arc<Semaphore>,
     /// Used by whoever carries out jobs, for the length of one transaction.
     desk: Mutex<Desk>,
-    ring: Ring,
+    /// Told of what a committed transaction changed.
+    signals: Arc<Signals>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +131,7 @@ impl Writer {
     pub(super) fn start(
         connection: Linked,
         options: WriterOptions,
-        ring: Ring,
+        signals: Arc<Signals>,
     ) -> std::io::Result<Arc<Self>> {
         let writer = Arc::new(Self {
             clock: options.clock,
@@ -143,7 +142,7 @@ impl Writer {
             changed: Condvar::new(),
             room: Arc::new(Semaphore::new(WAITING)),
             desk: Mutex::new(Desk { connection, queues: HashMap::new(), synchronous: None }),
-            ring,
+            signals,
         });
         if options.threading == Threading::Dedicated {
             let writer = writer.clone();
@@ -293,21 +292,29 @@ impl Writer {
             now: self.clock.now(),
             rings: Rings::default(),
         };
-        let mut done = jobs.iter_mut().try_for_each(|job| job.attempt(&mut step));
+        let attempted = jobs.iter_mut().try_for_each(|job| job.attempt(&mut step));
         let rings = step.rings;
-        if done.is_ok() {
-            done = desk.sql("COMMIT").map_err(Fault::from);
-        }
-        if done.is_err() {
-            desk.queues.clear();
-            // Some errors have rolled back by themselves.
-            if !desk.connection.is_autocommit() {
-                desk.sql("ROLLBACK")?;
+        let committed = attempted.and_then(|()| {
+            let listeners = self.signals.bells.listeners(&desk.connection, rings)?;
+            desk.sql("COMMIT")?;
+            Ok(listeners)
+        });
+        match committed {
+            Ok(listeners) => {
+                if rings != Rings::default() {
+                    self.signals.committed(&desk.connection, rings, &listeners);
+                }
+                Ok(())
             }
-        } else if rings != Rings::default() {
-            (self.ring)(&desk.connection, rings);
+            Err(fault) => {
+                desk.queues.clear();
+                // Some errors have rolled back by themselves.
+                if !desk.connection.is_autocommit() {
+                    desk.sql("ROLLBACK")?;
+                }
+                Err(fault)
+            }
         }
-        done
     }
 
     /// Something that cannot be done within a transaction, between two of them.

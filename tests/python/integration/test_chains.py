@@ -80,3 +80,10 @@ def test_error_links_of_both_kinds_are_called(project: Any, worker: Any) -> None
 
     assert project.wait_for_mark("errback_old", result.id) == result.id
     assert project.wait_for_mark("errback", f"{result.id} broken link") == f"{result.id} broken link"
+
+
+def test_a_chain_sent_in_protocol_1_runs_to_its_end(project: Any, worker: Any) -> None:
+    project.client.conf.task_protocol = 1
+    steps = chain(*(signature(project, "add", *args) for args in ((1, 1), (10,), (100,))), app=project.client)
+
+    assert steps.apply_async().get(timeout=30) == 112

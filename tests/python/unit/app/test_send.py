@@ -142,6 +142,24 @@ def test_a_message_is_what_celery_sends(case: str, golden, register, outbox: Out
     assert ours == theirs_body
 
 
+@pytest.mark.parametrize("case", ["protocol_1", "protocol_1_options", "chain_protocol_1"])
+def test_protocol_1_is_written_as_celery_writes_it(case: str, golden, register, outbox: Outbox) -> None:
+    recorded = golden(f"redis_messages/{case}")
+    app = Celery("capture", broker="sqlite:///unused.db", **recorded["settings"])
+
+    run(recorded["call"], app, register(app))
+
+    (publication,) = outbox.sent
+    assert publication.headers == {}
+    ours, theirs = json.loads(publication.body), recorded["messages"][0]["decoded"]["body (decoded)"]
+    assert list(ours) == list(theirs)
+    assert publication.properties["correlation_id"] == ours.pop("id")
+    del theirs["id"]
+    for name in ("eta", "expires"):
+        _assert_same_form(ours.pop(name), theirs.pop(name))
+    assert _without_ids(ours) == _without_ids(theirs)
+
+
 def _ids_of(recorded: Any) -> list[str]:
     return [message["decoded"]["headers"]["id"] for message in recorded["messages"]]
 

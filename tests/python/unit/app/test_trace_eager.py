@@ -130,6 +130,20 @@ def test_a_retry_tells_its_hook_and_runs_again(app: Celery) -> None:
     ]
 
 
+def test_a_retry_is_raised_at_the_call_when_exceptions_are(app: Celery) -> None:
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    runs = []
+
+    @app.task(bind=True, max_retries=3)
+    def fails(self: Task[..., Any]) -> None:
+        runs.append(self.request.retries)
+        raise self.retry(exc=ValueError("again"))
+
+    with pytest.raises(Retry):
+        fails.delay()
+    assert runs == [0]
+
+
 def test_autoretry_gives_up_after_max_retries_with_the_last_exception(app: Celery) -> None:
     runs: list[int] = []
 
