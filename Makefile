@@ -28,9 +28,10 @@ demo: dev ## the Flask image service, end to end, on real pictures
 	$(BIN)/python examples/flask_images/demo.py
 
 test: ## set up what is missing, then lint and every test
-	$(MAKE) lint
+	$(MAKE) lint-rust
+	$(MAKE) wheel-quick  # before the others: it builds the bridge with settings of its own, once each is enough
+	$(MAKE) lint-python
 	$(MAKE) test-engine
-	$(MAKE) wheel-quick
 	$(MAKE) test-py
 
 dev: $(VENV)/.stamp ## build the bridge (quick profile) into python/celeriac
