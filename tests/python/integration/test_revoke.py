@@ -59,7 +59,7 @@ def test_a_running_task_is_terminated_on_request_and_the_next_one_runs(project: 
     with pytest.raises(TaskRevokedError, match="terminated"):
         result.get(timeout=30)
     assert project.send("add", 1, 1).get(timeout=30) == 2
-    assert project.marks("revoked") == "wait:True:False "
+    assert project.wait_for_mark("revoked", "wait:True:False ") == "wait:True:False "
 
 
 def test_revoking_a_running_task_without_terminating_changes_nothing(project: Any, worker: Any) -> None:
