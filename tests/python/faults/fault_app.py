@@ -12,7 +12,6 @@ app = Celery("fault_app", broker=os.environ["FAULT_STORE"], backend=os.environ["
 app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    worker_prefetch_multiplier=4,
 )
 
 _log = os.open(os.environ["FAULT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -9,20 +9,24 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 
+import pytest
 from fleet import Fleet, is_alive, rss_kib, until
+
+from celeriac.app import send
 
 TASKS = 2_000
 KILLS = 10
 SLOTS = 4
 
 
+@pytest.mark.parametrize("prefetch", [(), ("--prefetch-multiplier", "4")], ids=["adaptive", "multiplier of 4"])
 def test_late_acknowledged_tasks_survive_random_kills(
-    fleet: Fleet, fault_app: ModuleType, figure: Callable[[str], None]
+    fleet: Fleet, fault_app: ModuleType, figure: Callable[[str], None], prefetch: tuple[str, ...]
 ) -> None:
     seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
     chance = random.Random(seed)
     results = [fault_app.work.delay(n) for n in range(TASKS)]
-    worker = fleet.start("-c", str(SLOTS))
+    worker = fleet.start("-c", str(SLOTS), *prefetch)
     at_risk = 0
     kills = {"child": 0, "worker": 0}
 
@@ -36,7 +40,7 @@ def test_late_acknowledged_tasks_survive_random_kills(
             stored = fault_app.app.client.read([result.id for result in results])
             at_risk += sum(1 for number in fleet.runs()[0] if stored[number] is None)
             kills["worker"] += 1
-            worker = fleet.start("-c", str(SLOTS))
+            worker = fleet.start("-c", str(SLOTS), *prefetch)
         else:
             pool = until(lambda w=worker: fleet.pool(w), 10, "children to kill")
             os.kill(chance.choice(pool), signal.SIGKILL)
@@ -49,7 +53,7 @@ def test_late_acknowledged_tasks_survive_random_kills(
     duplicates = sum(begun.values()) - TASKS
     lost = TASKS - len(ended)
     figure(
-        f"seed {seed}: {TASKS} tasks, {SLOTS} slots, kills {kills}: lost {lost}, begun twice {duplicates}, "
+        f"seed {seed}, prefetch {' '.join(prefetch) or 'adaptive'}: {TASKS} tasks, {SLOTS} slots, kills {kills}: lost {lost}, begun twice {duplicates}, "
         f"uncommitted at the kills {at_risk}"
     )
     assert lost == 0
@@ -132,10 +136,7 @@ def test_a_hundred_thousand_far_etas_cost_the_worker_no_memory(
 
     for _ in range(100):
         app.client.publish(
-            [
-                app.build_task_message("fault_app.noop", (), {}, fault_app.noop, {"countdown": 3600})
-                for _ in range(1_000)
-            ]
+            [send.build(app, "fault_app.noop", task=fault_app.noop, countdown=3600) for _ in range(1_000)]
         )
     assert fault_app.work.delay(1).get(timeout=30) == 1
     grown = rss_kib(worker.pid) - before
