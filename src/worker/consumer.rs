@@ -41,6 +41,9 @@ use crate::protocol::ControlRequest;
 /// Outcomes that may wait for their commit before no more is claimed.
 const MAX_UNCOMMITTED: usize = 2_000;
 
+/// A claim that is not answered for so long has found nothing and waits.
+const WAITS: Duration = Duration::from_millis(100);
+
 /// A consumer of the broker. There is more than one when the watchdog made a new one: the old one keeps
 /// its claims until they are settled.
 pub(super) struct Source {
@@ -169,8 +172,11 @@ impl ConsumerLoop {
 
     fn start_claim(&mut self) {
         let slots = self.pool.slots();
-        // Tasks turned out to be long while a large claim waits: a smaller one takes its place.
-        let too_large = |claim: &Claim| claim.count > 2 * self.prefetch.target(slots).max(1);
+        // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
+        // may just be answering: what it took would come back behind what the smaller one takes.
+        let too_large = |claim: &Claim| {
+            claim.count > 2 * self.prefetch.target(slots).max(1) && claim.since.elapsed() >= WAITS
+        };
         if self.claiming.as_ref().is_some_and(too_large) {
             self.claiming = None;
         }
