@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::log::Log;
 use super::notice::Level;
+use crate::backoff::Backoff;
 
-const FIRST_DELAY: Duration = Duration::from_millis(50);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// Workers that lost the same broker must not all come back in the same moment.
+const BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(50), max: Duration::from_secs(5), jitter: 0.5 };
 
 /// One way to a store, such as claiming.
 pub(crate) struct Link {
@@ -30,10 +32,9 @@ impl Link {
                 format!("cannot {}: {error}; trying again until it works", self.what)
             });
         }
+        let delay = BACKOFF.delay(self.failures, &mut fastrand::Rng::new());
         self.failures = self.failures.saturating_add(1);
-        let longest = LONGEST_DELAY.min(FIRST_DELAY * 2u32.saturating_pow(self.failures.min(10) - 1));
-        // Workers that lost the same broker must not all come back in the same moment.
-        longest.mul_f64(0.5 + fastrand::f64() / 2.0)
+        delay
     }
 
     /// It worked.
