@@ -6,38 +6,39 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Client, ClientError};
 use crate::backend::BackendError;
+use crate::backoff::Backoff;
 use crate::broker::BrokerError;
 
-const FIRST_DELAY: Duration = Duration::from_millis(20);
-const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// With jitter, so that clients of one broker do not come back together.
+const BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(20), max: Duration::from_secs(1), jitter: 0.5 };
 /// After an attempt that has itself waited for the store.
-const SHORT_DELAY: Duration = Duration::from_millis(1);
+const SHORT: Backoff = Backoff { max: Duration::from_millis(1), ..BACKOFF };
 
-/// Delays that double, with jitter so that clients of one broker do not come back together.
+/// What is left of a call's time, and how often it has failed without waiting.
 pub(super) struct Patience {
     deadline: Instant,
-    delay: Duration,
+    failures: u32,
 }
 
 impl Patience {
     pub(super) fn until(deadline: Instant) -> Self {
-        Self { deadline, delay: FIRST_DELAY }
+        Self { deadline, failures: 0 }
     }
 
     /// Waits before the next attempt; false when there is no time left for one.
     pub(super) async fn pause(&mut self, after: &ClientError) -> bool {
+        let mut rng = fastrand::Rng::new();
         let delay = if after.is_timeout() {
-            SHORT_DELAY
+            SHORT.delay(0, &mut rng)
         } else {
-            let delay = self.delay;
-            self.delay = (delay * 2).min(LONGEST_DELAY);
-            delay
+            self.failures += 1;
+            BACKOFF.delay(self.failures - 1, &mut rng)
         };
-        let jittered = delay.mul_f64(0.5 + fastrand::f64() / 2.0);
-        if Instant::now() + jittered >= self.deadline {
+        if Instant::now() + delay >= self.deadline {
             return false;
         }
-        tokio::time::sleep(jittered).await;
+        tokio::time::sleep(delay).await;
         true
     }
 }
