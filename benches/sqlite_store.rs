@@ -81,6 +81,7 @@ fn options() -> ConsumerOptions {
         node: "bench".to_owned(),
         lease: Duration::from_secs(30),
         max_crashes: 3,
+        results: None,
     }
 }
 
@@ -142,6 +143,7 @@ async fn through(store: &SqliteStore) {
                 record: "r".repeat(200).into(),
                 content_type: "application/json".to_owned(),
                 expires_ms: Some(86_400_000),
+                reply_to: None,
             }],
             publications: Vec::new(),
             begun: false,

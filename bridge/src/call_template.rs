@@ -123,7 +123,13 @@ impl CallTemplate {
         let body = self.body(py, args, kwargs, embed)?;
         let message = Message { headers: headers.into(), properties, body };
         let (exchange, routing_key) = (self.exchange.clone(), self.routing_key.clone());
-        Ok(Some(Publication(protocol::Publication { exchange, routing_key, due_ms: None, message })))
+        Ok(Some(Publication(protocol::Publication {
+            exchange,
+            routing_key,
+            due_ms: None,
+            declare: None,
+            message,
+        })))
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn json_record(
         record: out.into(),
         content_type: JSON.to_owned(),
         expires_ms,
+        reply_to: None,
     };
     Ok(ResultRecord(record))
 }

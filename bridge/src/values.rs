@@ -30,7 +30,7 @@ impl Publication {
             properties: properties_from(properties)?,
             body: Bytes::copy_from_slice(body.as_bytes()),
         };
-        Ok(Self(protocol::Publication { exchange, routing_key, due_ms, message }))
+        Ok(Self(protocol::Publication { exchange, routing_key, due_ms, declare: None, message }))
     }
 
     #[getter]
@@ -86,7 +86,7 @@ impl ResultRecord {
         expires_ms: Option<u64>,
     ) -> Self {
         let record = Bytes::copy_from_slice(record.as_bytes());
-        Self(protocol::ResultRecord { task_id, state, record, content_type, expires_ms })
+        Self(protocol::ResultRecord { task_id, state, record, content_type, expires_ms, reply_to: None })
     }
 
     #[getter]

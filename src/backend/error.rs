@@ -34,6 +34,14 @@ pub enum BackendError {
         /// What the store said, and what to do.
         reason: String,
     },
+    /// The store refuses this very call, and will again.
+    #[error("result backend {url} refuses: {reason}")]
+    Refused {
+        /// Without its password.
+        url: String,
+        /// What it said, and what to do.
+        reason: String,
+    },
     /// The backend was closed.
     #[error("the connection to the result backend is closed")]
     Closed,

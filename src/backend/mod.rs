@@ -24,6 +24,18 @@ pub trait ResultBackend: Send + Sync {
     /// Follows ids: the stream first gives what is stored now, then every change. Woken, not polled.
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError>;
 
+    /// Called before messages are published whose results are wanted: whatever results come back through must be
+    /// there by then (the reply queue of `rpc://`).
+    async fn prepare(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks
+    /// inside.
+    fn location(&self) -> String {
+        String::new()
+    }
+
     /// The same as [`crate::broker::Broker::store_id`].
     fn store_id(&self) -> Option<String>;
 

@@ -34,6 +34,14 @@ pub enum BrokerError {
         /// What the store said, and what to do.
         reason: String,
     },
+    /// The broker refuses this very call, and will again: no route, no access, a queue declared otherwise.
+    #[error("broker {url} refuses: {reason}")]
+    Refused {
+        /// Without its password.
+        url: String,
+        /// What it said, and what to do.
+        reason: String,
+    },
     /// One message is larger than the broker takes.
     #[error("message of {size} bytes is over the limit of {limit} bytes")]
     TooLarge {

@@ -68,6 +68,12 @@ pub trait Broker: Send + Sync {
     /// The URL without its password, for banners and errors.
     fn display_url(&self) -> String;
 
+    /// What an operator should know about this store, in sentences: settings that lose messages above all. Asked
+    /// once, at the start of a worker.
+    async fn advice(&self) -> Result<Vec<String>, BrokerError> {
+        Ok(Vec::new())
+    }
+
     /// Forgets expired results, spent broadcasts, dead leases. Workers call it every minute or so.
     async fn sweep(&self) -> Result<(), BrokerError>;
 }
@@ -84,6 +90,9 @@ pub struct ConsumerOptions {
     pub lease: Duration,
     /// Crashes (ends of the process that ran it) after which a message is dead.
     pub max_crashes: u32,
+    /// Where the results of its commits go ([`crate::backend::ResultBackend::location`]), when broker and backend
+    /// are one store.
+    pub results: Option<String>,
 }
 
 /// How much may be claimed now.

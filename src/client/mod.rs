@@ -12,12 +12,10 @@ use parking_lot::Mutex;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
-use crate::driver::{self, ConnectOptions, Threading};
+use crate::driver::{self, ConnectOptions};
 
 pub use error::ClientError;
 
-/// How long one attempt of an inline store may block the thread of its caller.
-const SLICE: Duration = Duration::from_millis(100);
 /// Stands for "no limit": what is added to the clock must not overflow.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -36,10 +34,6 @@ pub struct Client {
 
 impl Client {
     /// A client that has not connected yet.
-    ///
-    /// An inline store blocks whoever polls it while the store is locked, and can neither be interrupted nor
-    /// given a deadline for one call. So it is asked to give up after a moment, and asked again until the
-    /// deadline: in between the caller may look for signals.
     pub fn new(broker_url: &str, backend_url: Option<&str>, options: ConnectOptions) -> Self {
         Self {
             broker_url: broker_url.to_owned(),
@@ -56,7 +50,7 @@ impl Client {
         if self.broker.get().is_none() {
             let _connecting = self.connecting.lock();
             if self.broker.get().is_none() {
-                let broker = driver::connect_broker(&self.broker_url, self.sliced())?;
+                let broker = driver::connect_broker(&self.broker_url, self.options.clone())?;
                 let _set_before = self.broker.set(broker);
             }
         }
@@ -74,20 +68,11 @@ impl Client {
         if self.backend.get().is_none() {
             let _connecting = self.connecting.lock();
             if self.backend.get().is_none() {
-                let backend = driver::connect_backend(url, self.sliced())?;
+                let backend = driver::connect_backend(url, self.options.clone())?;
                 let _set_before = self.backend.set(backend);
             }
         }
         Ok(&**self.backend.get().expect("it was set above"))
-    }
-
-    fn sliced(&self) -> ConnectOptions {
-        let mut options = self.options.clone();
-        if options.threading == Threading::Inline {
-            options.connect_timeout = options.connect_timeout.min(SLICE);
-            options.publish_timeout = options.publish_timeout.min(SLICE);
-        }
-        options
     }
 }
 

@@ -45,7 +45,7 @@ impl Patience {
 
 impl Client {
     /// Repeats a call until it succeeds, fails for good, or `timeout` (by default the client's own) is over.
-    /// An attempt may block its thread, but only for moments: see [`Client::new`].
+    /// An attempt may block its thread, but only for moments: see `driver/connect.rs`.
     pub(super) async fn patiently<T, F>(
         &self,
         timeout: Option<Duration>,

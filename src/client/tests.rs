@@ -34,6 +34,7 @@ async fn what_is_published_can_be_claimed() {
         node: "w@h".into(),
         lease: Duration::from_secs(30),
         max_crashes: 3,
+        results: None,
     };
     let consumer = client.broker().unwrap().consume(options).await.unwrap();
     let claimed = consumer.claim(Credit { count: 10, bytes: 1 << 20 }).await.unwrap();

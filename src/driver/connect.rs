@@ -1,5 +1,6 @@
 //! From a URL to a store.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,13 @@ use crate::backend::{BackendError, ResultBackend};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Clock;
 use crate::driver::memory::MemoryStore;
+use crate::protocol::Topology;
+#[cfg(any(feature = "redis", feature = "amqp"))]
+use crate::url::StoreUrl;
+
+/// How long one attempt of an inline store may block the thread of its caller.
+#[cfg(feature = "sqlite")]
+const SLICE: Duration = Duration::from_millis(100);
 
 /// Who does the store's work in this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +27,7 @@ pub enum Threading {
     Dedicated,
 }
 
-/// How a process uses its stores.
+/// How a process uses its stores. What a store has no use for it does not look at.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     /// Who does the store's work.
@@ -30,6 +38,57 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// How long one call may take, a publish above all.
     pub publish_timeout: Duration,
+    /// `broker_transport_options`, or `result_backend_transport_options` (Celery settings), as JSON.
+    pub transport: serde_json::Map<String, serde_json::Value>,
+    /// `broker_use_ssl`, or `redis_backend_use_ssl`; none is what the URL's scheme says.
+    pub tls: Option<TlsOptions>,
+    /// Queues and exchanges of the app.
+    pub topology: Arc<Topology>,
+    /// Publications with a due time are parked by whoever sends them. Otherwise brokers that stock Celery workers
+    /// may consume from deliver them at once, with their `eta` header, and the worker that claims them parks them.
+    pub park: bool,
+    /// `broker_heartbeat` of AMQP; none is what the server proposes.
+    pub heartbeat: Option<Duration>,
+    /// Media type of result records, for stores that do not keep it.
+    pub result_content_type: String,
+    /// How results are sent that a queue carries.
+    pub reply: ReplyOptions,
+}
+
+/// TLS as Celery's settings have it; paths are of PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// Whom to trust; none is what the system trusts.
+    pub ca_certs: Option<PathBuf>,
+    /// Our certificate.
+    pub certfile: Option<PathBuf>,
+    /// Its key.
+    pub keyfile: Option<PathBuf>,
+    /// What is checked of the server.
+    pub verify: TlsVerify,
+}
+
+/// What is checked of a TLS server (`ssl_cert_reqs`, `ssl_check_hostname`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVerify {
+    /// Its certificate and its name.
+    #[default]
+    Full,
+    /// Its certificate, for any name.
+    Certificate,
+    /// Nothing (`CERT_NONE`).
+    Nothing,
+}
+
+/// Results over a queue (`rpc://`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplyOptions {
+    /// The queue that this process receives its results on.
+    pub queue: Option<String>,
+    /// `result_persistent`.
+    pub persistent: bool,
+    /// `result_expires`: how long an unused queue lasts.
+    pub expires_ms: Option<u64>,
 }
 
 impl Default for ConnectOptions {
@@ -39,7 +98,28 @@ impl Default for ConnectOptions {
             clock: Clock::system(),
             connect_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(5),
+            transport: serde_json::Map::new(),
+            tls: None,
+            topology: Arc::default(),
+            park: true,
+            heartbeat: None,
+            result_content_type: "application/json".to_owned(),
+            reply: ReplyOptions::default(),
         }
+    }
+}
+
+impl ConnectOptions {
+    /// An inline store blocks whoever polls it while the store is locked, and can neither be interrupted nor
+    /// given a deadline for one call. So it is asked to give up after a moment, and asked again until the
+    /// deadline: in between the caller may look for signals.
+    #[cfg(feature = "sqlite")]
+    fn sliced(mut self) -> Self {
+        if self.threading == Threading::Inline {
+            self.connect_timeout = self.connect_timeout.min(SLICE);
+            self.publish_timeout = self.publish_timeout.min(SLICE);
+        }
+        self
     }
 }
 
@@ -49,6 +129,10 @@ pub fn connect_broker(url: &str, options: ConnectOptions) -> Result<Arc<dyn Brok
         Store::Memory(store) => Arc::new(store),
         #[cfg(feature = "sqlite")]
         Store::Sqlite(store) => Arc::new(store),
+        #[cfg(feature = "redis")]
+        Store::Redis(url, options) => super::redis::broker(&url, options)?,
+        #[cfg(feature = "amqp")]
+        Store::Amqp(url, options) => super::amqp::broker(&url, options)?,
     })
 }
 
@@ -59,12 +143,17 @@ pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn Res
         BrokerError::Unavailable { url, reason } => BackendError::Unavailable { url, reason },
         BrokerError::Timeout { url, after, reason } => BackendError::Timeout { url, after, reason },
         BrokerError::Broken { url, reason } => BackendError::Broken { url, reason },
+        BrokerError::Refused { url, reason } => BackendError::Refused { url, reason },
         BrokerError::TooLarge { .. } | BrokerError::Closed => BackendError::Closed,
     })?;
     Ok(match store {
         Store::Memory(store) => Arc::new(store),
         #[cfg(feature = "sqlite")]
         Store::Sqlite(store) => Arc::new(store),
+        #[cfg(feature = "redis")]
+        Store::Redis(url, options) => super::redis::backend(&url, options)?,
+        #[cfg(feature = "amqp")]
+        Store::Amqp(url, options) => super::amqp::backend(&url, options)?,
     })
 }
 
@@ -72,6 +161,11 @@ enum Store {
     Memory(MemoryStore),
     #[cfg(feature = "sqlite")]
     Sqlite(super::sqlite::SqliteStore),
+    /// Each role has connections of its own: made by the caller.
+    #[cfg(feature = "redis")]
+    Redis(StoreUrl, ConnectOptions),
+    #[cfg(feature = "amqp")]
+    Amqp(StoreUrl, ConnectOptions),
 }
 
 fn store(url: &str, options: ConnectOptions) -> Result<Store, BrokerError> {
@@ -80,14 +174,21 @@ fn store(url: &str, options: ConnectOptions) -> Result<Store, BrokerError> {
     match scheme {
         "memory" => Ok(Store::Memory(MemoryStore::named(rest.trim_start_matches('/'), &options.clock))),
         #[cfg(feature = "sqlite")]
-        "sqlite" => file::open(rest, options).map(Store::Sqlite),
-        "redis" | "rediss" | "sentinel" | "amqp" | "amqps" | "rpc" => Err(BrokerError::Config(format!(
-            "{scheme}:// is not built yet: use sqlite:/// (a file) or memory:// (in one process)"
-        ))),
+        "sqlite" => file::open(rest, options.sliced()).map(Store::Sqlite),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+socket" | "sentinel" => Ok(Store::Redis(parse(url)?, options)),
+        #[cfg(feature = "amqp")]
+        "amqp" | "amqps" | "pyamqp" | "rpc" => Ok(Store::Amqp(parse(url)?, options)),
         _ => Err(BrokerError::Config(format!(
-            "unknown store {scheme:?}: known are sqlite:/// (a file) and memory:// (in one process)"
+            "unknown store {scheme:?}: known are redis://, rediss://, redis+socket://, sentinel://, amqp://, amqps://, \
+             sqlite:/// (a file) and memory:// (in one process)"
         ))),
     }
+}
+
+#[cfg(any(feature = "redis", feature = "amqp"))]
+fn parse(url: &str) -> Result<StoreUrl, BrokerError> {
+    StoreUrl::parse(url).map_err(|error| BrokerError::Config(error.to_string()))
 }
 
 /// `sqlite:` URLs.

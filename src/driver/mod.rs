@@ -2,15 +2,23 @@
 //!
 //! - [`memory`]: in one process; tests and eager development.
 //! - [`sqlite`]: one file, shared by the processes of a host.
+//! - [`redis`]: kombu's layout of lists, and Celery's result keys.
+//! - [`amqp`]: RabbitMQ, and results over `rpc://`.
 //! - [`connect_broker`], [`connect_backend`]: from a URL to one of them.
 //!
-//! What both share about routing: there are no bindings. A message goes to the queue that its routing key
+//! What the first two share about routing: there are no bindings. A message goes to the queue that its routing key
 //! names; with an empty routing key, to the one its exchange names.
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 mod connect;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod routing;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-pub use connect::{ConnectOptions, Threading, connect_backend, connect_broker};
+pub use connect::{
+    ConnectOptions, ReplyOptions, Threading, TlsOptions, TlsVerify, connect_backend, connect_broker,
+};

@@ -1,8 +1,10 @@
 //! One message, whatever broker carries it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::Properties;
+use super::{Properties, Queue};
 
 /// What is on the wire: headers as JSON text, properties, and a body that the engine does not open.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +27,9 @@ pub struct Publication {
     /// When it is due, in milliseconds since the epoch, if it has an ETA. The same moment as the `eta`
     /// header, given apart so that drivers can park it without opening the headers.
     pub due_ms: Option<i64>,
+    /// The queue that is declared before it is sent; none is what the driver's [`super::Topology`] says
+    /// ([`super::Topology::declared_for`]).
+    pub declare: Option<Arc<Queue>>,
     /// What to send.
     pub message: Message,
 }

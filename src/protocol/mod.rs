@@ -16,6 +16,7 @@ mod new_task;
 mod properties;
 mod result;
 pub mod state;
+mod topology;
 mod v1;
 
 pub use compression::{CompressionError, compress, decompress};
@@ -28,3 +29,4 @@ pub use message::{Message, Publication};
 pub use new_task::NewTask;
 pub use properties::Properties;
 pub use result::{ExceptionText, ResultDocument, ResultRecord};
+pub use topology::{Arguments, Binding, Exchange, Queue, Topology};

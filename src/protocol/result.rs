@@ -24,6 +24,8 @@ pub struct ResultRecord {
     pub content_type: String,
     /// Milliseconds until it may vanish; none keeps it.
     pub expires_ms: Option<u64>,
+    /// Where an `rpc://` result goes: the `reply_to` of the request. The worker fills it in.
+    pub reply_to: Option<String>,
 }
 
 /// A result record in JSON, opened as far as the engine needs it: value and children stay text.
@@ -139,6 +141,7 @@ impl<'a> ResultDocument<'a> {
             record: self.to_json().into(),
             content_type: "application/json".to_owned(),
             expires_ms,
+            reply_to: None,
         }
     }
 }

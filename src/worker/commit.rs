@@ -68,6 +68,13 @@ pub(crate) struct Stores {
     pub(crate) log: Arc<Log>,
 }
 
+impl Stores {
+    /// Where a consumer is to put the results of its commits, if it takes them.
+    pub(crate) fn location(&self) -> Option<String> {
+        self.backend.as_ref().filter(|_| self.one_store).map(|backend| backend.location())
+    }
+}
+
 /// The commits that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Commits(VecDeque<Entry>);

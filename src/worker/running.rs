@@ -159,7 +159,8 @@ impl ConsumerLoop {
         if request.claim.is_none() {
             self.bury_acknowledged(&request, &outcome);
         }
-        let Outcome { results, publications, .. } = outcome;
+        let Outcome { mut results, publications, .. } = outcome;
+        self.address(&request, &mut results);
         if request.claim.is_some() || !results.is_empty() || !publications.is_empty() {
             let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
             self.commit_end(&request, commit);
@@ -179,6 +180,7 @@ impl ConsumerLoop {
             routing_key: request.routing_key.to_string(),
             message: request.message.clone(),
             due_ms: None,
+            declare: None,
         };
         self.chores.push(Box::pin(async move {
             let mut link = Link::new("keep a dead letter", log);
@@ -188,6 +190,16 @@ impl ConsumerLoop {
             link.worked();
             Chore::Buried
         }));
+    }
+
+    /// Says where results go that are sent to whoever asked (`rpc://`). Nothing to do where broker and backend
+    /// are one store: such a backend keeps them.
+    fn address(&self, request: &Request, results: &mut [ResultRecord]) {
+        if !self.stores.one_store {
+            for record in results {
+                record.reply_to.clone_from(&request.message.properties.reply_to);
+            }
+        }
     }
 
     fn learn(&mut self, request: &Request, outcome: &Outcome) {
@@ -212,7 +224,9 @@ impl ConsumerLoop {
 
     fn updated(&mut self, tag: RequestTag, record: ResultRecord) {
         let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { return };
-        let commit = Commit { claim: request.claim, results: vec![record], begun: true, ..nothing() };
+        let mut results = vec![record];
+        self.address(request, &mut results);
+        let commit = Commit { claim: request.claim, results, begun: true, ..nothing() };
         self.commit_meanwhile(tag, commit);
     }
 

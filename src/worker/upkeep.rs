@@ -49,6 +49,7 @@ impl ConsumerLoop {
             node: self.options.node.clone(),
             lease: self.options.lease,
             max_crashes: self.options.max_crashes,
+            results: self.stores.location(),
         }
     }
 

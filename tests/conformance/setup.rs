@@ -69,6 +69,7 @@ pub(crate) fn options(node: &str, queues: &[&str]) -> ConsumerOptions {
         node: node.to_owned(),
         lease: LEASE,
         max_crashes: 3,
+        results: None,
     }
 }
 
@@ -107,6 +108,7 @@ pub(crate) fn record(task_id: &str, state: &str) -> ResultRecord {
         record: Bytes::from(format!("{{\"status\": \"{state}\"}}")),
         content_type: "application/json".to_owned(),
         expires_ms: None,
+        reply_to: None,
     }
 }
 

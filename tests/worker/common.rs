@@ -191,6 +191,7 @@ pub(crate) fn outcome(execution: &Execution, kind: OutcomeKind) -> Outcome {
         record: "{}".into(),
         content_type: "application/json".into(),
         expires_ms: None,
+        reply_to: None,
     };
     Outcome { kind, results: vec![record], summary: "why".into(), ..Outcome::default() }
 }

@@ -101,6 +101,7 @@ fn record(row: &Row<'_>, first: usize) -> Result<ResultRecord> {
         state: row.get(first + 1)?,
         content_type: row.get(first + 2)?,
         expires_ms: row.get::<_, Option<i64>>(first + 4)?.map(|ms| ms as u64),
+        reply_to: None,
         record: bytes::Bytes::copy_from_slice(row.get_ref(first + 5)?.as_bytes()?),
     })
 }

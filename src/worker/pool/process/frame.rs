@@ -3,11 +3,12 @@
 //! Both ends use this file: the pool here, and the child through the bridge. Nothing is trusted: every
 //! length is checked against what is left of the frame, and the frame against a limit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::protocol::{Message, Properties, Publication, ResultRecord};
+use crate::protocol::{Message, Properties, Publication, Queue, ResultRecord};
 use crate::worker::pool::{Execution, Mode, Outcome, OutcomeKind, RequestTag};
 
 /// Frames are never larger than this.
@@ -115,6 +116,7 @@ pub fn encode_outcome(tag: RequestTag, outcome: &Outcome, out: &mut Vec<u8>) -> 
             put_bytes(publication.exchange.as_bytes(), out);
             put_bytes(publication.routing_key.as_bytes(), out);
             put_option(publication.due_ms, out, |due, out| put_u64(due as u64, out));
+            put_option(publication.declare.as_deref(), out, put_queue);
             put_message(&publication.message, out);
         }
     })
@@ -275,6 +277,7 @@ impl Reader {
                 exchange: self.text()?,
                 routing_key: self.text()?,
                 due_ms: self.option(|reader| reader.u64().map(|due| due as i64))?,
+                declare: self.option(Self::queue)?.map(Arc::new),
                 message: self.message()?,
             });
         }
@@ -288,6 +291,7 @@ impl Reader {
             record: self.bytes()?,
             content_type: self.text()?,
             expires_ms: self.option(Self::u64)?,
+            reply_to: None,
         })
     }
 
@@ -303,6 +307,11 @@ impl Reader {
             other: self.map()?,
         };
         Ok(Message { properties, headers: self.bytes()?, body: self.bytes()? })
+    }
+
+    fn queue(&mut self) -> Result<Queue, FrameError> {
+        let text = self.bytes()?;
+        serde_json::from_slice(&text).map_err(|_| self.wrong_field())
     }
 
     fn map(&mut self) -> Result<serde_json::Map<String, serde_json::Value>, FrameError> {
@@ -412,6 +421,10 @@ fn put_message(message: &Message, out: &mut Vec<u8>) {
     put_bytes(&message.body, out);
 }
 
+fn put_queue(queue: &Queue, out: &mut Vec<u8>) {
+    put_bytes(&serde_json::to_vec(queue).expect("a queue can always be written"), out);
+}
+
 fn put_record(record: &ResultRecord, out: &mut Vec<u8>) {
     put_bytes(record.task_id.as_bytes(), out);
     put_bytes(record.state.as_bytes(), out);
@@ -508,7 +521,7 @@ mod tests {
             let outcome = Outcome {
                 kind: KINDS[kind],
                 results: vec![ResultRecord { task_id: "a".into(), record: body.into(), expires_ms: Some(5), ..ResultRecord::default() }],
-                publications: vec![Publication { due_ms: Some(-4), message: execution.message.clone(), ..Publication::default() }],
+                publications: vec![Publication { due_ms: Some(-4), declare: Some(Arc::default()), message: execution.message.clone(), ..Publication::default() }],
                 runtime: Some(Duration::from_micros(17)),
                 summary: "ümlaut".into(),
             };
