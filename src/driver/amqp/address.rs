@@ -46,10 +46,7 @@ fn uri(url: &StoreUrl, options: &ConnectOptions) -> Result<AMQPUri, BrokerError>
     Ok(AMQPUri {
         scheme: if tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
         authority: AMQPAuthority {
-            userinfo: AMQPUserInfo {
-                username: credentials(&url.user),
-                password: credentials(&url.password),
-            },
+            userinfo: AMQPUserInfo { username: credentials(&url.user), password: credentials(&url.password) },
             host: url.host.clone().unwrap_or_else(|| "localhost".to_owned()),
             port: url.port.unwrap_or(if tls { TLS_PORT } else { PORT }),
         },

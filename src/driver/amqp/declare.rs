@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use lapin::options::{
-    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 
 use super::failure;
-use super::link::{Live, Link, none};
+use super::link::{Link, Live, none};
 use super::table;
 use crate::broker::BrokerError;
 use crate::protocol::{Arguments, Exchange, Queue};
@@ -20,16 +18,12 @@ const REMEMBERED: usize = 10_000;
 /// A name as AMQP takes it.
 pub(super) fn name(url: &str, text: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(text)
-        .map_err(|_| failure::refused(url, format!("the name {:.40}... has over 255 bytes", text)))
+        .map_err(|_| failure::refused(url, format!("the name {text:.40}... has over 255 bytes")))
 }
 
 /// Declares a queue with its exchange and bindings, if this connection has not done so yet. Celery never declares
 /// the queue of a broadcast for those who send to it, and leaves out what says `no_declare`.
-pub(super) async fn for_publishing(
-    link: &Link,
-    live: &Live,
-    queue: &Arc<Queue>,
-) -> Result<(), BrokerError> {
+pub(super) async fn for_publishing(link: &Link, live: &Live, queue: &Arc<Queue>) -> Result<(), BrokerError> {
     let broadcast = queue.exchange.kind == "fanout" && queue.auto_delete;
     if broadcast {
         return Ok(());
@@ -81,11 +75,7 @@ pub(super) async fn queue(link: &Link, channel: &Channel, queue: &Queue) -> Resu
 }
 
 /// Declares an exchange, but for the default one.
-pub(super) async fn exchange(
-    link: &Link,
-    channel: &Channel,
-    exchange: &Exchange,
-) -> Result<(), BrokerError> {
+pub(super) async fn exchange(link: &Link, channel: &Channel, exchange: &Exchange) -> Result<(), BrokerError> {
     if exchange.name.is_empty() || exchange.no_declare {
         return Ok(());
     }

@@ -66,19 +66,18 @@ pub(super) fn is_level(exchange: &str) -> bool {
 
 /// How a queue gets its delayed messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way<'a> {
+pub(super) enum Way {
     /// Through its exchange, as Celery does it; the key is the message's own.
-    Exchange(&'a str),
+    Exchange,
     /// By its name.
     Queue,
 }
 
-/// A direct exchange would take the digits for a part of the key, and a queue on the default exchange has none.
-pub(super) fn way(queue: &Queue) -> Way<'_> {
-    match (&*queue.exchange.kind, &*queue.exchange.name) {
-        ("direct" | "headers" | "", _) | (_, "") => Way::Queue,
-        (_, exchange) => Way::Exchange(exchange),
-    }
+/// The exchange that a message was meant for that came to `queue` through the levels with this key.
+pub(super) fn meant_for<'a>(queue: &'a Queue, key: &str) -> &'a str {
+    let direct = matches!(&*queue.exchange.kind, "direct" | "headers" | "");
+    let by_name = key == queue.name && key != queue.routing_key;
+    if direct || by_name { "" } else { &queue.exchange.name }
 }
 
 /// Declares the levels, once for each connection, and what a queue needs to get messages from them.
@@ -87,6 +86,7 @@ pub(super) async fn prepare(
     live: &Live,
     queue_type: &str,
     queue: &Queue,
+    way: Way,
 ) -> Result<(), BrokerError> {
     {
         let mut declared = live.delays.lock().await;
@@ -95,26 +95,27 @@ pub(super) async fn prepare(
             *declared = true;
         }
     }
-    let note = format!("delayed {}", queue.name);
+    let note = format!("{way:?} {}", queue.name);
     if live.noted.lock().contains(&note) {
         return Ok(());
     }
     let (_, channel) = link.channel().await?;
-    bind(link, &channel, queue).await?;
+    bind(link, &channel, queue, way).await?;
     live.noted.lock().insert(note);
     Ok(())
 }
 
-async fn bind(link: &Link, channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
-    match way(queue) {
-        Way::Exchange(exchange) => {
-            let key = format!("#.{}", queue.routing_key);
+async fn bind(link: &Link, channel: &Channel, queue: &Queue, way: Way) -> Result<(), BrokerError> {
+    let none = Arguments::new();
+    match way {
+        Way::Exchange => {
+            let (exchange, key) = (&queue.exchange.name, format!("#.{}", queue.routing_key));
             declare::bind_exchange(link, channel, exchange, DELIVERY, &key).await?;
-            declare::bind(link, channel, &queue.name, exchange, &key, &Arguments::new()).await
+            declare::bind(link, channel, &queue.name, exchange, &key, &none).await
         }
         Way::Queue => {
             let key = format!("{}{}", "*.".repeat(LEVELS as usize), queue.name);
-            declare::bind(link, channel, &queue.name, DELIVERY, &key, &Arguments::new()).await
+            declare::bind(link, channel, &queue.name, DELIVERY, &key, &none).await
         }
     }
 }

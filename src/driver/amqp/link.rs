@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::types::FieldTable;
 use lapin::uri::{AMQPScheme, AMQPUri};
@@ -80,6 +81,11 @@ impl Link {
         Ok(live)
     }
 
+    /// Why the server takes no messages now, if it says so.
+    pub(super) fn blocked_text(&self) -> Option<String> {
+        self.live.try_lock().ok()?.as_ref()?.blocked_text()
+    }
+
     /// A channel of a connection.
     pub(super) async fn channel(&self) -> Result<(Arc<Live>, Channel), BrokerError> {
         let live = self.live().await?;
@@ -132,7 +138,7 @@ impl Link {
         // are blocked there. A caller's own thread would pass on that of Python.
         let mut task = tokio::spawn(async move {
             let connection = open(uri, properties, tls).await?;
-            let events = connection.events_listener();
+            let events: BoxStream<'static, Event> = Box::pin(connection.events_listener());
             Ok::<_, lapin::Error>((connection, events))
         });
         let opened = timeout(self.connect_timeout, &mut task).await;
@@ -159,8 +165,19 @@ impl Live {
         self.connection.status().connected()
     }
 
+    /// Forgets what was declared, so that it is declared again.
+    pub(super) fn forget(&self) {
+        self.declared.lock().clear();
+        self.noted.lock().clear();
+    }
+
     /// Waits until the server takes messages.
-    pub(super) async fn unblocked(&self, url: &str, until: Instant, within: Duration) -> Result<(), BrokerError> {
+    pub(super) async fn unblocked(
+        &self,
+        url: &str,
+        until: Instant,
+        within: Duration,
+    ) -> Result<(), BrokerError> {
         let mut blocked = self.blocked.clone();
         let waiting = tokio::time::timeout_at(until, blocked.wait_for(Option::is_none)).await;
         match waiting {
@@ -180,11 +197,7 @@ impl Live {
 }
 
 /// Passes on what the server says about being blocked, for as long as the connection lives.
-async fn hear(
-    events: impl futures_util::Stream<Item = Event> + Send + 'static,
-    notice: watch::Sender<Option<String>>,
-) {
-    let mut events = std::pin::pin!(events);
+async fn hear(mut events: BoxStream<'static, Event>, notice: watch::Sender<Option<String>>) {
     while let Some(event) = events.next().await {
         match event {
             Event::ConnectionBlocked(why) => notice.send_replace(Some(why)),

@@ -40,7 +40,9 @@ pub(super) fn value(value: &Value) -> AMQPValue {
         Value::Bool(value) => AMQPValue::Boolean(*value),
         Value::Number(number) => number_value(number),
         Value::String(text) => AMQPValue::LongString(text.as_str().into()),
-        Value::Array(items) => AMQPValue::FieldArray(items.iter().map(self::value).collect::<Vec<_>>().into()),
+        Value::Array(items) => {
+            AMQPValue::FieldArray(items.iter().map(self::value).collect::<Vec<_>>().into())
+        }
         Value::Object(object) => AMQPValue::FieldTable(table(object)),
     }
 }

@@ -137,15 +137,25 @@ pub(super) fn read(properties: &BasicProperties, body: Vec<u8>, redelivered: boo
     Received {
         crashes: number(CRASHES).map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
         redelivered: redelivered || flag == Some(true) || number(DELIVERY_COUNT).is_some_and(|n| n > 0),
-        message: Message { headers: table::to_text(headers).into(), properties: own, body: Bytes::from(body) },
+        message: Message {
+            headers: table::to_text(headers).into(),
+            properties: own,
+            body: Bytes::from(body),
+        },
     }
 }
 
-/// The same message with further headers, and marked as delivered before.
-pub(super) fn copy(message: &Message, more: &[(&str, Value)]) -> Message {
+/// The same message, marked as delivered before, with further headers.
+pub(super) fn again(message: &Message, more: &[(&str, Value)]) -> Message {
+    let mut more = more.to_vec();
+    more.push((REDELIVERED, true.into()));
+    with(message, &more)
+}
+
+/// The same message with further headers.
+pub(super) fn with(message: &Message, more: &[(&str, Value)]) -> Message {
     let mut headers: serde_json::Map<String, Value> =
         table::from_text(&message.headers).map(|table| table::json_object(&table)).unwrap_or_default();
-    headers.insert(REDELIVERED.to_owned(), true.into());
     for (name, value) in more {
         headers.insert((*name).to_owned(), value.clone());
     }
@@ -186,14 +196,16 @@ mod tests {
 
     #[test]
     fn what_the_server_wrote_about_earlier_ways_is_not_sent_again() {
-        let sent = message(r#"{"task": "t", "x-death": [{"count": 1}], "x-first-death-queue": "q", "x-delivery-count": 1}"#);
+        let sent = message(
+            r#"{"task": "t", "x-death": [{"count": 1}], "x-first-death-queue": "q", "x-delivery-count": 1}"#,
+        );
         let headers = properties(&sent).unwrap().headers().clone().unwrap();
         assert_eq!(headers.inner().len(), 1);
     }
 
     #[test]
     fn a_copy_counts_crashes_and_says_that_it_was_delivered_before() {
-        let copied = copy(&message(r#"{"task": "t"}"#), &[(CRASHES, 2.into())]);
+        let copied = again(&message(r#"{"task": "t"}"#), &[(CRASHES, 2.into())]);
         let received = read(&properties(&copied).unwrap(), Vec::new(), false);
         assert_eq!((received.crashes, received.redelivered), (2, true));
     }
