@@ -48,6 +48,12 @@ pub(crate) fn sqlite(threading: celeriac::driver::Threading) -> Setup {
 }
 
 impl Setup {
+    /// Of stores that look at no clock of ours.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn of(broker: Arc<dyn Broker>, backend: Arc<dyn ResultBackend>, clock: Clock) -> Self {
+        Self { broker, backend, clock, wake: Box::new(|| {}), _directory: None }
+    }
+
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
         (self.wake)();
