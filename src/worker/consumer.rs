@@ -87,6 +87,9 @@ pub(super) struct ConsumerLoop {
 
     /// Requests that are claimed, or acknowledged and not over.
     pub(super) requests: HashMap<RequestTag, Request>,
+    /// Requests that a child has while their claim is or may be lost, by id: when their message comes again, it is
+    /// theirs. Written when a loss is told, and by whatever takes a request out of the table.
+    pub(super) orphans: HashMap<String, RequestTag>,
     pub(super) next_tag: RequestTag,
     pub(super) ready: VecDeque<RequestTag>,
     pub(super) held: Held,
@@ -237,6 +240,9 @@ impl ConsumerLoop {
     /// Takes a request out of the table, and gives its credit back.
     pub(super) fn remove(&mut self, tag: RequestTag) -> Option<Request> {
         let request = self.requests.remove(&tag)?;
+        if request.stale || request.suspect {
+            self.orphans.remove(&request.id);
+        }
         self.prefetch.bytes -= request.message.size();
         if !request.phase.is_held() {
             self.prefetch.count -= 1;
@@ -262,6 +268,7 @@ impl ConsumerLoop {
                 (What::Meanwhile(tag), Committed::Stale) => {
                     if let Some(request) = self.requests.get_mut(tag) {
                         request.stale = true;
+                        self.orphans.insert(request.id.clone(), *tag);
                     }
                 }
             }
