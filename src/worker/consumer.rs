@@ -187,7 +187,9 @@ impl ConsumerLoop {
         if self.claiming.is_some() || self.claim_after.is_some() || full || self.life != LifePhase::Running {
             return;
         }
-        let (Some(source), Some(credit)) = (self.sources.last(), self.prefetch.credit(slots)) else { return };
+        // What runs here and comes again takes no slot, and must not wait for one.
+        let credit = self.prefetch.credit(slots, self.orphans.len());
+        let (Some(source), Some(credit)) = (self.sources.last(), credit) else { return };
         let (number, consumer) = (source.number, source.consumer.clone());
         self.claiming = Some(Claim {
             future: Box::pin(async move { (number, consumer.claim(credit).await) }),

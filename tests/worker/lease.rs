@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use celeriac::broker::{Broker, ConsumerOptions};
 use celeriac::worker::Stop;
 use celeriac::worker::pool::Mode;
 use serde_json::json;
@@ -114,6 +115,17 @@ async fn a_message_that_comes_again_while_it_runs_is_not_run_twice() {
     })
     .await;
     pause(6_000).await;
+    // Someone of another queue notices.
+    let other = ConsumerOptions {
+        queues: vec!["other".into()],
+        node: "celery@other".into(),
+        lease: Duration::from_secs(30),
+        max_crashes: 3,
+        results: None,
+    };
+    let other = world.store.consume(other).await.unwrap();
+    other.renew().await.unwrap();
+    assert_eq!(world.queue().await.ready, 2, "both go back");
     flaky.cut.store(false, Ordering::SeqCst);
 
     world.drained().await;
