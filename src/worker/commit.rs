@@ -19,7 +19,7 @@ use super::log::Log;
 use super::notice::Level;
 use super::pool::RequestTag;
 use crate::backend::{BackendError, ResultBackend};
-use crate::broker::{Broker, BrokerError, Commit, Committed, Consumer, DeadReason, Settle};
+use crate::broker::{Broker, BrokerError, ClaimId, Commit, Committed, Consumer, DeadReason, Settle};
 
 /// Commits in one batch at the most.
 const MAX_BATCH: usize = 1_000;
@@ -31,8 +31,8 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) enum What {
     /// The end of a request, or of its claim.
     End,
-    /// An acknowledgement, a mark or a state while the request goes on.
-    Meanwhile(RequestTag),
+    /// An acknowledgement, a mark or a state while the request goes on, with the claim it had then.
+    Meanwhile(RequestTag, Option<ClaimId>),
 }
 
 /// One commit that waits.

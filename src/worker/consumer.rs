@@ -230,7 +230,8 @@ impl ConsumerLoop {
     pub(super) fn commit_meanwhile(&mut self, tag: RequestTag, commit: Commit) {
         let Some(request) = self.requests.get(&tag) else { return };
         let (consumer, suspect) = (request.consumer, request.suspect);
-        self.commits.push(Entry { consumer, commit, what: What::Meanwhile(tag), suspect });
+        let what = What::Meanwhile(tag, commit.claim);
+        self.commits.push(Entry { consumer, commit, what, suspect });
     }
 
     /// Queues the last commit of a request that was taken out of the table.
@@ -267,8 +268,10 @@ impl ConsumerLoop {
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
                 (What::End, Committed::Stale) => self.stats.stale.add(1),
-                (What::Meanwhile(tag), Committed::Stale) => {
-                    if let Some(request) = self.requests.get_mut(tag) {
+                (What::Meanwhile(tag, claim), Committed::Stale) => {
+                    // It may have another claim by now, if its message came again.
+                    let same = |request: &&mut Request| request.claim.is_none() || request.claim == *claim;
+                    if let Some(request) = self.requests.get_mut(tag).filter(same) {
                         request.stale = true;
                         self.orphans.insert(request.id.clone(), *tag);
                     }

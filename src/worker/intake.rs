@@ -61,7 +61,7 @@ impl ConsumerLoop {
             }
         };
         if delivery.redelivered
-            && let Some(tag) = self.runs_already(&headers.id, delivery.claim)
+            && let Some(tag) = self.runs_already(&headers.id, &delivery)
             && self.adopt(tag, source, delivery.claim, instant)
         {
             return;
@@ -75,26 +75,26 @@ impl ConsumerLoop {
     }
 
     /// The request of a message that comes again: one whose claim is known to be lost, or that was at the same place
-    /// in the store, where its claim has ended with this one. Looked through only for what was delivered before.
-    fn runs_already(&mut self, id: &str, claim: ClaimId) -> Option<RequestTag> {
-        self.orphans.remove(id).or_else(|| {
-            let same = |request: &Request| {
-                request.claim.is_some_and(|old| old.id == claim.id && old.fence < claim.fence) && request.id == id
-            };
-            self.requests.iter().find(|(_, request)| same(request)).map(|(tag, _)| *tag)
-        })
+    /// in the store, where its claim has ended with this one, or whose early acknowledgement did not get through.
+    /// Looked through only for what was delivered before.
+    fn runs_already(&self, id: &str, again: &Delivery) -> Option<RequestTag> {
+        let same = |request: &Request| match request.claim {
+            Some(old) => old.id == again.claim.id && old.fence < again.claim.fence,
+            None => request.message.body == again.message.body,
+        };
+        let found = || self.requests.iter().find(|(_, request)| request.id == id && same(request));
+        self.orphans.get(id).copied().or_else(|| found().map(|(tag, _)| *tag))
     }
 
     /// A message that comes again while it still runs here, its claim lost: the run goes on with the new claim.
     /// False when it does not run any more.
     fn adopt(&mut self, tag: RequestTag, source: u32, claim: ClaimId, now: Instant) -> bool {
-        let has_it = |request: &&mut Request| {
-            request.claim.is_some() && matches!(request.phase, Phase::Submitted | Phase::Running(_))
-        };
+        let has_it = |request: &&mut Request| matches!(request.phase, Phase::Submitted | Phase::Running(_));
         let Some(request) = self.requests.get_mut(&tag).filter(has_it) else { return false };
         (request.consumer, request.claim) = (source, Some(claim));
         (request.stale, request.suspect) = (false, false);
         let request = &self.requests[&tag];
+        self.orphans.remove(&request.id);
         self.log.task(Level::Warning, "celery.worker.request", request, || {
             format!(
                 "Task {}[{}] was delivered again while it runs here: its run goes on",

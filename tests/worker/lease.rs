@@ -97,21 +97,21 @@ async fn a_clock_that_steps_back_an_hour_loses_nothing_and_repeats_nothing() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_message_that_comes_again_while_it_runs_is_not_run_twice() {
+/// Runs tasks of 20 seconds, cut off from the store for so long that their messages go back to their queue.
+async fn cut_off_while_running(slots: usize, ids: &[&str]) {
     let world = World::new();
-    let slow = pool(2, Duration::from_secs(20));
+    let slow = pool(slots, Duration::from_secs(20));
     let played = slow.played();
-    let mut short = options(&[("t", late()), ("e", early())]);
+    let mut short = options(&[("late", late()), ("early", early())]);
     short.lease = Duration::from_secs(3);
     let store = Arc::new(world.store.clone());
     let flaky = Arc::new(Flaky::new(store.clone()));
-    world.publish([messages("t", 1), messages("e", 1)].concat()).await;
-    // Cut off before the early one is acknowledged, and until its lease has run out.
+    world.publish(ids.iter().flat_map(|id| messages(id, 1)).collect()).await;
     let worker = world.start_on(short, flaky.clone(), store, slow);
-    until("both run", async || {
-        flaky.cut.store(played.lock().len() == 2, Ordering::SeqCst);
-        played.lock().len() == 2
+    // Before anything is acknowledged.
+    until("they run", async || {
+        flaky.cut.store(played.lock().len() == ids.len(), Ordering::SeqCst);
+        played.lock().len() == ids.len()
     })
     .await;
     pause(6_000).await;
@@ -125,18 +125,29 @@ async fn a_message_that_comes_again_while_it_runs_is_not_run_twice() {
     };
     let other = world.store.consume(other).await.unwrap();
     other.renew().await.unwrap();
-    assert_eq!(world.queue().await.ready, 2, "both go back");
+    assert_eq!(world.queue().await.ready, ids.len() as u64, "they go back");
     flaky.cut.store(false, Ordering::SeqCst);
 
     world.drained().await;
-    let finished = worker.handle.stats().finished;
+    until("all are told", async || worker.handle.stats().finished >= ids.len() as u64).await;
     let log = worker.log();
     worker.stop(Stop::Warm).await;
 
-    for id in ["t-0", "e-0"] {
-        assert_eq!(modes(&played, id), [Mode::Run], "{id}");
-        assert!(world.result(id).await.is_some(), "{id}: its result is stored");
+    for id in ids {
+        let id = format!("{id}-0");
+        assert_eq!(modes(&played, &id), [Mode::Run], "{id}");
+        assert!(world.result(&id).await.is_some(), "{id}: its result is stored");
+        let again = format!("[{id}] was delivered again");
+        assert!(log.iter().any(|line| line.contains(&again)), "{log:#?}");
     }
-    assert_eq!(finished, 2);
-    assert!(log.iter().any(|line| line.contains("t[t-0] was delivered again")), "{log:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_again_while_it_runs_is_not_run_twice() {
+    cut_off_while_running(4, &["late", "early"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_again_need_not_wait_for_the_slot_that_it_has() {
+    cut_off_while_running(1, &["late"]).await;
 }
