@@ -6,6 +6,8 @@
 mod amqp;
 #[cfg(feature = "amqp")]
 mod amqp_faults;
+#[cfg(feature = "amqp")]
+mod amqp_wire;
 mod backend;
 mod broker;
 mod claims;

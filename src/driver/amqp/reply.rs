@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(kept.records.len(), KEPT);
         assert!(kept.order.len() <= 2 * KEPT);
         assert!(kept.records.contains_key("busy") && !kept.records.contains_key("0"));
-        assert_eq!(kept.bytes, kept.records.values().map(|(_, record)| record.record.len()).sum());
+        assert_eq!(kept.bytes, kept.records.values().map(|(_, record)| record.record.len()).sum::<usize>());
     }
 
     #[test]
