@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::doorbell::Kind;
-use super::process::Process;
+use crate::driver::process::Process;
 use super::step::{self, Step};
 use crate::clock::UnixMillis;
 use crate::protocol::Message;

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Result, params};
 
-use super::process::Process;
+use crate::driver::process::Process;
 use super::queue::{self, Standing};
 use super::step::Step;
 use crate::broker::ConsumerOptions;
