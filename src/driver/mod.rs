@@ -20,6 +20,8 @@ pub mod redis;
 mod routing;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "redis")]
+mod tls;
 
 pub use connect::{
     ConnectOptions, ReplyOptions, Threading, TlsOptions, TlsVerify, connect_backend, connect_broker,

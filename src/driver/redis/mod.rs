@@ -1,4 +1,12 @@
 //! Redis.
+//!
+//! - [`address`], [`dial`], [`link`], [`errors`], [`script`]: the connection.
+
+mod address;
+mod dial;
+mod errors;
+mod link;
+mod script;
 
 use std::sync::Arc;
 
