@@ -100,8 +100,6 @@ for claim = 1, claims do
         push_left(list_key(queue, step), mark(element))
       elseif kind == 'r' then
         push_right(list_key(queue, step), mark(element))
-      elseif kind == 'u' then
-        push_right(list_key(queue, step), element)
       elseif kind == 'p' then
         if due > now then
           redis.call('ZADD', prefix .. 'celeriac:parked:' .. queue, due, step .. ':' .. element)
