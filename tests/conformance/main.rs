@@ -5,6 +5,8 @@
 mod backend;
 mod broker;
 mod claims;
+#[cfg(feature = "redis")]
+mod servers;
 mod setup;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -55,16 +57,28 @@ macro_rules! conformance {
                 a_dropped_claim_loses_nothing,
             );
             suite!($make; backend:
+                a_watch_sees_what_a_commit_stores,
+            );
+            results!($make);
+        })*
+    };
+}
+
+/// The part of the suite that needs no broker.
+macro_rules! results {
+    ($make:expr) => {
+        mod results {
+            suite!($make; backend:
                 a_record_is_read_as_it_was_stored,
+                a_record_may_be_of_any_bytes,
                 success_is_final_and_nothing_else_is,
                 an_expired_record_is_gone,
                 a_forgotten_record_is_gone,
                 a_watch_gives_first_the_present_and_then_changes,
-                a_watch_sees_what_a_commit_stores,
                 two_watches_of_one_id_both_wake,
                 a_watch_does_not_tell_the_same_twice,
             );
-        })*
+        }
     };
 }
 
@@ -89,4 +103,9 @@ conformance! {
 conformance! {
     sqlite_inline: crate::setup::sqlite(celeriac::driver::Threading::Inline);
     sqlite_dedicated: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
+
+#[cfg(feature = "redis")]
+mod redis_results {
+    results!(crate::setup::redis_results());
 }
