@@ -130,8 +130,7 @@ impl Broker for RedisBroker {
         }
         pipeline.cmd("ZCARD").arg(&parked);
         pipeline.cmd("DEL").arg(lists).arg(parked).ignore();
-        let counts: Vec<u64> =
-            self.0.link.pipeline(&pipeline).await.map_err(|error| self.0.failed(error))?;
+        let counts: Vec<u64> = self.0.link.pipeline(&pipeline).await.map_err(|error| self.0.failed(error))?;
         Ok(counts.iter().sum())
     }
 

@@ -57,7 +57,8 @@ impl Inner {
         let mut recovered = false;
         if let Some(end) = answer.lease_end {
             if end <= now.0 {
-                let ended = self.store.recover(&answer.lease_token, End::Expired, self.options.max_crashes).await?;
+                let ended =
+                    self.store.recover(&answer.lease_token, End::Expired, self.options.max_crashes).await?;
                 recovered = ended.is_some();
             } else {
                 moment = Some(moment.map_or(end, |due| due.min(end)));
@@ -170,7 +171,8 @@ fn read(answer: Value) -> Option<Answer> {
     let moment = |text: &str| text.parse::<f64>().ok().map(|ms| ms as i64);
     let (due, lease_end, lease_token) = (moment(&text()), moment(&text()), text());
     let mut elements = Vec::with_capacity(items.len() / 2);
-    while let (Some(Value::BulkString(list)), Some(Value::BulkString(element))) = (items.next(), items.next()) {
+    while let (Some(Value::BulkString(list)), Some(Value::BulkString(element))) = (items.next(), items.next())
+    {
         let list = std::str::from_utf8(&list).ok().and_then(|list| list.parse().ok()).unwrap_or(usize::MAX);
         elements.push((list, element));
     }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::broker::Shared;
 use super::claim::Looked;
 use super::keys::Queues;
+use super::record::ResultPlace;
 use super::recover::{End, Holder, Registered, abandon};
 use super::scripts::{REGISTER, RENEW};
 use super::settle::settlement;
@@ -52,6 +53,8 @@ pub(super) struct Inner {
     pub(super) store: Arc<Shared>,
     pub(super) options: ConsumerOptions,
     process: Process,
+    /// Where the results of its commits go.
+    pub(super) results: ResultPlace,
     pub(super) state: Mutex<State>,
     /// Wakes the claim that waits. One claim looks at a time; others wait here, which would find nothing else.
     alarm: tokio::sync::Mutex<Alarm>,
@@ -105,9 +108,11 @@ impl RedisConsumer {
             neighbours_seen: Instant::now(),
             foreign_seen: None,
         };
+        let own_place = || ResultPlace::new(store.address.database(), &store.layout.prefix);
         let inner = Arc::new(Inner {
             store: store.clone(),
             process: Process::own(),
+            results: options.results.as_deref().and_then(ResultPlace::parse).unwrap_or_else(own_place),
             state: Mutex::new(state),
             alarm: tokio::sync::Mutex::default(),
             next: AtomicU64::new(1),
@@ -211,7 +216,8 @@ impl Inner {
             self.store.declare(&declarations).await?;
         }
         let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
-        let rotations = (0..names.len().max(1)).map(|turn| Queues::new(&self.store.layout, &names, turn).into());
+        let rotations =
+            (0..names.len().max(1)).map(|turn| Queues::new(&self.store.layout, &names, turn).into());
         self.state.lock().rotations = rotations.collect();
         Ok(())
     }
@@ -256,7 +262,8 @@ impl Inner {
             if !commits.is_empty() && inner.carry_out(&commits).await.is_err() {
                 // The next claim finds them, or the end of the lease.
                 let mut state = inner.state.lock();
-                let lost = kept.into_iter().filter(|delivery| state.claims.contains_key(&delivery.claim.fence));
+                let lost =
+                    kept.into_iter().filter(|delivery| state.claims.contains_key(&delivery.claim.fence));
                 let lost: Vec<Delivery> = lost.collect();
                 for delivery in lost.into_iter().rev() {
                     state.kept.push_front(delivery);
@@ -266,7 +273,11 @@ impl Inner {
     }
 
     /// Looks in a task of its own: what the script has taken is kept even if nobody waits for it any more.
-    async fn look_apart(self: &Arc<Self>, credit: Credit, queues: Arc<Queues>) -> Result<Looked, BrokerError> {
+    async fn look_apart(
+        self: &Arc<Self>,
+        credit: Credit,
+        queues: Arc<Queues>,
+    ) -> Result<Looked, BrokerError> {
         let (answer, asked) = oneshot::channel();
         let inner = self.clone();
         tokio::spawn(async move {
@@ -415,7 +426,8 @@ impl Consumer for RedisConsumer {
                 }
                 let dead: Vec<Registered> = others.extract_if(.., |other| other.is_dead()).collect();
                 for other in dead {
-                    let count = inner.store.recover(&other.token, End::Gone, inner.options.max_crashes).await?;
+                    let count =
+                        inner.store.recover(&other.token, End::Gone, inner.options.max_crashes).await?;
                     recovered += count.unwrap_or(0);
                 }
                 inner.remember(&others);

@@ -29,7 +29,8 @@ impl Shared {
             }
             let read: Vec<Option<Vec<u8>>> =
                 self.link.query(&command).await.map_err(|error| self.failed(error))?;
-            let found = page.iter().zip(read).filter_map(|((id, queue), letter)| letter_of(*id, queue, &letter?));
+            let found =
+                page.iter().zip(read).filter_map(|((id, queue), letter)| letter_of(*id, queue, &letter?));
             letters.extend(found);
         }
         Ok(letters)

@@ -183,8 +183,7 @@ impl Layout {
 
 fn steps(option: Option<&Value>) -> Vec<u8> {
     let given = option.and_then(Value::as_array).map(|steps| {
-        let mut steps: Vec<u8> =
-            steps.iter().filter_map(|step| u8::try_from(step.as_u64()?).ok()).collect();
+        let mut steps: Vec<u8> = steps.iter().filter_map(|step| u8::try_from(step.as_u64()?).ok()).collect();
         steps.sort_unstable();
         steps.dedup();
         steps
@@ -242,7 +241,10 @@ pub(super) fn is_fanout(topology: &Topology, declared: &crate::protocol::Queue, 
         return true;
     }
     let of_queue = |queue: &crate::protocol::Queue| {
-        queue.all_bindings().find(|binding| binding.exchange.name == exchange).map(|binding| binding.exchange.kind)
+        queue
+            .all_bindings()
+            .find(|binding| binding.exchange.name == exchange)
+            .map(|binding| binding.exchange.kind)
     };
     let kind = of_queue(declared).or_else(|| topology.queues.values().find_map(|queue| of_queue(queue)));
     kind.as_deref() == Some("fanout")

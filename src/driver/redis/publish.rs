@@ -34,10 +34,7 @@ type Bindings = HashMap<String, Vec<[String; 3]>>;
 impl Shared {
     /// Declares what has to be, and says what to do for each publication. A batch with one that goes nowhere is
     /// refused: kombu would drop it without a word.
-    pub(super) async fn resolve(
-        &self,
-        publications: &[&Publication],
-    ) -> Result<Vec<Vec<Step>>, BrokerError> {
+    pub(super) async fn resolve(&self, publications: &[&Publication]) -> Result<Vec<Vec<Step>>, BrokerError> {
         let mut declare = Vec::new();
         let mut exchanges = HashSet::new();
         let mut fanouts = Vec::with_capacity(publications.len());
@@ -69,7 +66,11 @@ impl Shared {
             .zip(fanouts)
             .zip(expires)
             .map(|((publication, fanout), expires)| {
-                if fanout { Ok(vec![self.broadcast_step(publication)]) } else { self.steps(publication, &bindings, expires) }
+                if fanout {
+                    Ok(vec![self.broadcast_step(publication)])
+                } else {
+                    self.steps(publication, &bindings, expires)
+                }
             })
             .collect()
     }
@@ -178,7 +179,11 @@ impl Shared {
                     bound.map_err(|error| self.failed(error))?;
                 } else {
                     pipeline.cmd("SADD").arg(key).arg(&member).ignore();
-                    pipeline.cmd("SADD").arg(self.layout.permanent_binding(&exchange.name)).arg(&member).ignore();
+                    pipeline
+                        .cmd("SADD")
+                        .arg(self.layout.permanent_binding(&exchange.name))
+                        .arg(&member)
+                        .ignore();
                 }
             }
         }

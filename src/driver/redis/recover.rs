@@ -126,9 +126,10 @@ impl Shared {
         }
         let mut command = cmd("ZRANGE");
         command.arg(self.layout.consumers()).arg(0).arg(-1);
-        let alive: HashSet<String> =
-            self.link.query(&command).await.map_err(|error| self.failed(error))?;
-        tags.retain(|tag| queue_of(tag).is_none() || tag.split(':').next().is_none_or(|token| !alive.contains(token)));
+        let alive: HashSet<String> = self.link.query(&command).await.map_err(|error| self.failed(error))?;
+        tags.retain(|tag| {
+            queue_of(tag).is_none() || tag.split(':').next().is_none_or(|token| !alive.contains(token))
+        });
         let mut restored = 0;
         // The newest first, so that the oldest is next to be taken.
         for tag in tags.iter().rev() {
@@ -140,13 +141,13 @@ impl Shared {
     async fn restore(&self, tag: &str, overdue: &str) -> Result<bool, BrokerError> {
         let mut command = cmd("HGET");
         command.arg(self.layout.unacked()).arg(tag);
-        let value: Option<Vec<u8>> =
-            self.link.query(&command).await.map_err(|error| self.failed(error))?;
+        let value: Option<Vec<u8>> = self.link.query(&command).await.map_err(|error| self.failed(error))?;
         let claim = value.as_deref().and_then(ForeignClaim::read);
         let mut keys = vec![self.layout.unacked().to_owned(), self.layout.unacked_index().to_owned()];
         if let Some(claim) = &claim {
             let priority = Envelope::decode(claim.element.as_bytes());
-            let priority = priority.ok().and_then(|envelope| envelope.message.properties.priority).unwrap_or(0);
+            let priority =
+                priority.ok().and_then(|envelope| envelope.message.properties.priority).unwrap_or(0);
             let lists = self.lists_of(&claim.exchange, &claim.routing_key, priority).await?;
             if lists.is_empty() {
                 // Its queue is bound no more: kombu would lose the message now, so it stays where it is.

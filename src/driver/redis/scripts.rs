@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::record::STORE_RESULTS;
 use super::script::Script;
 
 macro_rules! scripts {
@@ -24,6 +25,5 @@ scripts! {
 
 /// With the part of the result backend that stores results.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
-    let store = "local function store_result(live, at) return at end\n";
-    Script::new([include_str!("lua/shared.lua"), store, include_str!("lua/commit.lua")].concat())
+    Script::new([include_str!("lua/shared.lua"), STORE_RESULTS, include_str!("lua/commit.lua")].concat())
 });

@@ -14,7 +14,7 @@ use crate::broker::{BrokerError, Commit, Committed, Settle};
 use crate::protocol::Publication;
 
 /// Arguments in front of the tags.
-const FIXED: usize = 7;
+const FIXED: usize = 9;
 
 type Arg<'a> = Cow<'a, [u8]>;
 
@@ -66,6 +66,8 @@ impl Inner {
             text(&layout.separator),
             text(kinds),
             text(FIXED + entries.len() + operations.len() + 1),
+            text(self.store.address.database()),
+            text(self.results.database),
         ];
         args.extend(entries.iter().map(|entry| Cow::Borrowed(entry.tag.as_bytes())));
         args.extend(operations);
@@ -105,7 +107,8 @@ impl Inner {
         }
         drop(state);
         if entries.iter().any(Entry::goes_right) {
-            let order = |entry: &Entry<'_>| (entry.goes_right(), entry.goes_right().then_some(Reverse(entry.number)));
+            let order =
+                |entry: &Entry<'_>| (entry.goes_right(), entry.goes_right().then_some(Reverse(entry.number)));
             entries.sort_by_key(order);
         }
         entries
@@ -128,14 +131,24 @@ impl Inner {
             .unzip();
         if !publications.is_empty() {
             let resolved = self.store.resolve(&publications).await?;
-            for (at, step) in owners.into_iter().zip(resolved).flat_map(|(at, steps)| steps.into_iter().map(move |step| (at, step))) {
+            for (at, step) in owners
+                .into_iter()
+                .zip(resolved)
+                .flat_map(|(at, steps)| steps.into_iter().map(move |step| (at, step)))
+            {
                 let claim = places[at];
                 match step {
                     Step::Push { list, element } => {
                         operations.extend([text('l'), text(claim), text(list), Cow::Owned(element)]);
                     }
                     Step::Park { parked, due_ms, member } => {
-                        operations.extend([text('z'), text(claim), text(parked), text(due_ms), Cow::Owned(member)]);
+                        operations.extend([
+                            text('z'),
+                            text(claim),
+                            text(parked),
+                            text(due_ms),
+                            Cow::Owned(member),
+                        ]);
                     }
                     Step::Broadcast { channel, element } => {
                         operations.extend([text('f'), text(claim), text(channel), Cow::Owned(element)]);
@@ -144,6 +157,13 @@ impl Inner {
                         operations.extend([text('x'), text(claim), text(list), text(ms)]);
                     }
                 }
+            }
+        }
+        for (at, commit) in batch.iter().enumerate().filter(|(at, _)| live(*at)) {
+            for record in &commit.results {
+                let key = text(self.results.key(&record.task_id));
+                let ttl = text(super::record::ttl(record));
+                operations.extend([text('s'), text(places[at]), key, ttl, Cow::Borrowed(&record.record[..])]);
             }
         }
         Ok(operations)

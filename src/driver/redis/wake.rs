@@ -88,7 +88,9 @@ async fn connect(store: &Shared) -> Result<Way, LinkError> {
     match pushes.connection.query::<redis::Value>(&command).await {
         Ok(_) => Ok(Way::Tracking(pushes)),
         Err(error) if matches!(error.fault, Fault::Response | Fault::NoPermission) => {
-            tracing::info!("{address} does not tell of changes: waiting for the first queue, looking at others every second");
+            tracing::info!(
+                "{address} does not tell of changes: waiting for the first queue, looking at others every second"
+            );
             Ok(blocking(store))
         }
         Err(error) => Err(error),

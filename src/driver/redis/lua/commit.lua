@@ -1,12 +1,13 @@
 -- Commits a batch: publications and results of claims that are still held, or of none; then the settlements.
 --
 -- ARGV: 1 now in ms, 2 crashes allowed, 3 dead letters at most, 4 key prefix, 5 separator, 6 kinds (a letter for each
--- claim, a capital for one that is marked as begun), 7 where the extras begin; then the tags, operations, extras.
+-- claim, a capital for one that is marked as begun), 7 where the extras begin, 8 our database, 9 that of the results;
+-- then the tags, operations, extras.
 -- Answer: a digit for each claim: 0 stale, 1 done, 2 dead.
 local now, allowed, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local prefix, separator, kinds = ARGV[4], ARGV[5], ARGV[6]
 local claims = #kinds
-local FIXED = 7
+local FIXED = 9
 
 local function list_key(queue, step)
   return prefix .. queue .. ((step == '0' or step == '') and '' or separator .. step)
@@ -43,7 +44,7 @@ local push_left, flush_left = pushes('LPUSH')
 local push_right, flush_right = pushes('RPUSH')
 
 -- Operations: a letter, the number of the claim (0: none), and what it needs.
-local expiring = {}
+local expiring, keys, ttls, bodies = {}, {}, {}, {}
 local at, extras = FIXED + claims + 1, tonumber(ARGV[7])
 while at < extras do
   local kind, claim = ARGV[at], tonumber(ARGV[at + 1])
@@ -61,8 +62,17 @@ while at < extras do
     if live then expiring[ARGV[at + 2]] = ARGV[at + 3] end
     at = at + 4
   else
-    at = store_result(live, at + 2)
+    if live then
+      local place = #keys + 1
+      keys[place], ttls[place], bodies[place] = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    end
+    at = at + 5
   end
+end
+if #keys > 0 then
+  if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[9]) end
+  store_results(keys, ttls, bodies)
+  if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[8]) end
 end
 
 local settled, begun, unmarked = {}, {}, {}
