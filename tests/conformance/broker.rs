@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use celeriac::broker::{Committed, DeadReason, QueueStatus, Settle};
 use celeriac::clock::UnixMillis;
-use celeriac::protocol::Publication;
+use celeriac::protocol::{Exchange, Publication, Queue};
 
 use crate::setup::{
     START, Setup, commit, credit, due, message, names, nothing, prioritized, publication, take,
@@ -13,7 +13,10 @@ use crate::setup::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn a_batch_comes_back_in_order_with_everything_it_had(setup: Setup) {
-    let mut full = Publication { exchange: "celery".to_owned(), ..publication("q", "b") };
+    let exchange = Exchange { name: "celery".to_owned(), ..Exchange::default() };
+    let bound = Queue { name: "q".to_owned(), exchange, routing_key: "q".to_owned(), ..Queue::default() };
+    let mut full =
+        Publication { exchange: "celery".to_owned(), declare: Some(bound.into()), ..publication("q", "b") };
     let properties = &mut full.message.properties;
     properties.correlation_id = Some("id".to_owned());
     properties.reply_to = Some("reply".to_owned());

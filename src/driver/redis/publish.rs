@@ -53,7 +53,7 @@ impl Shared {
             }
             fanouts.push(fanout);
             expires.push(expires_ms(&queue));
-            if !fanout && !self.is_declared(&queue.name) {
+            if !fanout && !self.is_declared(&declaration_name(&queue)) {
                 declare.push(queue);
             }
         }
@@ -188,12 +188,15 @@ impl Shared {
             }
         }
         self.link.pipeline::<()>(&pipeline).await.map_err(|error| self.failed(error))?;
-        self.declared.lock().extend(queues.iter().map(|queue| queue.name.clone()));
+        let mut declared = self.declared.lock();
+        // By its name alone too: that is all that the default exchange needs.
+        declared.extend(queues.iter().map(|queue| queue.name.clone()));
+        declared.extend(queues.iter().map(|queue| declaration_name(queue)));
         Ok(())
     }
 
-    fn is_declared(&self, queue: &str) -> bool {
-        self.declared.lock().contains(queue)
+    fn is_declared(&self, declaration: &str) -> bool {
+        self.declared.lock().contains(declaration)
     }
 
     /// Reads the bindings of exchanges. They are not kept: another process may bind a queue at any time.
@@ -250,6 +253,11 @@ impl Shared {
 /// A name that no other message has.
 fn tag() -> String {
     uuid::Uuid::new_v4().to_string()
+}
+
+/// One queue may be declared with several first bindings.
+fn declaration_name(queue: &Queue) -> String {
+    [&*queue.name, &queue.exchange.name, &queue.routing_key].join("\0")
 }
 
 /// `x-expires` of a queue.
