@@ -113,6 +113,7 @@ impl CallTemplate {
 
     /// The messages of many calls, one for each id, until they have `max_bytes` together; at least one.
     #[expect(clippy::too_many_arguments, reason = "as above")]
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
     fn build_many(
         &self,
         values: &Bound<'_, PyTuple>,

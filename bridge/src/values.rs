@@ -19,7 +19,6 @@ pub(crate) struct Publication(pub(crate) protocol::Publication);
 impl Publication {
     #[new]
     #[pyo3(signature = (headers, properties, body, *, exchange = String::new(), routing_key, due_ms = None, declare = None))]
-    #[expect(clippy::too_many_arguments, reason = "a whole message; Python gives most of it by name")]
     fn new(
         headers: &Bound<'_, PyDict>,
         properties: &Bound<'_, PyDict>,
@@ -66,6 +65,11 @@ impl Publication {
     #[getter]
     fn due_ms(&self) -> Option<i64> {
         self.0.due_ms
+    }
+
+    #[getter]
+    fn size(&self) -> usize {
+        self.0.message.size()
     }
 
     #[getter]

@@ -96,6 +96,9 @@ class Publication:
     @property
     def due_ms(self) -> int | None: ...
     @property
+    def size(self) -> int:
+        """About the bytes that it takes in memory."""
+    @property
     def declare(self) -> dict[str, Any] | None: ...
 
 @final

@@ -99,4 +99,6 @@ fn is_queue(url: &str) -> bool {
 }
 
 #[cfg(test)]
+mod retry_tests;
+#[cfg(test)]
 mod tests;

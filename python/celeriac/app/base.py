@@ -402,6 +402,29 @@ class Celery:
         send.publish(self, message, options)
         return self._sent(message, options)
 
+    def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
+        """Sends many signatures (chains too) in few round trips: some 1,000 messages in each.
+
+        Example:
+            >>> results = app.send_many(resize.s(name).set(queue="images") for name in names)
+
+        Raises:
+            OperationalError: The broker did not take all; its `sent` has the results of those that were sent before.
+        """
+        from celeriac.app import batch
+
+        if self.conf.values_now()["task_always_eager"]:
+            return [signature.apply_async() for signature in signatures]
+        return batch.send_all(self, batch.of_signatures(self, signatures))
+
+    async def asend_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
+        """`send_many` for coroutines."""
+        from celeriac.app import batch
+
+        if self.conf.values_now()["task_always_eager"]:
+            return [signature.apply_async() for signature in signatures]
+        return await batch.send_all_later(self, batch.of_signatures(self, signatures))
+
     def compose_task_message(
         self, name: str, args: Any, kwargs: Any, task: AnyTask | None, options: dict[str, Any]
     ) -> send.Message:

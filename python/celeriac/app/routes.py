@@ -49,10 +49,9 @@ class Queues(dict[str, Queue]):
         self._default_key: str = conf.task_default_routing_key or self.default_name
         #: Other names of queues.
         self.aliases: dict[str, Queue] = {}
-        #: Those that the engine learns of with the topology, when it starts.
-        self._configured: set[str] = set()
         self._selected: list[str] | None = before._selected if before else None
         self._excluded: set[str] = before._excluded if before else set()
+        # The engine may have been told of the topology before these were there.
         self._added: dict[str, Queue] = {}
         configured = conf.task_queues
         if not configured:
@@ -61,7 +60,6 @@ class Queues(dict[str, Queue]):
             items = configured.items() if isinstance(configured, Mapping) else ((None, item) for item in configured)
             for name, item in items:
                 self._put(self._read(name, item))
-        self._configured.update(self, (self.default_name,))
         for queue in before._added.values() if before else ():
             self.add(queue)
 
@@ -69,7 +67,6 @@ class Queues(dict[str, Queue]):
         """Adds a queue: one of ours, one like kombu's, or a name with options."""
         made = Queue.from_dict(queue, **options) if isinstance(queue, str) else as_queue(queue)
         self._added[made.name] = made
-        self._configured.discard(made.name)
         return self._put(made)
 
     def select(self, include: Iterable[str] | str | None) -> None:
@@ -118,7 +115,7 @@ class Queues(dict[str, Queue]):
 
     def knows(self, queue: Queue) -> bool:
         """Whether the engine declares this very queue by its name alone."""
-        return queue.name in self._configured or (self.get(queue.name) is queue and queue.name not in self._added)
+        return self.get(queue.name) is queue and queue.name not in self._added
 
     def __getitem__(self, name: str) -> Queue:
         alias = self.aliases.get(name)
