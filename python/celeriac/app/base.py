@@ -212,7 +212,8 @@ class Celery:
     @property
     def uses_embedded_broker(self) -> bool:
         """Whether nobody named a broker."""
-        return self.broker_url_effective == stores.EMBEDDED_URL
+        conf = self.conf
+        return not any(conf[name] for name in ("broker_url", "broker_read_url", "broker_write_url", "broker_host"))
 
     @property
     def results_enabled(self) -> bool:

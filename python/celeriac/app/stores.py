@@ -15,6 +15,7 @@ from celeriac.serialization import registry
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
+    from celeriac.app.settings import Settings
 
 __all__ = ["EMBEDDED_URL", "broker_url", "connection_options", "plain", "result_backend", "tls_options", "uses_replies"]
 
@@ -113,7 +114,7 @@ def connection_options(app: Celery, *, worker: bool) -> dict[str, Any]:
         "tls": tls,
         "heartbeat": None if heartbeat is None else float(heartbeat),
         # Replies go over the broker's own connections.
-        "backend_transport_options": transport if replies else _backend_options(conf),
+        "backend_transport_options": transport if replies else _backend_options(app.conf),
         "backend_tls": tls if replies else tls_options(conf["redis_backend_use_ssl"]),
         "backend_connect_timeout": conf["redis_socket_connect_timeout"],
         "result_content_type": content_type,
@@ -164,9 +165,10 @@ def tls_options(given: Any) -> dict[str, Any] | None:
     return {**{name: str(path) for name, path in paths.items() if path}, "verify": verify}
 
 
-def _backend_options(conf: Mapping[str, Any]) -> dict[str, Any]:
-    given = {option: conf.get(setting) for setting, option in _REDIS_OPTIONS.items()}
-    options: dict[str, Any] = plain({**given, **(conf["result_backend_transport_options"] or {})})
+def _backend_options(conf: Settings) -> dict[str, Any]:
+    # Only what somebody has set: Celery's defaults (two minutes for an answer, no keepalive) are not ours.
+    given = {option: conf.chosen(setting) for setting, option in _REDIS_OPTIONS.items()}
+    options: dict[str, Any] = plain({**given, **(conf.result_backend_transport_options or {})})
     return options
 
 

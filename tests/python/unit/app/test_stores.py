@@ -186,8 +186,6 @@ def test_redis_settings_are_options_of_the_result_backend() -> None:
         "global_keyprefix": "p",
         "socket_timeout": 7,
         "socket_connect_timeout": 3,
-        "socket_keepalive": False,
-        "retry_on_timeout": False,
         "max_connections": 20,
     }
     assert options["backend_connect_timeout"] == 3
