@@ -218,8 +218,8 @@ def drain_with_results(system: System, bench: Bench) -> Figures:
 
 
 def backlog(system: System, bench: Bench) -> Figures:
-    """The first tasks of a short and of a long queue."""
-    if system.broker != "redis" or not system.likeness:
+    """The first tasks of a short and of a long queue, where a long one can be made quickly."""
+    if not system.loads.backlog:
         return {}
     found = {}
     for length in bench.backlogs:

@@ -82,7 +82,9 @@ class Run:
     def measure(self) -> None:
         """Everything: each round, each broker, each measurement, each system."""
         interpreters = self.install()
-        with tempfile.TemporaryDirectory(prefix="celeriac-bench-") as folder, ExitStack() as servers:
+        target = HERE.parent / "target"  # on a disk: a temporary folder may be in memory, where fsync costs nothing
+        target.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix="bench-") as folder, ExitStack() as servers:
             scratch = Path(folder)
             needs_redis = self.options.only != ["embedded"]
             redis = servers.enter_context(redis_server(scratch)) if needs_redis else None
@@ -133,6 +135,8 @@ class Run:
         lines += ["| | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(columns)]
         own = [column for column in columns if column.broker == broker]
         for label in labels(self.found[column.key] for column in own):
+            if label.startswith("import") and broker == "redis" and "embedded" in self.options.only:
+                continue  # taken here for Celery, shown beside celeriac's
             cells = []
             for column in columns:
                 values = self.found[column.key].get(label)
@@ -146,11 +150,12 @@ class Run:
         """All tables with their notes."""
         where = machine()
         parts = [self.table(broker) for broker in self.options.only if any(c.broker == broker for c in self.columns)]
-        foot = [
+        conditions = (
             f"{where['cores']} x {where['cpu']}, {where['kernel']}, {where['python']}; medians of {self.options.rounds} "
-            "alternating rounds. In brackets: how many times better than Celery in the same run (for a cost: its "
-            "cost divided by this one's). Redis keeps everything in memory and nothing on disk."
-        ]
+            "alternating rounds. In brackets: how many times better than Celery in the same run (for a cost: Celery's "
+            "divided by this one's). Redis keeps everything in memory and nothing on disk."
+        )
+        foot = [conditions]
         if self.options.quick:
             foot.append("**Quick run with tiny loads: these figures say that everything works, and no more.**")
         notes = "\n".join(f"- {note}" for note in self.notes)
@@ -171,7 +176,7 @@ def cell(label: str, values: list[float] | None, base: list[float] | None, *, re
         return shown(value)
     against = statistics.median(base)
     factor = value / against if label.endswith("per second") else against / value if value else 0.0
-    return f"{shown(value)} ({shown(factor)}×)" if factor else shown(value)
+    return f"{shown(value)} (x{shown(factor)})" if factor else shown(value)
 
 
 def shown(value: float) -> str:

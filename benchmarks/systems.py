@@ -131,15 +131,15 @@ def on_redis(family: str, python: Path, url: str) -> System:
                      "2 children", EARLY, "celery-task-meta-*"),
         "celery": ("Celery 5.7", "celery_app", like, Loads(2_000, 1_500, 2_000, 1_500),
                    "2 children", EARLY, "celery-task-meta-*"),
-        "dramatiq": ("Dramatiq 2.2", "dramatiq_app", (program, "-p", "2", "-t", "8", "dramatiq_app"), Loads(4_000, 3_000),
+        "dramatiq": ("Dramatiq 2.2", "dramatiq_app", (program, "-p", "2", "-t", "8", "dramatiq_app"), Loads(6_000, 4_000),
                      "2 processes x 8 threads", LATE, "[0-9a-f]" * 32),
-        "ardiq": ("ardiq 1.2", "ardiq_app", (program, "run", "-q", "-w", "2", "ardiq_app:app"), Loads(12_000, 5_000, 20_000),
+        "ardiq": ("ardiq 1.2", "ardiq_app", (program, "run", "-q", "-w", "2", "ardiq_app:app"), Loads(12_000, 5_000, 20_000, 4_000),
                   "2 processes, coroutines", f"{LATE}; always keeps results", "ardiq:*:task:results:*"),
         "mayu": ("mayu 0.2", "mayu_app", (program, "worker", "--processes", "2", "--mode", "process", "--log-level", "WARNING", "mayu_app:app"),
                  Loads(20_000, 8_000), "2 processes", LATE, "mayu:result:*"),
-        "cauli": ("cauli 0.1", "cauli_app", (f"{program}-worker", "-A", "cauli_app:app", "--procs", "2", "-c", "16",
-                  "--max-envelope-bytes", str(8 << 20), "--log-level", "warn"), Loads(100_000, 10_000, 50_000),
-                  "2 processes x 8 threads, the sync lane", f"{LATE}, in groups of 64 or after 2 ms", "cauli:result:*"),
+        "cauli": ("cauli 0.1", "cauli_app", (f"{program}-worker", "-A", "cauli_app:app", "--procs", "2", "--io-threads", "8",
+                  "--max-envelope-bytes", str(8 << 20), "--log-level", "warn"), Loads(100_000, 10_000, 50_000, 20_000),
+                  "2 processes x 8 threads", f"{LATE}, in groups of 64 or after 2 ms", "cauli:result:*"),
     }  # fmt: skip
     name, app, command, loads, shape, guarantee, results = lines[family]
     return System(name, family, "redis", python, url, url, app, command, loads, shape, guarantee, results)
@@ -150,10 +150,11 @@ def on_rabbitmq(family: str, python: Path, url: str, results: str) -> System:
     system = on_redis(family, python, results)
     loads = {
         "celeriac": Loads(30_000, 3_000, 20_000),
-        "celery": Loads(3_000, 2_000, 2_000),
-        "dramatiq": Loads(4_000, 3_000),
+        "celery": Loads(4_000, 2_500, 3_000),
+        "dramatiq": Loads(8_000, 8_000),
     }[family]
-    return replace(system, broker="rabbitmq", url=url, loads=loads)
+    confirmed = "publishing waits for the broker's confirmation" if family == "celeriac" else "published unconfirmed"
+    return replace(system, broker="rabbitmq", url=url, loads=loads, guarantee=f"{confirmed}; {system.guarantee}")
 
 
 def interpreter(family: str) -> str:

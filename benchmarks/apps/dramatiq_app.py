@@ -19,7 +19,7 @@ if URL.startswith("redis"):
 else:
     from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-    broker = RabbitmqBroker(url=URL)
+    broker = RabbitmqBroker(url=f"{URL.removesuffix('//')}/%2F")  # the default virtual host, as pika writes it
 broker.add_middleware(Results(backend=RedisBackend(url=os.environ["BENCH_BACKEND"])))
 dramatiq.set_broker(broker)
 
