@@ -17,6 +17,14 @@ def clock(pid: int) -> float:
     return time.clock_gettime(((~pid) << 3) | 2)
 
 
+def alive(pid: int) -> bool:
+    """Whether it runs; one that has ended and was not waited for does not."""
+    try:
+        return _stat(pid)[0] != "Z"
+    except OSError:
+        return False
+
+
 def children_of() -> dict[int, list[int]]:
     """Every process's children."""
     tree: dict[int, list[int]] = {}

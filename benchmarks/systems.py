@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from servers import RabbitMQ, Redis
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 # Distributions build this one with profile-guided optimisation; all that install on it run on it.
-BASE_PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+BASE_PYTHON = os.environ.get("BENCH_PYTHON") or next(filter(os.path.exists, ("/usr/bin/python3", sys.executable)))
 PACKAGES = {
     "celery": ("celery[redis]==5.7.0",),
     "dramatiq": ("dramatiq[redis,rabbitmq]==2.2.0",),
@@ -25,6 +24,7 @@ PACKAGES = {
 }
 NEWEST_NEEDED = {"ardiq": (3, 12), "mayu": (3, 13)}
 FAMILIES = ("celeriac", *PACKAGES)
+TABLES = {"redis": FAMILIES, "rabbitmq": ("celeriac", "celery", "dramatiq"), "embedded": ("celeriac",)}
 EARLY, LATE = "acknowledged when it begins", "acknowledged after the run"
 
 
@@ -129,11 +129,11 @@ def on_redis(family: str, python: Path, url: str) -> System:
     lines: dict[str, tuple[str, str, tuple[str, ...], Loads, str, str, str]] = {
         "celeriac": ("celeriac", "celery_app", like, Loads(100_000, 10_000, 50_000, 20_000),
                      "2 children", EARLY, "celery-task-meta-*"),
-        "celery": ("Celery 5.7", "celery_app", like, Loads(2_000, 1_500, 2_000, 1_500),
+        "celery": ("Celery 5.7", "celery_app", like, Loads(2_000, 1_500, 2_000, 1_200),
                    "2 children", EARLY, "celery-task-meta-*"),
         "dramatiq": ("Dramatiq 2.2", "dramatiq_app", (program, "-p", "2", "-t", "8", "dramatiq_app"), Loads(6_000, 4_000),
                      "2 processes x 8 threads", LATE, "[0-9a-f]" * 32),
-        "ardiq": ("ardiq 1.2", "ardiq_app", (program, "run", "-q", "-w", "2", "ardiq_app:app"), Loads(12_000, 5_000, 20_000, 4_000),
+        "ardiq": ("ardiq 1.2", "ardiq_app", (program, "run", "-q", "-w", "2", "ardiq_app:app"), Loads(12_000, 5_000, 20_000),
                   "2 processes, coroutines", f"{LATE}; always keeps results", "ardiq:*:task:results:*"),
         "mayu": ("mayu 0.2", "mayu_app", (program, "worker", "--processes", "2", "--mode", "process", "--log-level", "WARNING", "mayu_app:app"),
                  Loads(20_000, 8_000), "2 processes", LATE, "mayu:result:*"),
@@ -161,7 +161,7 @@ def interpreter(family: str) -> str:
     """Which Python a system runs on: the optimised one where it can."""
     need = NEWEST_NEEDED.get(family, (3, 11))
     found = [BASE_PYTHON, *(name for minor in (14, 13, 12) if (name := shutil.which(f"python3.{minor}")))]
-    found += [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.1[2-9]*/bin/python3"))]
+    found += sorted(map(str, Path.home().glob(".pyenv/versions/3.1[2-9]*/bin/python3")), reverse=True)
     for python in found:
         asked = [python, "-c", f"import sys; sys.exit(sys.version_info < {need})"]
         if subprocess.run(asked, capture_output=True).returncode == 0:
@@ -171,10 +171,9 @@ def interpreter(family: str) -> str:
 
 def optimised(base: str) -> bool:
     """Whether an interpreter was built with profile-guided optimisation; distributions do so without saying it."""
-    if base == BASE_PYTHON:
-        return True
     code = "import sysconfig; print('--enable-optimizations' in (sysconfig.get_config_var('CONFIG_ARGS') or ''))"
-    return subprocess.run([base, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
+    asked = subprocess.run([base, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return base.startswith("/usr/bin/") or asked == "True"
 
 
 def version(python: Path) -> str:
@@ -184,7 +183,7 @@ def version(python: Path) -> str:
 
 def environment(family: str, base: str) -> Path:
     """A virtual environment for that system; returns its interpreter."""
-    folder = HERE / f".venv-{family}"
+    folder = HERE / f".venv-{family}-{version(Path(base)).removeprefix('Python ')}"
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([base, "-m", "venv", str(folder)], check=True, capture_output=True)
@@ -237,24 +236,22 @@ def install_ours(python: Path, profile: str) -> None:
     pip(python, "--force-reinstall", "--no-deps", str(wheel))
 
 
+def takes_part(family: str, brokers: list[str]) -> bool:
+    """Whether a system is in any of those tables."""
+    return any(family in TABLES[broker] for broker in brokers)
+
+
 def chosen(
     families: list[str],
-    brokers: list[str],
+    broker: str,
     interpreters: dict[str, Path],
     urls: dict[str, str],
     scratch: Path,
 ) -> list[System]:
-    """The columns of this run, table by table."""
-    makers: dict[str, Callable[[str, Path], list[System]]] = {
-        "redis": lambda family, python: [on_redis(family, python, urls["redis"])],
-        "rabbitmq": lambda family, python: (
-            [on_rabbitmq(family, python, urls["rabbitmq"], urls["redis"])]
-            if family in {"celeriac", "celery", "dramatiq"}
-            else []
-        ),
-        "embedded": lambda family, python: embedded(python, scratch) if family == "celeriac" else [],
-    }
-    present = [family for family in families if family in interpreters]
-    return [
-        system for broker in brokers for family in present for system in makers[broker](family, interpreters[family])
-    ]
+    """The columns of one table."""
+    present = [family for family in families if family in interpreters and family in TABLES[broker]]
+    if broker == "embedded":
+        return embedded(interpreters["celeriac"], scratch) if present else []
+    if broker == "rabbitmq":
+        return [on_rabbitmq(family, interpreters[family], urls[broker], urls["redis"]) for family in present]
+    return [on_redis(family, interpreters[family], urls[broker]) for family in present]
