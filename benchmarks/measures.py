@@ -17,7 +17,7 @@ import processes
 from servers import RabbitMQ, Redis
 from systems import HERE, System
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.005
 SETTLE_SECONDS = 0.3
 Figures = dict[str, float]

@@ -131,7 +131,8 @@ class Run:
         columns = [column for column in self.columns if column.broker == broker]
         reference = next((column for column in self.columns if column.family == "celery"), None)
         same = next((column for column in columns if column.family == "celery"), None)
-        base = self.found[(same or reference).key] if same or reference else {}
+        beside = same or reference
+        base = self.found[beside.key] if beside else {}
         if broker == "embedded" and reference:
             columns.append(reference)
         lines = [f"### {BROKERS[broker]}", ""]

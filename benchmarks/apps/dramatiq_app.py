@@ -15,7 +15,7 @@ URL = os.environ["BENCH_URL"]
 if URL.startswith("redis"):
     from dramatiq.brokers.redis import RedisBroker
 
-    broker = RedisBroker(url=URL)
+    broker: dramatiq.Broker = RedisBroker(url=URL)
 else:
     from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
@@ -23,11 +23,11 @@ else:
 broker.add_middleware(Results(backend=RedisBackend(url=os.environ["BENCH_BACKEND"])))
 dramatiq.set_broker(broker)
 
-TASKS = {
-    "noop": dramatiq.actor(bench_base.noop),
-    "answer": dramatiq.actor(bench_base.answer, store_results=True),
-    "size": dramatiq.actor(bench_base.size, store_results=True),
-    "mark": dramatiq.actor(bench_base.mark),
+TASKS: dict[str, Any] = {
+    "noop": dramatiq.actor()(bench_base.noop),
+    "answer": dramatiq.actor(store_results=True)(bench_base.answer),
+    "size": dramatiq.actor(store_results=True)(bench_base.size),
+    "mark": dramatiq.actor()(bench_base.mark),
 }
 
 
@@ -35,7 +35,8 @@ class Client(bench_base.Client):
     """`send()` and `get_result()`; there is no bulk call: its group sends one by one."""
 
     def caller(self, task: str) -> Callable[..., Any]:
-        return TASKS[task].send
+        call: Callable[..., Any] = TASKS[task].send
+        return call
 
     def get(self, handle: Any) -> Any:
         return handle.get_result(block=True, timeout=30_000)
