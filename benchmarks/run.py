@@ -87,7 +87,10 @@ class Run:
         interpreters = self.install()
         target = HERE.parent / "target"  # on a disk: a temporary folder may be in memory, where fsync costs nothing
         target.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix="bench-") as folder, ExitStack() as servers:
+        with (
+            tempfile.TemporaryDirectory(dir=target, prefix="bench-", ignore_cleanup_errors=True) as folder,
+            ExitStack() as servers,
+        ):
             scratch = Path(folder)
             needs_redis = self.options.only != ["embedded"]
             redis = servers.enter_context(redis_server(scratch)) if needs_redis else None
