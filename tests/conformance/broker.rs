@@ -35,7 +35,7 @@ pub(crate) async fn a_batch_comes_back_in_order_with_everything_it_had(setup: Se
 
 pub(crate) async fn a_higher_priority_comes_first_and_equal_ones_in_order(setup: Setup) {
     let batch = [("low", 0), ("top", 9), ("mid1", 5), ("mid2", 5), ("beyond", 200), ("low2", 0)];
-    let batch = batch.map(|(name, priority)| prioritized("q", name, priority));
+    let batch = batch.map(|(name, priority)| prioritized("q", name, (setup.urgent)(priority)));
     setup.broker.publish(batch.to_vec()).await.expect("publishes");
     setup.publish("q", &["none"]).await;
 
