@@ -40,7 +40,6 @@ macro_rules! conformance {
                 a_claim_that_waits_wakes_by_a_publish,
                 set_queues_changes_what_is_taken,
                 a_broadcast_reaches_all_who_listen_and_only_those,
-                a_broadcast_that_is_over_is_not_heard,
                 sweep_keeps_what_lives,
             );
             suite!($make; claims:
@@ -63,7 +62,17 @@ macro_rules! conformance {
             suite!($make; backend:
                 a_watch_sees_what_a_commit_stores,
             );
-            results!($make);
+        })*
+    };
+}
+
+/// The part of the suite for stores that keep broadcasts for those who are out of reach for a while.
+macro_rules! kept_broadcasts {
+    ($($module:ident: $make:expr;)*) => {
+        $(mod $module {
+            suite!($make; broker:
+                a_broadcast_that_is_over_is_not_heard,
+            );
         })*
     };
 }
@@ -102,14 +111,37 @@ macro_rules! suite {
 conformance! {
     memory: crate::setup::memory();
 }
+kept_broadcasts! {
+    memory_broadcasts: crate::setup::memory();
+}
+mod memory_results {
+    results!(crate::setup::memory());
+}
 
 #[cfg(feature = "sqlite")]
 conformance! {
     sqlite_inline: crate::setup::sqlite(celeriac::driver::Threading::Inline);
     sqlite_dedicated: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
 }
+#[cfg(feature = "sqlite")]
+kept_broadcasts! {
+    sqlite_inline_broadcasts: crate::setup::sqlite(celeriac::driver::Threading::Inline);
+    sqlite_dedicated_broadcasts: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
+#[cfg(feature = "sqlite")]
+mod sqlite_inline_results {
+    results!(crate::setup::sqlite(celeriac::driver::Threading::Inline));
+}
+#[cfg(feature = "sqlite")]
+mod sqlite_dedicated_results {
+    results!(crate::setup::sqlite(celeriac::driver::Threading::Dedicated));
+}
 
 #[cfg(feature = "redis")]
+conformance! {
+    redis: crate::setup::redis();
+}
+#[cfg(feature = "redis")]
 mod redis_results {
-    results!(crate::setup::redis_results());
+    results!(crate::setup::redis());
 }

@@ -52,15 +52,18 @@ pub(crate) fn sqlite(threading: celeriac::driver::Threading) -> Setup {
     Setup { wake: Box::new(move || store.wake()), _directory: Some(directory), ..of }
 }
 
-/// Results in Redis. Messages are elsewhere.
+/// Messages and results in Redis.
 #[cfg(feature = "redis")]
-pub(crate) fn redis_results() -> Setup {
+pub(crate) fn redis() -> Setup {
     use celeriac::driver::connect_backend;
+    use celeriac::driver::redis::RedisBroker;
     let room = crate::servers::Room::new();
     let clock = Clock::manual(START);
-    let broker = Arc::new(MemoryStore::new(clock.clone()));
+    let broker = RedisBroker::connect(&room.url, &room.options(&clock)).expect("the URL is one");
     let backend = connect_backend(&room.url, room.options(&clock)).expect("the URL is one");
-    Setup { age: Box::new(move |by| room.age(by)), ..Setup::of(broker, backend, clock) }
+    let of = Setup::of(Arc::new(broker.clone()), backend, clock);
+    let (wake, age) = (Box::new(move || broker.wake()), Box::new(move |by| room.age(by)));
+    Setup { wake, age, urgent: |rank| 9_u8.saturating_sub(rank), ..of }
 }
 
 impl Setup {
@@ -81,7 +84,9 @@ impl Setup {
     }
 
     pub(crate) async fn consumer(&self, node: &str, queues: &[&str]) -> Box<dyn Consumer> {
-        self.broker.consume(options(node, queues)).await.expect("consumes")
+        let results = Some(self.backend.location());
+        let options = ConsumerOptions { results, ..options(node, queues) };
+        self.broker.consume(options).await.expect("consumes")
     }
 }
 
@@ -103,6 +108,8 @@ pub(crate) fn message(name: &str) -> Message {
             content_type: "application/json".to_owned(),
             content_encoding: "utf-8".to_owned(),
             delivery_mode: 2,
+            // As Celery always writes it: some stores cannot tell it from none.
+            priority: Some(0),
             ..Properties::default()
         },
         body: Bytes::copy_from_slice(name.as_bytes()),
