@@ -122,11 +122,6 @@ impl Link {
         }
     }
 
-    /// Connects, if need be, and makes sure that the server answers.
-    pub(super) async fn ready(&self) -> Result<(), LinkError> {
-        self.query::<String>(&redis::cmd("PING")).await.map(drop)
-    }
-
     /// Opens a connection of its own for what the server says unasked. Needs Redis 6.
     pub(super) async fn pushes(&self) -> Result<Pushes, LinkError> {
         let (sender, receiver) = mpsc::channel(PUSHES);
