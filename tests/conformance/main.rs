@@ -6,6 +6,10 @@ mod backend;
 mod broker;
 mod claims;
 #[cfg(feature = "redis")]
+mod redis_backend;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(feature = "redis")]
 mod servers;
 #[cfg(feature = "amqp")]
 mod rabbit;
@@ -144,7 +148,7 @@ conformance! {
 }
 #[cfg(feature = "redis")]
 mod redis_results {
-    results!(crate::setup::redis_results());
+    results!(crate::setup::redis());
 }
 
 // What AMQP cannot promise, and where it is tested in its own way (`amqp`):

@@ -23,7 +23,7 @@ const WATCHDOG: &str = r#"
 server=$!
 echo $server
 read line
-kill -9 $server
+kill -9 $server 2>/dev/null
 wait $server 2>/dev/null
 [ -z "$REMOVE" ] || rm -rf "$REMOVE"
 "#;
@@ -180,9 +180,7 @@ impl RedisServer {
 /// all databases: whoever publishes needs the prefix too.
 pub(crate) struct Room {
     pub(crate) url: String,
-    pub(crate) database: u32,
     pub(crate) prefix: String,
-    pub(crate) port: u16,
 }
 
 impl Room {
@@ -192,7 +190,7 @@ impl Room {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let server = SERVER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let database = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { url: server.url(database), database, prefix: format!("test{database}:"), port: server.port }
+        Self { url: server.url(database), prefix: format!("test{database}:") }
     }
 
     /// How a store in this room is connected to.
