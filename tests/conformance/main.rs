@@ -6,6 +6,10 @@ mod backend;
 mod broker;
 mod claims;
 #[cfg(feature = "redis")]
+mod redis_broker;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(feature = "redis")]
 mod servers;
 mod setup;
 #[cfg(feature = "sqlite")]

@@ -33,8 +33,8 @@ fn every_foreign_message_is_read_or_refused_for_its_reason() {
             "expires_bad" => invalid("expires", &result.unwrap_err()),
             "headers_null" => result.unwrap_err() == DecodeError::UnknownMessage,
             "content_type_missing" => missing("content-type", &result.unwrap_err()),
-            "delivery_info_missing" => missing("delivery_info", &result.unwrap_err()),
-            "delivery_tag_missing" => missing("delivery_tag", &result.unwrap_err()),
+            // Celery's worker loses these; here they are read, since nothing needs what they lack.
+            "delivery_info_missing" | "delivery_tag_missing" => result.is_ok(),
             "list_element_not_json" => {
                 matches!(result.unwrap_err(), DecodeError::Json { part: "envelope", .. })
             }

@@ -78,6 +78,9 @@ pub(super) struct State {
     pub(super) kept: VecDeque<Delivery>,
     /// Claimed, unreadable, and to be settled by the next look.
     pub(super) condemned: Vec<(u64, DeadReason, String)>,
+    /// Numbers of looks whose answers were lost: first, and behind the last. What they took is given back before the
+    /// next look.
+    pub(super) doubtful: Vec<(u64, u64)>,
     /// The queues, once for each one that a look may start with.
     rotations: Vec<Arc<Queues>>,
     /// Other consumers of this host as of the last renewal.
@@ -103,6 +106,7 @@ impl RedisConsumer {
             claims: HashMap::new(),
             kept: VecDeque::new(),
             condemned: Vec::new(),
+            doubtful: Vec::new(),
             rotations: Vec::new(),
             neighbours: Vec::new(),
             neighbours_seen: Instant::now(),
@@ -203,6 +207,7 @@ impl Inner {
             state.claims.clear();
             state.kept.clear();
             state.condemned.clear();
+            state.doubtful.clear();
         }
         self.lost.store(true, Ordering::SeqCst);
         let others = self.register().await?;
@@ -434,6 +439,7 @@ impl Consumer for RedisConsumer {
             }
             _ => inner.register_again(&token).await?,
         }
+        inner.disown().await?;
         inner.restore_foreign().await?;
         Ok(Renewal { lost: inner.lost.swap(false, Ordering::SeqCst), recovered })
     }

@@ -54,7 +54,8 @@ impl Registered {
         let Ok(texts) = Vec::<String>::from_redis_value(pairs) else { return Vec::new() };
         let mut found = Vec::new();
         for pair in texts.chunks_exact(2) {
-            if let Ok(holder) = serde_json::from_str(&pair[1]) {
+            let holder = pair[1].split_once(' ').map(|(_, holder)| serde_json::from_str(holder));
+            if let Some(Ok(holder)) = holder {
                 found.push(Self { token: pair[0].clone(), holder });
             }
         }
