@@ -184,10 +184,12 @@ impl Dial<'_> {
     /// The reason with the place, where the system's own text has none.
     fn explained(&self, place: &Place, error: &redis::RedisError) -> LinkError {
         let read = LinkError::read(self.url, error);
-        if read.fault == Fault::Io {
-            return LinkError::new(self.url, Fault::Io, format!("{place}: {read}"));
+        match read.fault {
+            Fault::Io | Fault::Tls => {
+                LinkError::new(self.url, read.fault.clone(), format!("{place}: {read}"))
+            }
+            _ => read,
         }
-        read
     }
 
     async fn log_in(&self, target: &Target<'_>, protocol: ProtocolVersion) -> redis::RedisResult<Live> {

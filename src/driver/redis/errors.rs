@@ -1,6 +1,8 @@
 //! What a Redis server or the way to it can do to a call, and what that means to the caller.
 
+use std::error::Error as _;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +42,8 @@ pub(super) enum Fault {
     Login,
     /// The user may not do this.
     NoPermission,
+    /// TLS found something wrong with the server's certificate, or ours.
+    Tls,
     /// A script is not known; [`super::link::Link::script`] deals with it.
     NoScript,
     /// An option is wrong for this server.
@@ -51,10 +55,6 @@ pub(super) enum Fault {
 impl LinkError {
     pub(super) fn new(url: &Arc<str>, fault: Fault, reason: impl Into<String>) -> Self {
         Self { fault, url: url.clone(), reason: reason.into() }
-    }
-
-    pub(super) fn io(url: &Arc<str>, what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self::new(url, Fault::Io, format!("{what}: {error}"))
     }
 
     /// Reads an error of the client library. A command of a pipeline that failed speaks for all of it.
@@ -75,7 +75,7 @@ impl LinkError {
             ErrorKind::UnexpectedReturnType | ErrorKind::Client | ErrorKind::InvalidClientConfig => {
                 (Fault::Response, format!("unexpected answer: {error}"))
             }
-            _ => (Fault::Io, error.to_string()),
+            _ => (system(error), error.to_string()),
         };
         Self::new(url, fault, reason)
     }
@@ -122,6 +122,15 @@ impl LinkError {
     }
 }
 
+/// What the operating system's kind of error says; TLS has kinds of its own.
+fn system(error: &RedisError) -> Fault {
+    match error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidData) => Fault::Tls,
+        Some(io::ErrorKind::InvalidInput) => Fault::Config,
+        _ => Fault::Io,
+    }
+}
+
 const NEEDS_TAG: &str = ": all keys must be in one slot, so set the transport option global_keyprefix to one with \
      a hash tag, such as \"{celery}:\"";
 
@@ -148,7 +157,7 @@ impl From<LinkError> for BrokerError {
         let url = url.to_string();
         match fault {
             Fault::Timeout(after) => Self::Timeout { url, after, reason },
-            Fault::Login => Self::Broken { url, reason },
+            Fault::Login | Fault::Tls => Self::Broken { url, reason },
             Fault::Config => Self::Config(format!("broker {url}: {reason}")),
             Fault::NoPermission | Fault::Response => Self::Refused { url, reason },
             Fault::Io
@@ -168,7 +177,7 @@ impl From<LinkError> for BackendError {
         let url = url.to_string();
         match fault {
             Fault::Timeout(after) => Self::Timeout { url, after, reason },
-            Fault::Login => Self::Broken { url, reason },
+            Fault::Login | Fault::Tls => Self::Broken { url, reason },
             Fault::Config => Self::Config(format!("result backend {url}: {reason}")),
             Fault::NoPermission | Fault::Response => Self::Refused { url, reason },
             Fault::Io

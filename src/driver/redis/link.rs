@@ -246,14 +246,15 @@ fn forward(sender: mpsc::Sender<PushInfo>) -> Pushed {
     let sender = Mutex::new(Some(sender));
     Arc::new(move |info: PushInfo| -> Result<(), ()> {
         let mut sender = sender.lock();
-        match &info.kind {
+        let ends = match &info.kind {
+            PushKind::Disconnection => true,
             PushKind::Message | PushKind::PMessage | PushKind::Invalidate => {
-                if sender.as_ref().is_some_and(|sender| sender.try_send(info).is_err()) {
-                    *sender = None;
-                }
+                sender.as_ref().is_some_and(|sender| sender.try_send(info).is_err())
             }
-            PushKind::Disconnection => *sender = None,
-            _ => {}
+            _ => false,
+        };
+        if ends {
+            *sender = None;
         }
         Ok(())
     })

@@ -150,12 +150,11 @@ fn binary_state(head: &[u8]) -> Option<String> {
     let rest = &head[at + NAME.len()..];
     // Pickle remembers each text: MEMOIZE, or BINPUT with a number.
     let rest = match rest {
-        [0x94, rest @ ..] | [b'q', _, rest @ ..] => rest,
-        rest => rest,
+        [0x94, after @ ..] | [b'q', _, after @ ..] => after,
+        _ => rest,
     };
     let (length, rest) = match rest {
-        [0x8c | 0xd9, length, rest @ ..] => (usize::from(*length), rest),
-        [b'X', length, 0, 0, 0, rest @ ..] => (usize::from(*length), rest),
+        [0x8c | 0xd9, length, rest @ ..] | [b'X', length, 0, 0, 0, rest @ ..] => (usize::from(*length), rest),
         [short @ 0xa0..=0xbf, rest @ ..] => (usize::from(short & 0x1f), rest),
         _ => return None,
     };
