@@ -74,7 +74,7 @@ async fn keys_and_elements_are_where_kombu_has_them() {
     assert_eq!(keys, expected.map(str::to_owned).into());
     let member = format!("celery{SEPARATOR}{SEPARATOR}celery");
     for key in ["_kombu.binding.celery", "_kombu.binding_permanent.celery"] {
-        assert_eq!(ask::<Vec<String>>(&mut look, &["SMEMBERS", key]), [member.clone()]);
+        assert_eq!(ask::<Vec<String>>(&mut look, &["SMEMBERS", key]), std::slice::from_ref(&member));
     }
     let element: Vec<u8> = ask(&mut look, &["LINDEX", "celery", "0"]);
     let read = Envelope::decode(&element).expect("reads");
