@@ -5,14 +5,18 @@
 mod backend;
 mod broker;
 mod claims;
+#[cfg(feature = "amqp")]
+mod rabbit;
 #[cfg(feature = "redis")]
 mod redis_backend;
+#[cfg(feature = "redis")]
+mod redis_broker;
+#[cfg(feature = "redis")]
+mod redis_broker_faults;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
 mod servers;
-#[cfg(feature = "amqp")]
-mod rabbit;
 mod setup;
 #[cfg(feature = "sqlite")]
 mod sqlite;

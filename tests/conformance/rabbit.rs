@@ -137,7 +137,10 @@ fn environment(command: &mut Command, directory: &Path, port: u16, ports: [u16; 
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
         .env("RABBITMQ_CONFIG_FILE", at("none"))
         .env("RABBITMQ_CTL_DIST_PORT_MIN", "0")
-        .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none")
+        .env(
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+            "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none",
+        )
         .env("RABBITMQ_CTL_ERL_ARGS", "+S 1:1 +sbwt none");
 }
 
@@ -197,7 +200,8 @@ fn with_queues(queues: Vec<Queue>) -> Setup {
     let host = shared().host();
     let clock = Clock::manual(START);
     let broker = host.broker(ConnectOptions { clock: clock.clone(), ..options(queues) });
-    let reply = ReplyOptions { queue: Some("replies".to_owned()), persistent: true, expires_ms: Some(60_000) };
+    let reply =
+        ReplyOptions { queue: Some("replies".to_owned()), persistent: true, expires_ms: Some(60_000) };
     let backend = host.backend(ConnectOptions { clock: clock.clone(), reply, ..ConnectOptions::default() });
     Setup::of(broker, Arc::new(Addressed(backend)), clock)
 }
