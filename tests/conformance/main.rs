@@ -2,6 +2,10 @@
 //!
 //! A new driver writes a function that makes a [`Setup`] and adds a line to [`conformance!`].
 
+#[cfg(feature = "amqp")]
+mod amqp;
+#[cfg(feature = "amqp")]
+mod amqp_faults;
 mod backend;
 mod broker;
 mod claims;

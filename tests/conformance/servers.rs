@@ -180,6 +180,8 @@ impl RedisServer {
 /// all databases: whoever publishes needs the prefix too.
 pub(crate) struct Room {
     pub(crate) url: String,
+    pub(crate) database: u32,
+    pub(crate) port: u16,
     pub(crate) prefix: String,
 }
 
@@ -190,7 +192,7 @@ impl Room {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let server = SERVER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let database = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { url: server.url(database), prefix: format!("test{database}:") }
+        Self { url: server.url(database), database, port: server.port, prefix: format!("test{database}:") }
     }
 
     /// How a store in this room is connected to.
