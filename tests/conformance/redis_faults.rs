@@ -11,7 +11,7 @@ use celeriac::driver::{ConnectOptions, connect_backend};
 use celeriac::protocol::ResultRecord;
 
 use crate::redis_backend::{connect, state};
-use crate::servers::{Daemon, Keep, RedisServer, free_port, require, until};
+use crate::servers::{Daemon, RedisServer, free_port, require, until};
 use crate::setup::{in_time, record};
 
 fn with(url: &str, transport: &serde_json::Value) -> Arc<dyn ResultBackend> {
@@ -287,7 +287,7 @@ fn start_sentinel(master: u16) -> (u16, (Daemon, tempfile::TempDir)) {
     let file = directory.path().join("sentinel.conf");
     std::fs::write(&file, settings).expect("writes");
     let args = [file.display().to_string(), "--sentinel".to_owned()];
-    let daemon = Daemon::start("redis-server", &args, directory.path(), Keep::Directory);
+    let daemon = Daemon::start("redis-server", &args, directory.path());
     until("Sentinel knows the replica", || {
         assert!(daemon.is_alive(), "{}", daemon.output());
         let Ok(client) = redis::Client::open(format!("redis://127.0.0.1:{port}")) else { return false };
