@@ -42,6 +42,15 @@ pub trait Broker: Send + Sync {
     /// Removes what is ready or parked in a queue (not what is claimed); returns how many.
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError>;
 
+    /// Moves what this driver has parked for a queue back into the queue, for workers that know nothing of
+    /// parking (the messages keep their `eta` header); returns how many.
+    async fn unpark(&self, queue: &str) -> Result<u64, BrokerError> {
+        let url = self.display_url();
+        Err(BrokerError::Config(format!(
+            "nothing of queue {queue:?} has to be moved back: no other kind of worker reads {url}"
+        )))
+    }
+
     /// Every queue the store knows, with its counts.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
 
@@ -54,7 +63,9 @@ pub trait Broker: Send + Sync {
     -> Result<(), BrokerError>;
 
     /// Sends to every [`Listener`] of `exchange` that exists now (control commands, events); one that comes
-    /// later does not hear it. A listener that is slow, or out of reach for a while, hears it within `ttl`.
+    /// later does not hear it. A listener that is slow, or out of reach for a while, hears it within `ttl`, where
+    /// the store keeps broadcasts; where they are channels (Redis), it misses what is said while it is out of reach, and
+    /// what waits for it has no end.
     /// At most once for each.
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
 

@@ -13,6 +13,8 @@
 pub mod amqp;
 mod connect;
 pub mod memory;
+#[cfg(any(feature = "sqlite", feature = "redis"))]
+mod process;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod routing;

@@ -112,7 +112,7 @@ async fn a_listener_and_a_reply_queue_hear_again_after_a_loss() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_blocks_is_named_consumption_goes_on_and_publishing_resumes() {
-    let node = alone();
+    let node = alone().await;
     in_long_time(async {
         let host = node.host();
         let broker = host
@@ -153,7 +153,7 @@ async fn publish_patiently(broker: &dyn Broker, name: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_the_node_restarts_under_load() {
-    let node = alone();
+    let node = alone().await;
     in_long_time(async {
         let host = node.host();
         let broker = host.worker(Vec::new());
@@ -215,7 +215,7 @@ async fn nothing_is_lost_when_the_node_restarts_under_load() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_acknowledgement_timeout_of_the_server_is_explained() {
-    let node = alone();
+    let node = alone().await;
     in_long_time(async {
         node.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 500), application:set_env(rabbit, consumer_timeout, 1000)."]);
         let host = node.host();

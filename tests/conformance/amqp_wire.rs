@@ -267,8 +267,8 @@ async fn a_reply_is_on_the_wire_what_celery_writes() {
         let mut watch = client.watch(vec![id.clone()]).await.expect("watches");
         let got = watch.next().await.expect("watches");
         assert_eq!(got, [ResultRecord { reply_to: None, ..record }]);
-        assert!(client.read(&[id.clone()]).await.expect("reads")[0].is_some());
-        client.forget(&[id.clone()]).await.expect("forgets");
+        assert!(client.read(std::slice::from_ref(&id)).await.expect("reads")[0].is_some());
+        client.forget(std::slice::from_ref(&id)).await.expect("forgets");
         assert!(client.read(&[id]).await.expect("reads")[0].is_none());
     })
     .await;

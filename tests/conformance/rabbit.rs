@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use celeriac::backend::{BackendError, ResultBackend, Watch};
@@ -14,6 +14,8 @@ use celeriac::broker::Broker;
 use celeriac::clock::Clock;
 use celeriac::driver::{ConnectOptions, ReplyOptions, connect_backend, connect_broker};
 use celeriac::protocol::{Queue, ResultRecord, Topology};
+
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::setup::{START, Setup};
 
@@ -162,8 +164,8 @@ pub(crate) fn shared() -> &'static Rabbit {
 }
 
 /// The node that a test may stop.
-pub(crate) fn alone() -> MutexGuard<'static, Rabbit> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) async fn alone() -> MutexGuard<'static, Rabbit> {
+    ALONE.lock().await
 }
 
 /// A virtual host of one test.

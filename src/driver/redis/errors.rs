@@ -1,6 +1,7 @@
 //! What a Redis server or the way to it can do to a call, and what that means to the caller.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(super) enum Fault {
     Login,
     /// The user may not do this.
     NoPermission,
+    /// TLS found something wrong with the server's certificate, or ours.
+    Tls,
     /// A script is not known; [`super::link::Link::script`] deals with it.
     NoScript,
     /// An option is wrong for this server.
@@ -53,8 +56,14 @@ impl LinkError {
         Self { fault, url: url.clone(), reason: reason.into() }
     }
 
-    pub(super) fn io(url: &Arc<str>, what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self::new(url, Fault::Io, format!("{what}: {error}"))
+    /// Could not connect; TLS has kinds of system errors of its own.
+    pub(super) fn connecting(url: &Arc<str>, place: impl fmt::Display, error: &io::Error) -> Self {
+        let fault = match error.kind() {
+            io::ErrorKind::InvalidData => Fault::Tls,
+            io::ErrorKind::InvalidInput => Fault::Config,
+            _ => Fault::Io,
+        };
+        Self::new(url, fault, format!("{place}: {error}"))
     }
 
     /// Reads an error of the client library. A command of a pipeline that failed speaks for all of it.
@@ -148,7 +157,7 @@ impl From<LinkError> for BrokerError {
         let url = url.to_string();
         match fault {
             Fault::Timeout(after) => Self::Timeout { url, after, reason },
-            Fault::Login => Self::Broken { url, reason },
+            Fault::Login | Fault::Tls => Self::Broken { url, reason },
             Fault::Config => Self::Config(format!("broker {url}: {reason}")),
             Fault::NoPermission | Fault::Response => Self::Refused { url, reason },
             Fault::Io
@@ -168,7 +177,7 @@ impl From<LinkError> for BackendError {
         let url = url.to_string();
         match fault {
             Fault::Timeout(after) => Self::Timeout { url, after, reason },
-            Fault::Login => Self::Broken { url, reason },
+            Fault::Login | Fault::Tls => Self::Broken { url, reason },
             Fault::Config => Self::Config(format!("result backend {url}: {reason}")),
             Fault::NoPermission | Fault::Response => Self::Refused { url, reason },
             Fault::Io
@@ -179,5 +188,50 @@ impl From<LinkError> for BackendError {
             | Fault::Full
             | Fault::NoScript => Self::Unavailable { url, reason },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: &str, details: &str) -> LinkError {
+        LinkError::server(&"redis://h".into(), code, details)
+    }
+
+    #[test]
+    fn what_passes_is_transient_and_what_does_not_is_final() {
+        for code in
+            ["READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "ASK"]
+        {
+            let error = said(code, "why");
+            assert!(BrokerError::from(error.clone()).is_transient(), "{code}");
+            assert!(BackendError::from(error).is_transient(), "{code}");
+        }
+        for code in ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "ERR"] {
+            let error = said(code, "why");
+            assert!(!BrokerError::from(error.clone()).is_transient(), "{code}");
+            assert!(!BackendError::from(error).is_transient(), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_reason_of_the_server_is_never_lost() {
+        for code in ["READONLY", "OOM", "NOAUTH", "WRONGTYPE", "MOVED", "SOMETHING"] {
+            let text = BrokerError::from(said(code, "that is why")).to_string();
+            assert!(
+                text.contains(code) && text.contains("that is why") && text.contains("redis://h"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_is_read_with_any_address() {
+        let moved = |details| said("MOVED", details).fault;
+        let to = |host: &str, port| Fault::Moved { host: host.to_owned(), port };
+        assert_eq!(moved("3999 127.0.0.1:6381"), to("127.0.0.1", 6381));
+        assert_eq!(moved("3999 ::1:6381"), to("::1", 6381));
+        assert_eq!(moved("nonsense"), Fault::NotReady);
     }
 }
