@@ -11,8 +11,9 @@ struct Layer {
 }
 
 /// What `client` and `worker` may know of drivers: how to get one from a URL.
-const CONNECT: [&str; 6] = [
+const CONNECT: [&str; 7] = [
     "driver::self",
+    "driver::backend_url",
     "driver::connect",
     "driver::connect_backend",
     "driver::connect_broker",
@@ -40,6 +41,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "worker",
         may_import: &[
+            "driver::backend_url",
             "driver::connect",
             "client",
             "broker",
