@@ -323,7 +323,8 @@ def not_expired():
 def custom_state():
     result = sent("custom_state", tasks.progress.delay("progress"))
     yield
-    wait_for(lambda: result.state == "PROGRESS", "PROGRESS")
+    if not RPC:  # whoever looks at the queue first has read a state, and Celery keeps it for nobody else
+        wait_for(lambda: result.state == "PROGRESS", "PROGRESS")
     seen = [None if RPC else plain(result.info), result.ready()]
     go_on("progress")
     return [*seen, outcome(result)]
@@ -333,8 +334,8 @@ def custom_state():
 def started_state():
     result = sent("started_state", tasks.tracked.delay("tracked"))
     yield
-    wait_for(lambda: result.state == "STARTED", "STARTED")
-    # A state sent over a queue can be read once: Celery has forgotten it by now.
+    if not RPC:
+        wait_for(lambda: result.state == "STARTED", "STARTED")
     info = {} if RPC else result.info
     go_on("tracked")
     return [{name: type(value).__name__ for name, value in info.items()}, outcome(result)]
@@ -367,7 +368,7 @@ def ignored_task():
     result = sent("ignored_task", tasks.ignored.delay("ignored"))
     yield
     ran("ignored")
-    if RPC:  # who else looks at the queue in between, has read it
+    if RPC:
         return None
     wait_for(lambda: result.state == "KEPT", "KEPT")
     return [result.state, plain(result.info)]
