@@ -57,6 +57,11 @@ impl Clock {
         }
     }
 
+    /// Whether it is the system's, and not one that a test sets.
+    pub fn is_system(&self) -> bool {
+        matches!(self.0, Source::System)
+    }
+
     /// Moves a manual clock forward; does nothing to the system's.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {

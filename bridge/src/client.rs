@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use celeriac::broker::DeadLetter;
-use celeriac::client::{self, ClientError};
-use celeriac::driver::{ConnectOptions, Threading};
+use celeriac::client::{self, ClientError, RetryPolicy, Sending};
+use celeriac::driver::Threading;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::completions::{Completions, Reply};
+use crate::connections::Connections;
 use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
 use crate::json::from_json;
@@ -64,35 +65,48 @@ impl Client {
 impl Client {
     #[new]
     fn new(broker_url: &str, result_backend: Option<&str>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let options = connect_options(options)?;
-        let client = client::Client::new(broker_url, result_backend, options);
+        let given = Options::new("Client", options)?;
+        let connections = Connections::read(&given, Threading::Inline)?;
+        given.finish()?;
+        let client = client::Client::new(broker_url, result_backend, connections.broker)
+            .with_backend_options(connections.backend);
         Ok(Self { pid: std::process::id(), inner: Mutex::new(Some(Arc::new(client))) })
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
-    #[pyo3(signature = (batch, timeout = None))]
-    fn publish(&self, py: Python<'_>, batch: Vec<Py<Publication>>, timeout: Option<f64>) -> PyResult<()> {
-        let timeout = maybe_seconds(timeout)?;
+    #[pyo3(signature = (batch, timeout = None, retry = None, results = false))]
+    fn publish(
+        &self,
+        py: Python<'_>,
+        batch: Vec<Py<Publication>>,
+        timeout: Option<f64>,
+        retry: Option<Retry>,
+        results: bool,
+    ) -> PyResult<()> {
+        let how = sending(timeout, retry, results)?;
         let batch = &batch;
         self.now(py, |client| async move {
-            client.publish(|| batch.iter().map(|one| one.get().0.clone()).collect(), timeout).await
+            client.publish(|| batch.iter().map(|one| one.get().0.clone()).collect(), how).await
         })
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    #[expect(clippy::too_many_arguments, reason = "those of `publish`, and where to tell of the end")]
     fn publish_later(
         &self,
         py: Python<'_>,
         batch: Vec<Py<Publication>>,
         timeout: Option<f64>,
+        retry: Option<Retry>,
+        results: bool,
         completions: &Completions,
         token: i64,
     ) -> PyResult<()> {
-        let timeout = maybe_seconds(timeout)?;
+        let how = sending(timeout, retry, results)?;
         // Python's objects stay here: engine threads hold none.
         let batch: Vec<_> = batch.iter().map(|one| one.get().0.clone()).collect();
         self.later(py, (completions, token), |client| async move {
-            client.publish(|| batch.clone(), timeout).await?;
+            client.publish(|| batch.clone(), how).await?;
             Ok(Reply::Nothing)
         })
     }
@@ -169,6 +183,10 @@ impl Client {
         self.now(py, |client| async move { client.purge(queue).await })
     }
 
+    fn unpark(&self, py: Python<'_>, queue: &str) -> PyResult<u64> {
+        self.now(py, |client| async move { client.unpark(queue).await })
+    }
+
     fn queues<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let queues = self.now(py, |client| async move { client.queues().await })?;
         let convert = |queue: celeriac::broker::QueueStatus| {
@@ -239,17 +257,20 @@ impl Drop for Client {
     }
 }
 
-fn connect_options(dict: &Bound<'_, PyDict>) -> PyResult<ConnectOptions> {
-    let given = Options::new("Client", dict)?;
-    let mut options = ConnectOptions { threading: Threading::Inline, ..ConnectOptions::default() };
-    if let Some(timeout) = given.duration("connect_timeout")? {
-        options.connect_timeout = timeout;
-        options.publish_timeout = timeout;
-    }
-    // No store that there is takes any yet.
-    given.take::<Bound<'_, PyDict>>("transport_options")?;
-    given.finish()?;
-    Ok(options)
+/// Attempts after the first, and seconds: before the first of these, more before each, at the most.
+type Retry = (Option<u32>, f64, f64, Option<f64>);
+
+fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
+    let retry = match retry {
+        None => RetryPolicy::NEVER,
+        Some((max_retries, start, step, longest)) => RetryPolicy {
+            max_retries,
+            start: seconds(start)?.unwrap_or(Duration::MAX),
+            step: seconds(step)?.unwrap_or(Duration::MAX),
+            longest: maybe_seconds(longest)?.unwrap_or(Duration::MAX),
+        },
+    };
+    Ok(Sending { timeout: maybe_seconds(timeout)?, retry, results })
 }
 
 fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py, PyDict>> {

@@ -5,6 +5,7 @@ mod child;
 mod client;
 mod completions;
 mod compression;
+mod connections;
 mod convert;
 mod errors;
 mod json;

@@ -1,5 +1,7 @@
 //! `Publication` and `ResultRecord`: the engine's values as frozen Python objects; and properties both ways.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use celeriac::protocol::{self, Message, Properties};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -16,7 +18,7 @@ pub(crate) struct Publication(pub(crate) protocol::Publication);
 #[pymethods]
 impl Publication {
     #[new]
-    #[pyo3(signature = (headers, properties, body, *, exchange = String::new(), routing_key, due_ms = None))]
+    #[pyo3(signature = (headers, properties, body, *, exchange = String::new(), routing_key, due_ms = None, declare = None))]
     fn new(
         headers: &Bound<'_, PyDict>,
         properties: &Bound<'_, PyDict>,
@@ -24,13 +26,15 @@ impl Publication {
         exchange: String,
         routing_key: String,
         due_ms: Option<i64>,
+        declare: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let message = Message {
             headers: to_json(headers, None)?.into(),
             properties: properties_from(properties)?,
             body: Bytes::copy_from_slice(body.as_bytes()),
         };
-        Ok(Self(protocol::Publication { exchange, routing_key, due_ms, declare: None, message }))
+        let declare = declare.map(queue_from).transpose()?;
+        Ok(Self(protocol::Publication { exchange, routing_key, due_ms, declare, message }))
     }
 
     #[getter]
@@ -61,6 +65,18 @@ impl Publication {
     #[getter]
     fn due_ms(&self) -> Option<i64> {
         self.0.due_ms
+    }
+
+    #[getter]
+    fn size(&self) -> usize {
+        self.0.message.size()
+    }
+
+    #[getter]
+    fn declare<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(queue) = &self.0.declare else { return Ok(None) };
+        let text = serde_json::to_vec(&**queue).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        from_json(py, &text, None).map(Some)
     }
 
     fn __repr__(&self) -> String {
@@ -114,6 +130,16 @@ impl ResultRecord {
     }
 }
 
+/// A queue's declaration.
+pub(crate) fn queue_from(dict: &Bound<'_, PyDict>) -> PyResult<Arc<protocol::Queue>> {
+    json_value(dict).map(Arc::new)
+}
+
+/// A dict of JSON values to whatever serde makes of it.
+pub(crate) fn json_value<T: serde::de::DeserializeOwned>(dict: &Bound<'_, PyDict>) -> PyResult<T> {
+    serde_json::from_slice(&to_json(dict, None)?).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
 /// Python's dict of message properties to the engine's.
 pub(crate) fn properties_from(dict: &Bound<'_, PyDict>) -> PyResult<Properties> {
     let mut properties = Properties { delivery_mode: 2, ..Properties::default() };
@@ -132,9 +158,7 @@ pub(crate) fn properties_from(dict: &Bound<'_, PyDict>) -> PyResult<Properties> 
         }
     }
     if let Some(other) = other {
-        let text = to_json(&other, None)?;
-        properties.other =
-            serde_json::from_slice(&text).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        properties.other = json_value(&other)?;
     }
     Ok(properties)
 }

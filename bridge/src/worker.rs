@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use celeriac::client::ClientError;
 use celeriac::clock::Clock;
-use celeriac::driver::{ConnectOptions, Threading, connect_backend, connect_broker};
+use celeriac::driver::{connect_backend, connect_broker};
 use celeriac::worker::{self, Exit, Notice, NoticeQueue, Stats, Stop, WorkerHandle};
 use parking_lot::{Condvar, Mutex};
 use pyo3::IntoPyObjectExt as _;
@@ -14,6 +14,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::connections::Connections;
 use crate::convert::maybe_seconds;
 use crate::errors::Failure;
 use crate::logging;
@@ -107,13 +108,21 @@ fn failed(text: String) -> Exit {
 }
 
 fn connect(plan: Plan) -> Result<worker::Worker, ClientError> {
-    let options = ConnectOptions { threading: Threading::Dedicated, ..ConnectOptions::default() };
+    let Connections { broker: options, backend: backend_options } = plan.connections;
     let broker = connect_broker(&plan.broker_url, options.clone())?;
     let backend = match &plan.result_backend {
-        Some(url) => Some(connect_backend(url, options)?),
+        Some(url) => Some(connect_backend(url, backend_options)?),
         None => None,
     };
-    Ok(worker::Worker::new(plan.options, broker, backend, Box::new(plan.pool), Clock::system()))
+    let writer = match &plan.write_url {
+        Some(url) => Some(connect_broker(url, options)?),
+        None => None,
+    };
+    let worker = worker::Worker::new(plan.options, broker, backend, Box::new(plan.pool), Clock::system());
+    Ok(match writer {
+        Some(writer) => worker.with_writer(writer),
+        None => worker,
+    })
 }
 
 /// The engine's worker.

@@ -5,11 +5,13 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
+use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{RateLimit, TaskOptions, WorkerOptions};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::connections::Connections;
 use crate::convert::adopt;
 use crate::errors::Class;
 use crate::options::Options;
@@ -17,7 +19,10 @@ use crate::options::Options;
 /// All that is needed to start a worker.
 pub(crate) struct Plan {
     pub(crate) broker_url: String,
+    /// Where follow-ups go, if not there.
+    pub(crate) write_url: Option<String>,
     pub(crate) result_backend: Option<String>,
+    pub(crate) connections: Connections,
     pub(crate) options: WorkerOptions,
     pub(crate) pool: ProcessPool,
 }
@@ -30,12 +35,16 @@ pub(crate) fn read(dict: &Bound<'_, PyDict>) -> PyResult<Plan> {
         Some(url) => Some(store_url(&given, "result_backend", url)?),
         None => None,
     };
-    // No store that there is takes any yet.
-    given.take::<Bound<'_, PyDict>>("transport_options")?;
-    let options = worker_options(&given)?;
+    let write_url = match given.take("broker_write_url")? {
+        Some(url) => Some(store_url(&given, "broker_write_url", url)?).filter(|url| *url != broker_url),
+        None => None,
+    };
+    let connections = Connections::read(&given, Threading::Dedicated)?;
+    let options =
+        WorkerOptions { result_expires_ms: connections.broker.reply.expires_ms, ..worker_options(&given)? };
     let pool = pool(&given, &options)?;
     given.finish()?;
-    Ok(Plan { broker_url, result_backend, options, pool })
+    Ok(Plan { broker_url, write_url, result_backend, connections, options, pool })
 }
 
 /// Checks an URL without connecting.
@@ -62,7 +71,8 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         lease: given.duration("lease_seconds")?.unwrap_or(default.lease),
         max_crashes: given.take("max_crashes")?.unwrap_or(default.max_crashes),
         drain: given.duration("drain_seconds")?,
-        result_expires_ms: given.take("result_expires_ms")?,
+        result_expires_ms: None,
+        connect_attempts: given.take("connect_attempts")?,
         disable_rate_limits: given.take("disable_rate_limits")?.unwrap_or(default.disable_rate_limits),
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
         prefetch_bytes: default.prefetch_bytes,

@@ -28,15 +28,19 @@ if TYPE_CHECKING:
     from celeriac.canvas.chain import chain
     from celeriac.canvas.rebuild import maybe_signature
     from celeriac.canvas.signature import Signature, signature, subtask
+    from celeriac.entities import Exchange, Queue, binding
     from celeriac.result import AsyncResult
     from celeriac.utils import uuid
 
 __all__ = [
     "AsyncResult",
     "Celery",
+    "Exchange",
+    "Queue",
     "Signature",
     "Task",
     "__version__",
+    "binding",
     "bugreport",
     "chain",
     "current_app",
@@ -52,9 +56,12 @@ __all__ = [
 _HOMES = {
     "AsyncResult": "celeriac.result",
     "Celery": "celeriac.app.base",
+    "Exchange": "celeriac.entities",
+    "Queue": "celeriac.entities",
     "Signature": "celeriac.canvas.signature",
     "Task": "celeriac.app.task",
     "__version__": "celeriac._core",
+    "binding": "celeriac.entities",
     "bugreport": "celeriac.app.bugreport",
     "chain": "celeriac.canvas.chain",
     "current_app": "celeriac.app.current",

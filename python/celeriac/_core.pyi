@@ -77,10 +77,12 @@ class Publication:
         exchange: str = "",
         routing_key: str,
         due_ms: int | None = None,
+        declare: dict[str, Any] | None = None,
     ) -> Publication:
         """`properties`: content_type, content_encoding, correlation_id, reply_to, delivery_mode, priority,
         expiration (text or int, ms), and anything else that JSON can hold. delivery_mode is 2 when not given. `headers` must be JSON-encodable. With exchange "" the
-        routing key is the queue's name. `due_ms`: the ETA in ms since the epoch."""
+        routing key is the queue's name. `due_ms`: the ETA in ms since the epoch. `declare`: the queue that is declared
+        before it is sent (`Queue.declaration()`); None is what the client's topology says of exchange and routing key."""
     @property
     def headers(self) -> dict[str, Any]: ...
     @property
@@ -93,6 +95,11 @@ class Publication:
     def routing_key(self) -> str: ...
     @property
     def due_ms(self) -> int | None: ...
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes in memory."""
+    @property
+    def declare(self) -> dict[str, Any] | None: ...
 
 @final
 class ResultRecord:
@@ -123,9 +130,10 @@ class CallTemplate:
         target: tuple[str, str],
         default: Callable[[Any], Any],
         shown: tuple[int, int, int],
+        declare: dict[str, Any] | None = None,
     ) -> CallTemplate:
         """`values`: what else the message depends on. `target`: exchange, routing key. `default`: as for json_dumps.
-        `shown`: length of argsrepr, of kwargsrepr, and levels of both."""
+        `shown`: length of argsrepr, of kwargsrepr, and levels of both. `declare`: as for Publication."""
     def build(
         self,
         values: tuple[Any, ...],
@@ -139,6 +147,18 @@ class CallTemplate:
     ) -> Publication | None:
         """The message of one call, its body in JSON; None unless `values` are the very objects that the template was made
         with. Raises EncodeError."""
+    def build_many(
+        self,
+        values: tuple[Any, ...],
+        task_ids: Sequence[str],
+        root_id: Any,
+        parent_id: Any,
+        reply_to: str,
+        calls: Sequence[tuple[Any, Any]],
+        max_bytes: int,
+    ) -> list[Publication] | None:
+        """The messages of these calls (arguments, keyword arguments), one for each id; fewer, but at least one, when
+        they would have more than `max_bytes` together. None as for `build`; raises EncodeError."""
 
 # -- client -------------------------------------------------------------------------------------------
 
@@ -161,12 +181,34 @@ class Client:
     any use in a forked child raises RuntimeError with both pids."""
 
     def __new__(cls, broker_url: str, result_backend: str | None, options: dict[str, Any]) -> Client:
-        """options: connect_timeout (s; also how long a call may take that has no limit of its own),
-        transport_options (dict). Connects lazily; a wrong URL shows at the first call."""
+        """options, all optional:
+        connect_timeout (s; also how long a call may take that has no limit of its own), backend_connect_timeout
+        transport_options, backend_transport_options (dict of JSON values)
+        tls, backend_tls ({ca_certs, certfile, keyfile, verify: full | certificate | nothing} | None: by the URL's scheme)
+        topology ({queues: {name: Queue.declaration()}, default_queue, missing_queue_type, missing_exchange_type,
+                  delayed_queue_type, max_priority})
+        heartbeat (s | None: as the server proposes; 0: none)
+        result_content_type, result_expires_ms, result_persistent, reply_queue (str | None: results do not come on a queue)
+        Connects lazily; a wrong URL shows at the first call."""
     # Each call that waits has a twin `*_later(..., completions, token)` that returns at once.
-    def publish(self, batch: Sequence[Publication], timeout: float | None = None) -> None: ...
+    def publish(
+        self,
+        batch: Sequence[Publication],
+        timeout: float | None = None,
+        retry: tuple[int | None, float, float, float | None] | None = None,
+        results: bool = False,
+    ) -> None:
+        """All of it or none, within `timeout`. `retry`: attempts after the first (None: until the time is over), seconds
+        before the first of these, seconds more before each one after it, and at the most (None: no limit). A store in
+        a file or in memory is tried until the time is over in any case. `results`: some results are wanted."""
     def publish_later(
-        self, batch: Sequence[Publication], timeout: float | None, completions: Completions, token: int
+        self,
+        batch: Sequence[Publication],
+        timeout: float | None,
+        retry: tuple[int | None, float, float, float | None] | None,
+        results: bool,
+        completions: Completions,
+        token: int,
     ) -> None: ...
     def read(self, task_ids: Sequence[str]) -> list[ResultRecord | None]: ...
     def read_later(self, task_ids: Sequence[str], completions: Completions, token: int) -> None: ...
@@ -183,6 +225,9 @@ class Client:
     def store(self, records: Sequence[ResultRecord]) -> None: ...
     def forget(self, task_ids: Sequence[str]) -> None: ...
     def purge(self, queue: str) -> int: ...
+    def unpark(self, queue: str) -> int:
+        """Moves what waits for its time in a place of ours back to its queue, for stock workers; returns how many.
+        Raises ImproperlyConfigured when the store has no such place."""
     def queues(self) -> list[dict[str, Any]]:
         """name, ready, claimed, parked, dead."""
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
@@ -270,13 +315,15 @@ class Worker:
 
     def __new__(cls, options: dict[str, Any]) -> Worker:
         """options:
-        broker_url, result_backend (str | None), transport_options (dict)
+        broker_url, result_backend (str | None), and those of Client
+        broker_write_url (str | None): where follow-ups go, if not to the broker that is consumed from
+        connect_attempts (int | None: until it can): how often it tries to reach the broker when it starts
         node (str), queues (list[str]), concurrency (int), prefetch_multiplier (int | None)
         tasks: {name: {acks_late, acks_on_failure, acks_on_timeout, reject_on_worker_lost, track_started,
                 ignore_result, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
         accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit
         lease_seconds (float), max_crashes (int), drain_seconds (float | None: warm stop waits without limit)
-        max_tasks_per_child, max_memory_per_child (KiB), disable_rate_limits (bool), result_expires_ms
+        max_tasks_per_child, max_memory_per_child (KiB), disable_rate_limits (bool)
         fork_server_fd (int | None): stream socket of a fork server that already runs
         fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
         child_fd (int | None): solo: the worker's side of the socket whose other end the caller serves

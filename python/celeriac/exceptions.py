@@ -6,6 +6,7 @@ On the wire they carry the module names that Celery peers know (`celery.exceptio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -200,6 +201,9 @@ class KombuError(Exception):
 
 class OperationalError(KombuError):
     """Broker or backend cannot be reached, refuses, is full or damaged."""
+
+    #: Results of what was sent before, when many calls are sent at once.
+    sent: Sequence[Any] = ()
 
 
 class SerializationError(KombuError):

@@ -42,6 +42,15 @@ pub trait Broker: Send + Sync {
     /// Removes what is ready or parked in a queue (not what is claimed); returns how many.
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError>;
 
+    /// Moves what this driver has parked for a queue back into the queue, for workers that know nothing of
+    /// parking (the messages keep their `eta` header); returns how many.
+    async fn unpark(&self, queue: &str) -> Result<u64, BrokerError> {
+        let url = self.display_url();
+        Err(BrokerError::Config(format!(
+            "nothing of queue {queue:?} has to be moved back: no other kind of worker reads {url}"
+        )))
+    }
+
     /// Every queue the store knows, with its counts.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
 

@@ -15,6 +15,8 @@ use crate::broker::{Broker, BrokerError};
 use crate::driver::{self, ConnectOptions};
 
 pub use error::ClientError;
+pub use patience::RetryPolicy;
+pub use producer::Sending;
 
 /// Stands for "no limit": what is added to the clock must not overflow.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -24,6 +26,11 @@ pub struct Client {
     broker_url: String,
     backend_url: Option<String>,
     options: ConnectOptions,
+    backend_options: ConnectOptions,
+    /// The broker is a store in a file or in memory.
+    embedded: bool,
+    /// Results come on a queue, which must be there before their tasks are sent.
+    replies: bool,
     /// Written once, by the first caller that connects; read by all.
     broker: OnceLock<Arc<dyn Broker>>,
     /// As `broker`.
@@ -38,11 +45,21 @@ impl Client {
         Self {
             broker_url: broker_url.to_owned(),
             backend_url: backend_url.map(str::to_owned),
+            backend_options: options.clone(),
             options,
+            embedded: ["sqlite:", "memory:"].iter().any(|scheme| broker_url.starts_with(scheme)),
+            replies: backend_url.is_some_and(is_queue),
             broker: OnceLock::new(),
             backend: OnceLock::new(),
             connecting: Mutex::new(()),
         }
+    }
+
+    /// The same, with other options for the result backend.
+    #[must_use]
+    pub fn with_backend_options(mut self, options: ConnectOptions) -> Self {
+        self.backend_options = options;
+        self
     }
 
     /// The broker, connected.
@@ -68,7 +85,7 @@ impl Client {
         if self.backend.get().is_none() {
             let _connecting = self.connecting.lock();
             if self.backend.get().is_none() {
-                let backend = driver::connect_backend(url, self.options.clone())?;
+                let backend = driver::connect_backend(url, self.backend_options.clone())?;
                 let _set_before = self.backend.set(backend);
             }
         }
@@ -76,5 +93,12 @@ impl Client {
     }
 }
 
+/// Whether a backend of that URL sends results over a queue.
+fn is_queue(url: &str) -> bool {
+    ["rpc:", "amqp:", "amqps:", "pyamqp:"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod tests;

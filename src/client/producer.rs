@@ -2,27 +2,58 @@
 
 use std::time::Duration;
 
+use super::patience::RetryPolicy;
 use super::{Client, ClientError};
 use crate::broker::{DeadLetter, QueueStatus};
 use crate::protocol::{Message, Publication};
 
+/// How a batch is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending {
+    /// How long it may take, with all attempts; none is the client's own limit.
+    pub timeout: Option<Duration>,
+    /// Further attempts when the broker cannot be reached. A store in a file or in memory has no use for it: its
+    /// file is locked for moments, and it is tried until the time is over.
+    pub retry: RetryPolicy,
+    /// Results are wanted: whatever they come back through is made first.
+    pub results: bool,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self { timeout: None, retry: RetryPolicy::NEVER, results: false }
+    }
+}
+
 impl Client {
-    /// Sends a batch, all of it or none. Returns when the store has it, or fails when `timeout` (by default
-    /// the client's own) has passed. A broker that is away is tried again meanwhile: a batch whose answer
-    /// got lost may then be there twice, never half.
+    /// Sends a batch, all of it or none. Returns when the store has it, or fails when the time for it has passed.
+    /// A batch that was sent again because an answer got lost may be there twice, never half.
     ///
     /// `batch` makes the batch for each attempt, so that the usual single attempt copies nothing twice.
     pub async fn publish(
         &self,
         batch: impl Fn() -> Vec<Publication>,
-        timeout: Option<Duration>,
+        how: Sending,
     ) -> Result<(), ClientError> {
-        self.patiently(timeout, || async { Ok(self.broker()?.publish(batch()).await?) }).await
+        let policy = if self.embedded { None } else { Some(how.retry) };
+        let prepare = how.results && self.replies;
+        let send = || async {
+            if prepare {
+                self.backend()?.prepare().await?;
+            }
+            Ok(self.broker()?.publish(batch()).await?)
+        };
+        self.persistently(how.timeout, policy, send).await
     }
 
     /// Removes what is ready or parked in a queue; returns how many.
     pub async fn purge(&self, queue: &str) -> Result<u64, ClientError> {
         self.patiently(None, || async { Ok(self.broker()?.purge(queue).await?) }).await
+    }
+
+    /// Moves what the driver has parked for a queue back into it; returns how many.
+    pub async fn unpark(&self, queue: &str) -> Result<u64, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.unpark(queue).await?) }).await
     }
 
     /// Every queue that the store knows.

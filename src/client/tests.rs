@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, Sending};
 use crate::broker::{BrokerError, ConsumerOptions, Credit};
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication, ResultRecord};
@@ -27,7 +27,7 @@ async fn what_is_published_can_be_claimed() {
     let publication =
         Publication { routing_key: "q".into(), message: Message::default(), ..Publication::default() };
 
-    client.publish(|| vec![publication.clone(); 3], None).await.unwrap();
+    client.publish(|| vec![publication.clone(); 3], Sending::default()).await.unwrap();
 
     let options = ConsumerOptions {
         queues: vec!["q".into()],
@@ -45,7 +45,9 @@ async fn what_is_published_can_be_claimed() {
 async fn a_wrong_url_fails_at_once_and_not_at_the_deadline() {
     let client = Client::new("nonsense://x", None, ConnectOptions::default());
 
-    let failed = client.publish(Vec::new, Some(Duration::from_secs(3600))).await;
+    let failed = client
+        .publish(Vec::new, Sending { timeout: Some(Duration::from_secs(3600)), ..Sending::default() })
+        .await;
 
     assert!(matches!(failed, Err(ClientError::Broker(BrokerError::Config(_)))));
 }

@@ -130,7 +130,7 @@ pub fn connect_broker(url: &str, options: ConnectOptions) -> Result<Arc<dyn Brok
         #[cfg(feature = "sqlite")]
         Store::Sqlite(store) => Arc::new(store),
         #[cfg(feature = "redis")]
-        Store::Redis(url, options) => super::redis::broker(&url, options)?,
+        Store::Redis(url, options) => super::redis::broker(&url, &options)?,
         #[cfg(feature = "amqp")]
         Store::Amqp(url, options) => super::amqp::broker(&url, options)?,
     })
@@ -151,7 +151,7 @@ pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn Res
         #[cfg(feature = "sqlite")]
         Store::Sqlite(store) => Arc::new(store),
         #[cfg(feature = "redis")]
-        Store::Redis(url, options) => super::redis::backend(&url, options)?,
+        Store::Redis(url, options) => super::redis::backend(&url, &options)?,
         #[cfg(feature = "amqp")]
         Store::Amqp(url, options) => super::amqp::backend(&url, options)?,
     })

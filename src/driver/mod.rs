@@ -13,11 +13,15 @@
 pub mod amqp;
 mod connect;
 pub mod memory;
+#[cfg(any(feature = "sqlite", feature = "redis"))]
+mod process;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod routing;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "redis")]
+mod tls;
 
 pub use connect::{
     ConnectOptions, ReplyOptions, Threading, TlsOptions, TlsVerify, connect_backend, connect_broker,

@@ -135,6 +135,8 @@ pub struct Topology {
     pub missing_exchange_type: String,
     /// `x-queue-type` of the queues that keep messages for later (`broker_native_delayed_delivery_queue_type`).
     pub delayed_queue_type: String,
+    /// `x-max-priority` of queues that nobody configured (`task_queue_max_priority`).
+    pub max_priority: Option<u32>,
 }
 
 impl Default for Topology {
@@ -145,6 +147,7 @@ impl Default for Topology {
             missing_queue_type: "classic".to_owned(),
             missing_exchange_type: "direct".to_owned(),
             delayed_queue_type: "quorum".to_owned(),
+            max_priority: None,
         }
     }
 }
@@ -168,6 +171,9 @@ impl Topology {
         };
         if self.missing_queue_type != "classic" {
             queue.arguments.insert("x-queue-type".to_owned(), self.missing_queue_type.clone().into());
+        }
+        if let Some(highest) = self.max_priority {
+            queue.arguments.insert("x-max-priority".to_owned(), highest.into());
         }
         Arc::new(queue)
     }

@@ -62,6 +62,8 @@ pub(crate) struct Done {
 #[derive(Clone)]
 pub(crate) struct Stores {
     pub(crate) broker: Arc<dyn Broker>,
+    /// Where follow-ups go, if not to `broker`.
+    pub(crate) writer: Option<Arc<dyn Broker>>,
     pub(crate) backend: Option<Arc<dyn ResultBackend>>,
     /// Broker and backend are one store.
     pub(crate) one_store: bool,
@@ -69,6 +71,11 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
+    /// Where follow-ups go.
+    fn writer(&self) -> &dyn Broker {
+        self.writer.as_deref().unwrap_or(&*self.broker)
+    }
+
     /// Where a consumer is to put the results of its commits, if it takes them.
     pub(crate) fn location(&self) -> Option<String> {
         self.backend.as_ref().filter(|_| self.one_store).map(|backend| backend.location())
@@ -183,15 +190,16 @@ impl Round {
         let mut batch: Vec<_> =
             self.commits.iter_mut().flat_map(|commit| commit.publications.drain(..)).collect();
         while !batch.is_empty() {
-            match within(self.stores.broker.publish(batch.clone()), broker_timeout).await {
+            match within(self.stores.writer().publish(batch.clone()), broker_timeout).await {
                 Ok(()) => break,
-                // One that is too large must not hold up the others: they go one by one, without it.
-                Err(BrokerError::TooLarge { .. }) if batch.len() > 1 => {
+                // One that is too large, or refused for good, must not hold up the others: they go one by one,
+                // without it.
+                Err(BrokerError::TooLarge { .. } | BrokerError::Refused { .. }) if batch.len() > 1 => {
                     let rest = batch.split_off(batch.len() / 2);
                     Box::pin(self.publish_part(batch)).await;
                     batch = rest;
                 }
-                Err(error @ BrokerError::TooLarge { .. }) => {
+                Err(error @ (BrokerError::TooLarge { .. } | BrokerError::Refused { .. })) => {
                     self.dropped(&error);
                     break;
                 }
@@ -241,17 +249,26 @@ impl Round {
                     self.consumer = None;
                 }
                 Err(error @ BrokerError::TooLarge { .. }) => return self.commit_apart(commits, &error).await,
+                Err(error @ BrokerError::Refused { .. })
+                    if commits.iter().any(|commit| !commit.publications.is_empty()) =>
+                {
+                    return self.commit_apart(commits, &error).await;
+                }
                 Err(error) => self.pause(&mut link, &error).await,
             }
         }
     }
 
-    /// One of the commits is too large: they go in halves, and the one goes without what it carries.
+    /// One of the commits is too large, or its follow-up is refused: they go in halves, and the one goes without what it carries.
     async fn commit_apart(&mut self, commits: &[Commit], error: &BrokerError) -> Vec<Committed> {
         if let [commit] = commits {
             self.dropped(error);
+            let reason = match error {
+                BrokerError::TooLarge { .. } => DeadReason::TooLarge,
+                _ => DeadReason::Rejected,
+            };
             let settle = match commit.claim {
-                Some(_) => Settle::Dead(DeadReason::TooLarge, error.to_string()),
+                Some(_) => Settle::Dead(reason, error.to_string()),
                 None => Settle::Keep,
             };
             let bare = Commit { claim: commit.claim, settle, ..nothing() };

@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::WorkerError;
+use super::commit::ANSWER_WITHIN;
 use super::consumer::{ConsumerLoop, slot};
 use super::notice::{Level, Notice};
 use super::pool::Mode;
 use super::request::Phase as RequestPhase;
-use super::upkeep::link;
+use super::upkeep::{Chore, link};
 use crate::broker::Settle;
 
 /// How long killed requests may take to be concluded.
@@ -64,10 +65,13 @@ pub(super) struct Ending {
 }
 
 impl ConsumerLoop {
-    /// Consumes; a broker that cannot be reached is tried until it can, or until a stop is asked for.
+    /// Consumes; a broker that cannot be reached is tried until it can, until a stop is asked for, or as often as
+    /// the options allow.
     pub(super) async fn connect(&mut self) -> Result<(), WorkerError> {
         let mut link = link("consume from the broker", &self.log);
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let options = self.consumer_options();
             let consumed = tokio::select! {
                 consumed = self.stores.broker.consume(options) => consumed,
@@ -80,10 +84,14 @@ impl ConsumerLoop {
                 Ok(consumer) => {
                     link.worked();
                     self.add_source(consumer.into());
+                    self.ask_advice();
                     self.notices.push(Notice::Ready);
                     return Ok(());
                 }
-                Err(error) if error.is_transient() => {
+                Err(error)
+                    if error.is_transient()
+                        && self.options.connect_attempts.is_none_or(|limit| attempts < limit) =>
+                {
                     let delay = link.failed(&error);
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
@@ -96,6 +104,20 @@ impl ConsumerLoop {
                 Err(error) => return Err(WorkerError::Broker(error)),
             }
         }
+    }
+
+    /// What an operator should know of the broker becomes warnings. Work does not wait for it.
+    fn ask_advice(&mut self) {
+        let (broker, log) = (self.stores.broker.clone(), self.log.clone());
+        self.chores.push(Box::pin(async move {
+            // It is asked once; a broker that cannot tell has other things to say soon.
+            if let Ok(Ok(sentences)) = timeout(ANSWER_WITHIN, broker.advice()).await {
+                for sentence in sentences {
+                    log.line(Level::Warning, "celery.worker", || sentence);
+                }
+            }
+            Chore::Advised
+        }));
     }
 
     /// A handle asked for a stop.

@@ -91,12 +91,24 @@ impl Worker {
         let log = Arc::new(Log::new(notices.clone(), clock.clone()));
         let store = broker.store_id();
         let one_store = store.is_some() && backend.as_ref().is_none_or(|backend| backend.store_id() == store);
-        let stores = Stores { broker, backend, one_store, log };
+        let stores = Stores { broker, writer: None, backend, one_store, log };
         let totals =
             options.tasks.keys().map(|name| (Arc::from(name.as_str()), Counter::default())).collect();
         let stats = Arc::new(Counters { totals, ..Counters::default() });
         let orders = Arc::new(watch::Sender::new(None));
         Self { options, stores, pool, clock, notices, stats, orders }
+    }
+
+    /// The same, with another broker for follow-ups (`broker_write_url`). They are sent before the claim is
+    /// settled, since no transaction spans two brokers.
+    #[must_use]
+    pub fn with_writer(mut self, writer: Arc<dyn Broker>) -> Self {
+        let store = writer.store_id();
+        if store.is_none() || store != self.stores.broker.store_id() {
+            self.stores.writer = Some(writer);
+            self.stores.one_store = false;
+        }
+        self
     }
 
     /// What the rest of the program holds while the worker runs.

@@ -38,6 +38,8 @@ pub struct WorkerOptions {
     pub disable_rate_limits: bool,
     /// A queue with a backlog from which nothing comes for this long is consumed anew.
     pub watchdog: Duration,
+    /// How often a worker that starts tries to reach its broker; none: until it can, or is stopped.
+    pub connect_attempts: Option<u32>,
     /// Log lines below this (Python's numbers) are not made.
     pub log_level: u8,
 }
@@ -60,6 +62,7 @@ impl Default for WorkerOptions {
             result_expires_ms: None,
             disable_rate_limits: false,
             watchdog: Duration::from_secs(20),
+            connect_attempts: None,
             log_level: super::notice::Level::Warning as u8,
         }
     }

@@ -30,6 +30,7 @@ pub(super) struct Renewed {
 
 /// Work beside the main way; what came of it.
 pub(super) enum Chore {
+    Advised,
     Swept,
     /// Whether a queue of ours has a backlog.
     Backlog(bool),
@@ -181,7 +182,7 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried => {}
+            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried => {}
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;

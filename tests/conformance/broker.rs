@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use celeriac::broker::{Committed, DeadReason, QueueStatus, Settle};
 use celeriac::clock::UnixMillis;
-use celeriac::protocol::Publication;
+use celeriac::protocol::{Exchange, Publication, Queue};
 
 use crate::setup::{
     START, Setup, commit, credit, due, message, names, nothing, prioritized, publication, take,
@@ -13,7 +13,10 @@ use crate::setup::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn a_batch_comes_back_in_order_with_everything_it_had(setup: Setup) {
-    let mut full = Publication { exchange: "celery".to_owned(), ..publication("q", "b") };
+    let exchange = Exchange { name: "celery".to_owned(), ..Exchange::default() };
+    let bound = Queue { name: "q".to_owned(), exchange, routing_key: "q".to_owned(), ..Queue::default() };
+    let mut full =
+        Publication { exchange: "celery".to_owned(), declare: Some(bound.into()), ..publication("q", "b") };
     let properties = &mut full.message.properties;
     properties.correlation_id = Some("id".to_owned());
     properties.reply_to = Some("reply".to_owned());
@@ -34,17 +37,28 @@ pub(crate) async fn a_batch_comes_back_in_order_with_everything_it_had(setup: Se
 }
 
 pub(crate) async fn a_higher_priority_comes_first_and_equal_ones_in_order(setup: Setup) {
-    let batch = [("low", 0), ("top", 9), ("mid1", 5), ("mid2", 5), ("beyond", 200), ("low2", 0)];
-    let batch = batch.map(|(name, priority)| prioritized("q", name, priority));
+    // A rank of 9 is the most urgent; which number that is depends on the store.
+    let batch = [("low", 0), ("top", 9), ("mid1", 5), ("mid2", 5), ("top2", 9), ("low2", 0)];
+    let batch = batch.map(|(name, rank)| prioritized("q", name, (setup.urgent)(rank)));
     setup.broker.publish(batch.to_vec()).await.expect("publishes");
-    setup.publish("q", &["none"]).await;
-
     let consumer = setup.consumer("w", &["q"]).await;
     let first = take(&*consumer, 3).await;
-    let rest = take(&*consumer, 4).await;
+    let rest = take(&*consumer, 3).await;
 
-    assert_eq!(names(&first), ["top", "beyond", "mid1"]);
-    assert_eq!(names(&rest), ["mid2", "low", "low2", "none"]);
+    assert_eq!(names(&first), ["top", "top2", "mid1"]);
+    assert_eq!(names(&rest), ["mid2", "low", "low2"]);
+
+    // None counts as 0, and more than 9 as 9.
+    let batch = [("zero", 0), ("beyond", 200), ("nine", 9)];
+    let batch = batch.map(|(name, priority)| prioritized("q", name, priority));
+    setup.broker.publish(batch.to_vec()).await.expect("publishes");
+    let mut none = publication("q", "none");
+    none.message.properties.priority = None;
+    setup.broker.publish(vec![none]).await.expect("publishes");
+    let nine_first = (setup.urgent)(9) == 9;
+    let expected =
+        if nine_first { ["beyond", "nine", "zero", "none"] } else { ["zero", "none", "beyond", "nine"] };
+    assert_eq!(names(&take(&*consumer, 4).await), expected);
 }
 
 pub(crate) async fn a_busy_queue_does_not_starve_another(setup: Setup) {

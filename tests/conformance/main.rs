@@ -5,6 +5,8 @@
 mod backend;
 mod broker;
 mod claims;
+#[cfg(feature = "redis")]
+mod servers;
 mod setup;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -34,7 +36,6 @@ macro_rules! conformance {
                 a_claim_that_waits_wakes_by_a_publish,
                 set_queues_changes_what_is_taken,
                 a_broadcast_reaches_all_who_listen_and_only_those,
-                a_broadcast_that_is_over_is_not_heard,
                 sweep_keeps_what_lives,
             );
             suite!($make; claims:
@@ -55,16 +56,38 @@ macro_rules! conformance {
                 a_dropped_claim_loses_nothing,
             );
             suite!($make; backend:
+                a_watch_sees_what_a_commit_stores,
+            );
+        })*
+    };
+}
+
+/// The part of the suite for stores that keep broadcasts for those who are out of reach for a while.
+macro_rules! kept_broadcasts {
+    ($($module:ident: $make:expr;)*) => {
+        $(mod $module {
+            suite!($make; broker:
+                a_broadcast_that_is_over_is_not_heard,
+            );
+        })*
+    };
+}
+
+/// The part of the suite that needs no broker.
+macro_rules! results {
+    ($make:expr) => {
+        mod results {
+            suite!($make; backend:
                 a_record_is_read_as_it_was_stored,
+                a_record_may_be_of_any_bytes,
                 success_is_final_and_nothing_else_is,
                 an_expired_record_is_gone,
                 a_forgotten_record_is_gone,
                 a_watch_gives_first_the_present_and_then_changes,
-                a_watch_sees_what_a_commit_stores,
                 two_watches_of_one_id_both_wake,
                 a_watch_does_not_tell_the_same_twice,
             );
-        })*
+        }
     };
 }
 
@@ -84,9 +107,37 @@ macro_rules! suite {
 conformance! {
     memory: crate::setup::memory();
 }
+kept_broadcasts! {
+    memory_broadcasts: crate::setup::memory();
+}
+mod memory_results {
+    results!(crate::setup::memory());
+}
 
 #[cfg(feature = "sqlite")]
 conformance! {
     sqlite_inline: crate::setup::sqlite(celeriac::driver::Threading::Inline);
     sqlite_dedicated: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
+#[cfg(feature = "sqlite")]
+kept_broadcasts! {
+    sqlite_inline_broadcasts: crate::setup::sqlite(celeriac::driver::Threading::Inline);
+    sqlite_dedicated_broadcasts: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
+#[cfg(feature = "sqlite")]
+mod sqlite_inline_results {
+    results!(crate::setup::sqlite(celeriac::driver::Threading::Inline));
+}
+#[cfg(feature = "sqlite")]
+mod sqlite_dedicated_results {
+    results!(crate::setup::sqlite(celeriac::driver::Threading::Dedicated));
+}
+
+#[cfg(feature = "redis")]
+conformance! {
+    redis: crate::setup::redis();
+}
+#[cfg(feature = "redis")]
+mod redis_results {
+    results!(crate::setup::redis_results());
 }

@@ -21,6 +21,10 @@ pub(crate) struct Setup {
     /// Stands still until [`Setup::advance`].
     pub(crate) clock: Clock,
     wake: Box<dyn Fn() + Send + Sync>,
+    /// Lets what the store itself expires grow older, where its time is not that of the clock.
+    age: Box<dyn Fn(Duration) + Send + Sync>,
+    /// The priority of a rank: 0 is the least urgent, 9 the most.
+    pub(crate) urgent: fn(u8) -> u8,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -28,7 +32,7 @@ pub(crate) fn memory() -> Setup {
     let clock = Clock::manual(START);
     let store = MemoryStore::new(clock.clone());
     let (broker, backend) = (Arc::new(store.clone()), Arc::new(store.clone()));
-    Setup { broker, backend, clock, wake: Box::new(move || store.wake()), _directory: None }
+    Setup { wake: Box::new(move || store.wake()), ..Setup::of(broker, backend, clock) }
 }
 
 #[cfg(feature = "sqlite")]
@@ -44,12 +48,44 @@ pub(crate) fn sqlite(threading: celeriac::driver::Threading) -> Setup {
     })
     .expect("opens");
     let (broker, backend) = (Arc::new(store.clone()), Arc::new(store.clone()));
-    Setup { broker, backend, clock, wake: Box::new(move || store.wake()), _directory: Some(directory) }
+    let of = Setup::of(broker, backend, clock);
+    Setup { wake: Box::new(move || store.wake()), _directory: Some(directory), ..of }
+}
+
+/// Results in Redis. Messages are elsewhere.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_results() -> Setup {
+    use celeriac::driver::connect_backend;
+    let room = crate::servers::Room::new();
+    let clock = Clock::manual(START);
+    let broker = Arc::new(MemoryStore::new(clock.clone()));
+    let backend = connect_backend(&room.url, room.options(&clock)).expect("the URL is one");
+    Setup { age: Box::new(move |by| room.age(by)), ..Setup::of(broker, backend, clock) }
+}
+
+/// Messages and results in Redis.
+#[cfg(feature = "redis")]
+pub(crate) fn redis() -> Setup {
+    use celeriac::driver::connect_backend;
+    use celeriac::driver::redis::RedisBroker;
+    let room = crate::servers::Room::new();
+    let clock = Clock::manual(START);
+    let broker = RedisBroker::connect(&room.url, &room.options(&clock)).expect("the URL is one");
+    let backend = connect_backend(&room.url, room.options(&clock)).expect("the URL is one");
+    let of = Setup::of(Arc::new(broker.clone()), backend, clock);
+    let (wake, age) = (Box::new(move || broker.wake()), Box::new(move |by| room.age(by)));
+    Setup { wake, age, urgent: |rank| 9_u8.saturating_sub(rank), ..of }
 }
 
 impl Setup {
+    fn of(broker: Arc<dyn Broker>, backend: Arc<dyn ResultBackend>, clock: Clock) -> Self {
+        let (wake, age) = (Box::new(|| {}), Box::new(|_| {}));
+        Self { broker, backend, clock, wake, age, urgent: |rank| rank, _directory: None }
+    }
+
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
+        (self.age)(by);
         (self.wake)();
     }
 
@@ -59,7 +95,9 @@ impl Setup {
     }
 
     pub(crate) async fn consumer(&self, node: &str, queues: &[&str]) -> Box<dyn Consumer> {
-        self.broker.consume(options(node, queues)).await.expect("consumes")
+        let results = Some(self.backend.location());
+        let options = ConsumerOptions { results, ..options(node, queues) };
+        self.broker.consume(options).await.expect("consumes")
     }
 }
 
@@ -81,6 +119,8 @@ pub(crate) fn message(name: &str) -> Message {
             content_type: "application/json".to_owned(),
             content_encoding: "utf-8".to_owned(),
             delivery_mode: 2,
+            // As Celery always writes it: some stores cannot tell it from none.
+            priority: Some(0),
             ..Properties::default()
         },
         body: Bytes::copy_from_slice(name.as_bytes()),

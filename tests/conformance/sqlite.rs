@@ -230,7 +230,6 @@ fn a_url_that_cannot_be_used_says_what_can() {
         ("sqlite:///:memory:", "memory://"),
         ("sqlite://store.db", "sqlite:///"),
         ("sqlite:///store.db?sync=off", "synchronous"),
-        ("redis://localhost", "not built yet"),
         ("amqp://", "not built yet"),
         ("kafka://localhost", "sqlite:///"),
         ("store.db", "sqlite:///"),

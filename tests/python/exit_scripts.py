@@ -50,7 +50,7 @@ async def publish_and_wait(client: _core.Client) -> None:
     client.wait_later(["a"], 30, face.completions, token)
     token = face.token()
     publishing = face.waiting[token]
-    client.publish_later([publication(1)], None, face.completions, token)
+    client.publish_later([publication(1)], None, None, False, face.completions, token)
     await publishing
     client.store([_core.ResultRecord("a", "SUCCESS", b"{}", "application/json")])
     await waiting
@@ -61,7 +61,7 @@ async def leave_pending(client: _core.Client) -> None:
     face = Face()
     for number in range(20):
         client.wait_later([f"never-{number}"], None, face.completions, face.token())
-        client.publish_later([publication(number)], None, face.completions, face.token())
+        client.publish_later([publication(number)], None, None, False, face.completions, face.token())
     await asyncio.sleep(0)
 
 

@@ -7,4 +7,6 @@ mod foreign;
 mod golden;
 mod messages;
 mod random;
+#[cfg(feature = "redis")]
+mod redis_results;
 mod results;

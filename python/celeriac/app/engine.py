@@ -6,6 +6,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from celeriac.utils import uuid
+
 if TYPE_CHECKING:
     from celeriac._core import Client
     from celeriac.app.base import Celery
@@ -22,6 +24,8 @@ class Engine:
         # The client and the process it belongs to: written under the lock, read without it.
         self._held: tuple[int, Client] | None = None
         self._names = threading.local()
+        # The process and the name of its reply queue: written under the lock, read without it.
+        self._replies: tuple[int, str] | None = None
 
     @property
     def client(self) -> Client:
@@ -33,14 +37,11 @@ class Engine:
 
     def _connect(self) -> Client:
         from celeriac._core import Client
+        from celeriac.app.stores import connection_options
 
         app, pid = self._app, os.getpid()
         # Before the lock: whoever is told that settings were read may use the client.
-        conf = app.conf.values_now()
-        options = {
-            "connect_timeout": conf["broker_connection_timeout"],
-            "transport_options": dict(conf["broker_transport_options"] or {}),
-        }
+        options = connection_options(app, worker=False)
         with self._lock:
             held = self._held
             if held is None or held[0] != pid:
@@ -61,13 +62,31 @@ class Engine:
         self._lock = threading.Lock()
 
     @property
-    def thread_oid(self) -> str:
-        """A name of the app in this thread and process."""
+    def reply_queue(self) -> str:
+        """Names the queue of this process' replies."""
         pid = os.getpid()
-        held: tuple[int, str] | None = getattr(self._names, "held", None)
+        held = self._replies
         if held is None or held[0] != pid:
-            from uuid import NAMESPACE_OID, getnode, uuid3
-
-            held = (pid, str(uuid3(NAMESPACE_OID, f"{getnode()}-{pid}-{id(self)}-{threading.get_ident()}")))
-            self._names.held = held
+            with self._lock:
+                held = self._replies
+                if held is None or held[0] != pid:
+                    held = self._replies = (pid, uuid())
         return held[1]
+
+    @property
+    def thread_oid(self) -> str:
+        """Where replies go (`reply_to`): the queue of `rpc://`; else a name of the app in this thread and process."""
+        key = (os.getpid(), self._app.conf._generation)
+        held: tuple[tuple[int, int], str] | None = getattr(self._names, "held", None)
+        if held is None or held[0] != key:
+            held = self._names.held = (key, self._name(key[0]))
+        return held[1]
+
+    def _name(self, pid: int) -> str:
+        from uuid import NAMESPACE_OID, getnode, uuid3
+
+        from celeriac.app.stores import uses_replies
+
+        if uses_replies(self._app.conf.values_now()):
+            return self.reply_queue
+        return str(uuid3(NAMESPACE_OID, f"{getnode()}-{pid}-{id(self)}-{threading.get_ident()}"))

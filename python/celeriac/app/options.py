@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app.stores import connection_options
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
-from celeriac.result.record import expires_ms
 from celeriac.serialization import registry
+from celeriac.utils.nodenames import worker_direct
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -45,11 +46,12 @@ def worker_options(
     """
     tasks, conf = app.tasks, app.conf
     options: dict[str, Any] = {
-        "broker_url": app.broker_url_effective,
+        "broker_url": app.broker_read_url_effective,
+        "broker_write_url": app.broker_url_effective,
         "result_backend": app.result_backend_effective,
-        "transport_options": dict(conf.broker_transport_options or {}),
+        "connect_attempts": connect_attempts(conf.values_now()),
         "node": node,
-        "queues": consumed_queues(app, queues, exclude_queues),
+        "queues": worker_queues(app, node, queues, exclude_queues),
         "concurrency": concurrency or _concurrency(conf.worker_concurrency),
         # Without a wish the engine goes by how long tasks take.
         "prefetch_multiplier": conf.chosen("worker_prefetch_multiplier"),
@@ -64,13 +66,34 @@ def worker_options(
         "max_tasks_per_child": conf.worker_max_tasks_per_child,
         "max_memory_per_child": conf.worker_max_memory_per_child,
         "disable_rate_limits": bool(conf.worker_disable_rate_limits),
-        "result_expires_ms": expires_ms(conf.result_expires),
         "fork_server_fd": None,
         "fork_server_argv": None,
         "child_fd": None,
         "log_level": 20,
     }
-    return {**options, **overrides}
+    # After the queues were chosen: what was added for that is part of the topology.
+    return {**options, **connection_options(app, worker=True), **overrides}
+
+
+def worker_queues(app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str] = ()) -> list[str]:
+    """The queues a worker takes from, with its own when `worker_direct` is on.
+
+    Raises:
+        ImproperlyConfigured: A queue is not configured, and missing ones may not be made.
+    """
+    names = consumed_queues(app, wanted, exclude)
+    if app.conf.worker_direct:
+        own = app.router.queues.add(worker_direct(node))
+        names = list(dict.fromkeys((*names, own.name)))
+    return names
+
+
+def connect_attempts(conf: Mapping[str, Any]) -> int | None:
+    """How often a worker that starts tries to reach its broker; None: until it can."""
+    retry = conf["broker_connection_retry_on_startup"]
+    if not (conf["broker_connection_retry"] if retry is None else retry):
+        return 1
+    return int(conf["broker_connection_max_retries"] or 0) or None
 
 
 def task_options(task: Task[..., Any]) -> dict[str, Any]:
@@ -116,6 +139,7 @@ def consumed_queues(app: Celery, wanted: Iterable[str] | None, exclude: Iterable
         ImproperlyConfigured: A queue is not configured, and missing ones may not be made.
     """
     known = app.router.queues
+    names = list(known.consume_from)
     if wanted:
         names = []
         for name in wanted:
@@ -125,9 +149,7 @@ def consumed_queues(app: Celery, wanted: Iterable[str] | None, exclude: Iterable
                 raise ImproperlyConfigured(
                     f"queue {name!r} is not in task_queues, and task_create_missing_queues is off"
                 ) from exc
-    else:
-        names = [queue.name for queue in known.values()]
-    left_out = set(exclude)
+    left_out = {known.aliases[name].name if name in known.aliases else name for name in exclude}
     return [name for name in dict.fromkeys(names) if name not in left_out]
 
 

@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celeriac.entities import Exchange, Queue, as_queue, is_broadcast
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.utils.imports import symbol_by_name
 
 if TYPE_CHECKING:
     from celeriac.app.settings import Settings
 
-__all__ = ["MapRoute", "Queue", "Queues", "Router", "Target"]
+__all__ = ["MapRoute", "Queues", "Router", "Target"]
 
 _DIRECT = "direct"
-
-
-class Queue(NamedTuple):
-    """A queue as messages are sent to it."""
-
-    name: str
-    exchange: str
-    exchange_type: str = _DIRECT
-    routing_key: str = ""
-    arguments: dict[str, Any] | None = None
-    alias: str | None = None
+_QUEUE_TYPES = ("classic", "quorum")
+_MAX_PRIORITY = "x-max-priority"
 
 
 class Target(NamedTuple):
@@ -34,83 +26,150 @@ class Target(NamedTuple):
     routing_key: str
     queue: Queue | None
     options: dict[str, Any]
+    #: What is declared before sending, if the engine does not know it from the app's topology.
+    declare: dict[str, Any] | None = None
 
 
 class Queues(dict[str, Queue]):
     """The queues of an app, by name; missing ones are made when the settings allow it."""
 
-    def __init__(self, conf: Settings) -> None:
+    def __init__(self, conf: Settings, before: Queues | None = None) -> None:
+        """Reads the settings.
+
+        Args:
+            conf: The settings.
+            before: The queues under older settings: what was added and selected by hand stays.
+        """
         super().__init__()
         self._conf = conf
         self.default_name: str = conf.task_default_queue
-        self._default_exchange: str = conf.task_default_exchange or self.default_name
-        self._default_exchange_type: str = conf.task_default_exchange_type
+        self.default_exchange = Exchange(
+            conf.task_default_exchange or self.default_name, conf.task_default_exchange_type
+        )
         self._default_key: str = conf.task_default_routing_key or self.default_name
+        #: Other names of queues.
+        self.aliases: dict[str, Queue] = {}
+        self._selected: list[str] | None = before._selected if before else None
+        self._excluded: set[str] = before._excluded if before else set()
+        # The engine may have been told of the topology before these were there.
+        self._added: dict[str, Queue] = {}
         configured = conf.task_queues
         if not configured:
-            self.add(self._default_queue())
+            self._put(self._default_queue())
         else:
             items = configured.items() if isinstance(configured, Mapping) else ((None, item) for item in configured)
             for name, item in items:
-                self.add(self._read(name, item))
+                self._put(self._read(name, item))
+        for queue in before._added.values() if before else ():
+            self.add(queue)
 
-    def add(self, queue: Queue) -> Queue:
-        """Adds a queue, under its alias too."""
-        self[queue.name] = queue
-        if queue.alias:
-            self[queue.alias] = queue
-        return queue
+    def add(self, queue: Any, **options: Any) -> Queue:
+        """Adds a queue: one of ours, one like kombu's, or a name with options."""
+        made = Queue.from_dict(queue, **options) if isinstance(queue, str) else as_queue(queue)
+        self._added[made.name] = made
+        return self._put(made)
+
+    def select(self, include: Iterable[str] | str | None) -> None:
+        """Workers consume from these queues only.
+
+        Raises:
+            QueueNotFound: One is not configured, and missing ones are not made.
+        """
+        if include:
+            names = [include] if isinstance(include, str) else include
+            self._selected = list(dict.fromkeys(self[name].name for name in names))
+
+    def deselect(self, exclude: Iterable[str] | str | None) -> None:
+        """Workers do not consume from these queues."""
+        for name in [exclude] if isinstance(exclude, str) else exclude or ():
+            self._excluded.add(self.aliases[name].name if name in self.aliases else name)
+
+    def select_add(self, queue: Any, **options: Any) -> Queue:
+        """Adds a queue that workers consume from, whichever others are selected."""
+        made = self.add(queue, **options)
+        self._excluded.discard(made.name)
+        if self._selected is not None and made.name not in self._selected:
+            self._selected.append(made.name)
+        return made
+
+    @property
+    def consume_from(self) -> dict[str, Queue]:
+        """The queues that workers consume from."""
+        names = list(self) if self._selected is None else self._selected
+        return {name: self[name] for name in names if name not in self._excluded}
+
+    def topology(self) -> dict[str, Any]:
+        """What the engine must know of the queues."""
+        conf = self._conf
+        queues = {name: queue.declaration() for name, queue in self.items()}
+        if self.default_name not in queues:
+            queues[self.default_name] = self._complete(self._default_queue()).declaration()
+        return {
+            "queues": queues,
+            "default_queue": self.default_name,
+            "missing_queue_type": _queue_type(conf, "task_create_missing_queue_type"),
+            "missing_exchange_type": conf.task_create_missing_queue_exchange_type or _DIRECT,
+            "delayed_queue_type": _queue_type(conf, "broker_native_delayed_delivery_queue_type"),
+            "max_priority": conf.task_queue_max_priority,
+        }
+
+    def knows(self, queue: Queue) -> bool:
+        """Whether the engine declares this very queue by its name alone."""
+        return self.get(queue.name) is queue and queue.name not in self._added
+
+    def __getitem__(self, name: str) -> Queue:
+        alias = self.aliases.get(name)
+        return super().__getitem__(name) if alias is None else alias
 
     def __missing__(self, name: str) -> Queue:
         if name == self.default_name:
-            return self.add(self._default_queue())
+            return self._put(self._default_queue())
         conf = self._conf
         if not conf.task_create_missing_queues:
             raise QueueNotFound(f"Queue {name!r} missing from task_queues")
-        quorum = conf.task_create_missing_queue_type == "quorum"
-        return self.add(
-            Queue(
-                name,
-                exchange=name,
-                exchange_type=conf.task_create_missing_queue_exchange_type or _DIRECT,
-                routing_key=name,
-                arguments={"x-queue-type": "quorum"} if quorum else None,
-            )
-        )
+        exchange = Exchange(name, conf.task_create_missing_queue_exchange_type or _DIRECT)
+        return self._put(Queue(name, exchange, name, queue_arguments=self._typed("task_create_missing_queue_type")))
+
+    def _put(self, queue: Queue) -> Queue:
+        self._complete(queue)
+        self[queue.name] = queue
+        if queue.alias:
+            self.aliases[queue.alias] = queue
+        return queue
+
+    def _complete(self, queue: Queue) -> Queue:
+        """Fills in what the queue leaves to the settings."""
+        if not queue.exchange.name:
+            queue.exchange = self.default_exchange
+        queue.routing_key = queue.routing_key or self._default_key
+        highest = self._conf.task_queue_max_priority
+        if highest is not None:
+            queue.queue_arguments.setdefault(_MAX_PRIORITY, highest)
+        return queue
 
     def _default_queue(self) -> Queue:
-        quorum = self._conf.task_default_queue_type == "quorum"
-        return Queue(
-            self.default_name,
-            exchange=self._default_exchange,
-            exchange_type=self._default_exchange_type,
-            routing_key=self._default_key,
-            arguments={"x-queue-type": "quorum"} if quorum else None,
-        )
+        arguments = self._typed("task_default_queue_type")
+        return Queue(self.default_name, self.default_exchange, self._default_key, queue_arguments=arguments)
+
+    def _typed(self, setting: str) -> dict[str, Any] | None:
+        kind = _queue_type(self._conf, setting)
+        return None if kind == "classic" else {"x-queue-type": kind}
 
     def _read(self, name: str | None, item: Any) -> Queue:
         """A queue of `task_queues`: a mapping of options, a name, or an object like kombu's Queue."""
         if isinstance(item, str):
             return self[item]
-        get: Callable[..., Any] = item.get if isinstance(item, Mapping) else lambda key, _=None: getattr(item, key, _)
-        name = name or get("name")
+        name = name or (item.get("name") if isinstance(item, Mapping) else getattr(item, "name", None))
         if not name:
             raise ImproperlyConfigured(f"a queue in task_queues has no name: {item!r}")
-        exchange = get("exchange")
-        exchange_name = exchange if isinstance(exchange, str) else getattr(exchange, "name", None)
-        exchange_type = get("exchange_type") or getattr(exchange, "type", None)
-        key = get("routing_key") or get("binding_key")
-        if not exchange_name:
-            exchange_name = self._default_exchange
-            exchange_type = exchange_type or self._default_exchange_type
-        return Queue(
-            name,
-            exchange=exchange_name,
-            exchange_type=exchange_type or _DIRECT,
-            routing_key=key or self._default_key,
-            arguments=get("queue_arguments"),
-            alias=get("alias"),
-        )
+        return Queue.from_dict(name, **item) if isinstance(item, Mapping) else as_queue(item)
+
+
+def _queue_type(conf: Settings, setting: str) -> str:
+    kind: str = conf[setting] or "classic"
+    if kind not in _QUEUE_TYPES:
+        raise ImproperlyConfigured(f"{setting} must be classic or quorum, not {kind!r}")
+    return kind
 
 
 class MapRoute:
@@ -141,8 +200,9 @@ class MapRoute:
 class Router:
     """Finds the target of a message."""
 
-    def __init__(self, conf: Settings) -> None:
-        self.queues = Queues(conf)
+    def __init__(self, conf: Settings, before: Queues | None = None) -> None:
+        """Reads the settings; `before` are the queues under older ones."""
+        self.queues = Queues(conf, before)
         self.default_routing_key: str = conf.task_default_routing_key or self.queues.default_name
         self.routers = prepare(conf.task_routes)
         #: Whether a task's route depends on its name alone, so that it can be found once.
@@ -154,21 +214,45 @@ class Router:
         """Merges the route's options under the given ones and resolves queue, exchange and routing key."""
         found = self._lookup(name, args, kwargs, options, task)
         merged = {**found, **{key: value for key, value in options.items() if value is not None}}
-        wanted = merged.get("queue") or self.queues.default_name
-        queue = wanted if isinstance(wanted, Queue) else self.queues[getattr(wanted, "name", wanted)]
+        queue = self._queue(merged.get("queue") or self.queues.default_name)
         exchange, key = merged.get("exchange"), merged.get("routing_key")
         exchange = getattr(exchange, "name", exchange)
         if exchange and key:
-            return Target(exchange, key, queue, found)
-        if queue.exchange_type == _DIRECT:
-            return Target("", queue.name, queue, found)
-        return Target(exchange or queue.exchange, key or queue.routing_key or self.default_routing_key, queue, found)
+            place = exchange, key
+        elif queue.exchange.type == _DIRECT:
+            place = "", queue.name
+        else:
+            place = exchange or queue.exchange.name, key or queue.routing_key or self.default_routing_key
+        return Target(*place, queue, found, self._declare(place, queue))
+
+    def _queue(self, wanted: Any) -> Queue:
+        """The queue that was named, or given as an object: then as the app has it, if it has it just so."""
+        if isinstance(wanted, str):
+            return self.queues[wanted]
+        if not getattr(wanted, "name", None):
+            raise ImproperlyConfigured(f"a message cannot be sent to the queue {wanted!r}: it has no name")
+        own, given = self.queues.get(wanted.name), self.queues._complete(as_queue(wanted))
+        return own if own is not None and own == given else given
+
+    def _declare(self, place: tuple[str, str], queue: Queue) -> dict[str, Any] | None:
+        """What is declared before sending, unless the engine finds it by exchange and key."""
+        if is_broadcast(queue):
+            # Each worker declares its own; whoever sends needs to know the exchange.
+            return {
+                "name": queue.name,
+                "no_declare": True,
+                "exchange": {**queue.exchange.declaration(), "no_declare": True},
+                "routing_key": queue.routing_key,
+            }
+        exchange, key = place
+        found = key if exchange == "" else self.queues.default_name
+        return None if found == queue.name and self.queues.knows(queue) else queue.declaration()
 
     def _lookup(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> dict[str, Any]:
         for router in self.routers:
             route = router(name, args, kwargs or {}, options, task=task)
             if route is not None:
-                return {"queue": route} if isinstance(route, (str, Queue)) else dict(route)
+                return dict(route) if isinstance(route, Mapping) else {"queue": route}
         return {}
 
 

@@ -6,15 +6,14 @@ Headers, their order and the body are Celery's protocol 2; `protocol_1` makes th
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celeriac._core import Publication, saferepr
 from celeriac._state import get_current_worker_task
 from celeriac.app import protocol_1, templates
-from celeriac.exceptions import ImproperlyConfigured, OperationalError
+from celeriac.exceptions import ImproperlyConfigured
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
 from celeriac.serialization.json import dumps as json_dumps
@@ -54,6 +53,9 @@ _LOCAL_OPTIONS = frozenset(
         "timeout",
     }
 )
+#: Attempts after the first, seconds before the first of these, seconds more before each, and at the most.
+Retry = tuple[int | None, float, float, float | None]
+
 _COMPRESSION = {
     "gzip": "application/x-gzip",
     "zlib": "application/x-gzip",
@@ -207,7 +209,9 @@ def compose(
             retry_policy=options.get("retry_policy"),
         )
     data = _encode(body, serializer, compression, written, properties)
-    publication = Publication(written, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms)
+    publication = Publication(
+        written, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms, declare=target.declare
+    )
     if simple and task is not None and serializer == "json":
         templates.learn(app, task, target, headers, properties)
     content = (args, kwargs, embed)
@@ -269,24 +273,12 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
     Args:
         app: Whose broker.
         message: What `compose` made.
-        options: `retry`, `retry_policy` and `timeout` of the call.
+        options: `retry`, `retry_policy`, `timeout` and `confirm_timeout` of the call.
 
     Raises:
         OperationalError: The broker did not take it.
     """
-    client, timeout = app.client, options.get("timeout")
-    try:
-        client.publish([message.publication], timeout)
-    except OperationalError:
-        for delay in retry_delays(app, options):
-            time.sleep(delay)
-            try:
-                client.publish([message.publication], timeout)
-                break
-            except OperationalError:
-                continue
-        else:
-            raise
+    app.client.publish([message.publication], *how(app, options), not message.ignores)
     _published(message)
 
 
@@ -294,41 +286,31 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
     """The same for a coroutine: the event loop goes on meanwhile."""
     from celeriac.result import _aio
 
-    client, timeout = app.client, options.get("timeout")
-
-    async def once() -> None:
-        await _aio.call(lambda at, token: client.publish_later([message.publication], timeout, at, token))
-
-    try:
-        await once()
-    except OperationalError:
-        import asyncio
-
-        for delay in retry_delays(app, options):
-            await asyncio.sleep(delay)
-            try:
-                await once()
-                break
-            except OperationalError:
-                continue
-        else:
-            raise
+    client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
+    await _aio.call(lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token))
     _published(message)
 
 
-def retry_delays(app: Celery, options: Mapping[str, Any]) -> Iterable[float]:
-    """Seconds to wait before each further attempt to publish."""
-    conf = app.conf
-    wanted = options.get("retry")
-    if not (conf.task_publish_retry if wanted is None else wanted):
-        return
-    policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
-    # Without a limit the call could hang for ever: three, as for callbacks in a worker.
-    limit = policy.get("max_retries")
-    delay, step, longest = (float(policy.get(key) or 0) for key in ("interval_start", "interval_step", "interval_max"))
-    for _ in range(3 if limit is None else int(limit)):
-        yield min(delay, longest)
-        delay += step
+def how(app: Celery, options: Mapping[str, Any]) -> tuple[float | None, Retry | None]:
+    """How long publishing may take (None: as the settings say), and the further attempts; None: no further attempt."""
+    conf = app.conf.values_now()
+    timeout = wanted = given = None
+    if options:
+        get = options.get
+        wanted, given, timeout = get("retry"), get("retry_policy"), get("timeout")
+        confirm = get("confirm_timeout")
+        if confirm is not None:
+            timeout = confirm if timeout is None else min(timeout, confirm)
+    if not (conf["task_publish_retry"] if wanted is None else wanted):
+        return timeout, None
+    policy = conf["task_publish_retry_policy"]
+    if given:
+        policy = {**policy, **given}
+    get = policy.get
+    limit = get("max_retries")
+    start, step, longest = get("interval_start") or 0, get("interval_step") or 0, get("interval_max")
+    # Without a limit of their own, attempts end with the time for the call.
+    return timeout, (None if limit is None else int(limit), start, step, longest)
 
 
 def _published(message: Message) -> None:

@@ -149,7 +149,7 @@ class Settings(MutableMapping[str, Any]):
 
     def chosen(self, name: str) -> Any:
         """The value of a setting that someone has set, be it the default's; None when nobody has."""
-        value = self._values()[name]
+        value = self._values().get(name)
         return value if name in self._given or name in self._changes else None
 
     def without_defaults(self) -> dict[str, Any]:

@@ -89,4 +89,5 @@ def learn(
         return
     shown = (app.argsrepr_maxsize, app.kwargsrepr_maxsize, app.conf.task_repr_maxlevels)
     place = (target.exchange, target.routing_key)
-    task._template = Held(app, task, CallTemplate(values, headers, properties, place, json.default, shown))
+    made = CallTemplate(values, headers, properties, place, json.default, shown, target.declare)
+    task._template = Held(app, task, made)

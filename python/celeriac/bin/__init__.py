@@ -16,6 +16,7 @@ COMMANDS = {
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
+    "unpark": "Give waiting tasks back to the queues, before Celery's workers take over.",
     "worker": "Start a worker.",
 }
 

@@ -90,6 +90,13 @@ class chain(Signature[R]):
         first, rest, _, merged = self._prepare(options)
         return first.compose(self._first_args(args), kwargs, chain=rest, **merged)
 
+    def _is_plain(self) -> bool:
+        return False
+
+    def _compose_with_result(self) -> tuple[Message, AsyncResult[R]]:
+        first, rest, results, merged = self._prepare({})
+        return first.compose(self._first_args(None), None, chain=rest, **merged), results[-1]
+
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[R]:

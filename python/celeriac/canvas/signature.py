@@ -148,6 +148,19 @@ class Signature(dict[str, Any], Generic[R]):
         task = self._known_type()
         return self.app.compose_task_message(self["task"], args, kwargs, task, options)
 
+    def _is_plain(self) -> bool:
+        """Whether it is a call of a task and says nothing but its arguments."""
+        return self["subtask_type"] is None and not self["options"]
+
+    def _compose_with_result(self) -> tuple[Message, AsyncResult[R]]:
+        """The message that sends it, and its result."""
+        args, kwargs, options = self._for_sending(None, None, {})
+        task = self._known_type()
+        if task is not None:
+            task._prepare(args, kwargs, None, None, None, None, options)
+        message = self.app.compose_task_message(self["task"], args, kwargs, task, options)
+        return message, self.app.AsyncResult(message.id, task_name=message.task)
+
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[R]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celeriac.entities import Queue
 
 __all__ = ["anon_nodename", "default_nodename", "gethostname", "host_format", "node_format", "nodename", "nodesplit"]
 
@@ -68,3 +72,12 @@ def host_format(text: str, host: str | None = None, name: str | None = None, **e
             formatted.append("%" + piece)
         index += 1
     return "".join(formatted)
+
+
+def worker_direct(hostname: Any) -> Queue:
+    """The queue of one worker alone (`worker_direct`); a queue is given back as it is."""
+    from celeriac.entities import Exchange, Queue
+
+    if not isinstance(hostname, str):
+        return hostname  # type: ignore[no-any-return]
+    return Queue(f"{hostname}.dq2", Exchange("C.dq2"), hostname)

@@ -16,14 +16,15 @@ def banner(worker: WorkController, app: Celery) -> str:
     """The banner's text. Passwords in URLs are not shown."""
     from celeriac import __version__
 
-    conf = app.conf
+    conf, writes = app.conf, app.broker_url_effective
     lines = [
         "",
         f" celeriac {__version__}  {worker.hostname}",
         "",
         " [config]",
         f"   app:          {app.main or '__main__'}",
-        f"   transport:    {without_password(app.broker_url_effective)}",
+        f"   transport:    {without_password(app.broker_read_url_effective)}",
+        *([f"   publishes to: {without_password(writes)}"] if writes != app.broker_read_url_effective else []),
         f"   results:      {without_password(app.result_backend_effective or 'disabled://')}",
         f"   concurrency:  {worker.concurrency} ({worker.arguments.pool})",
         f"   task events:  {'not in this version' if conf.worker_send_task_events else 'OFF'}",

@@ -149,7 +149,7 @@ class WorkController:
     def _engine_options(self) -> dict[str, Any]:
         from celeriac.app.options import worker_options
 
-        if self.arguments.pool != "solo" and self.app.broker_url_effective.startswith("memory:"):
+        if self.arguments.pool != "solo" and self.app.broker_read_url_effective.startswith("memory:"):
             raise ImproperlyConfigured(
                 "memory:// lives in one process, and the prefork pool runs tasks in others: name a broker that "
                 "processes can share, such as sqlite:///, or use --pool solo"

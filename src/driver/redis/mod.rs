@@ -1,21 +1,56 @@
-//! Redis.
+//! Redis: kombu's layout of lists, and Celery's result keys.
+//!
+//! - `address`, `dial`, `link`, `errors`, `script`: the connection.
+//! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
+//! - `broker`, `publish`, `listen`, `inspect`, `dead`: the broker.
+//! - `consumer`, `claim`, `settle`, `recover`, `wake`: consumers.
+//! - `backend`, `record`, `watch`: results.
+
+mod address;
+mod backend;
+mod broker;
+mod claim;
+mod consumer;
+mod dead;
+mod dial;
+mod errors;
+mod inspect;
+mod keys;
+mod link;
+mod listen;
+mod publish;
+mod record;
+mod recover;
+mod script;
+mod scripts;
+mod settle;
+mod wake;
+mod watch;
 
 use std::sync::Arc;
+
+use backend::RedisBackend;
 
 use super::ConnectOptions;
 use crate::backend::{BackendError, ResultBackend};
 use crate::broker::{Broker, BrokerError};
 use crate::url::StoreUrl;
 
+pub use broker::RedisBroker;
+pub use record::{ResultPlace, stored_state};
+
 /// The broker behind a URL. Connects when it is first used.
-pub(super) fn broker(url: &StoreUrl, _options: ConnectOptions) -> Result<Arc<dyn Broker>, BrokerError> {
-    Err(BrokerError::Config(format!("{}:// is not built yet", url.scheme)))
+pub(super) fn broker(url: &StoreUrl, options: &ConnectOptions) -> Result<Arc<dyn Broker>, BrokerError> {
+    Ok(Arc::new(RedisBroker::open(url, options)?))
 }
 
 /// The result backend behind a URL. Connects when it is first used.
 pub(super) fn backend(
     url: &StoreUrl,
-    _options: ConnectOptions,
+    options: &ConnectOptions,
 ) -> Result<Arc<dyn ResultBackend>, BackendError> {
-    Err(BackendError::Config(format!("{}:// is not built yet", url.scheme)))
+    match RedisBackend::new(url, options) {
+        Ok(backend) => Ok(Arc::new(backend)),
+        Err(error) => Err(BackendError::Config(error.to_string())),
+    }
 }

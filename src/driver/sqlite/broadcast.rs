@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::doorbell::Kind;
-use super::process::Process;
 use super::step::{self, Step};
 use crate::clock::UnixMillis;
+use crate::driver::process::Process;
 use crate::protocol::Message;
 
 /// A bell of another host cannot be seen to be gone; after this time it is forgotten (and comes back by itself

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::process::Process;
+use crate::driver::process::Process;
 
 /// The net's mesh.
 const TICK: Duration = Duration::from_secs(1);

@@ -2,11 +2,11 @@
 
 use rusqlite::{Connection, Result, params};
 
-use super::process::Process;
 use super::queue::{self, Standing};
 use super::step::Step;
 use crate::broker::ConsumerOptions;
 use crate::clock::UnixMillis;
+use crate::driver::process::Process;
 
 /// Writes a new lease; returns its number.
 pub(super) fn register(step: &Step<'_>, options: &ConsumerOptions, process: &Process) -> Result<i64> {

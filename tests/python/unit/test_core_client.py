@@ -328,7 +328,7 @@ def test_a_thousand_concurrent_calls_complete_on_one_loop(client: _core.Client) 
     async def main() -> None:
         loop = Loop()
         waits = [loop.call(client.wait_later, [f"id-{n}"], 60) for n in range(500)]
-        publishes = [loop.call(client.publish_later, [publication(n)], None) for n in range(500)]
+        publishes = [loop.call(client.publish_later, [publication(n)], None, None, False) for n in range(500)]
         assert await asyncio.gather(*publishes) == [None] * 500
         await loop.call(client.read_later, ["id-0"])
         client.store([record(f"id-{n}") for n in range(500)])
@@ -346,7 +346,7 @@ def test_errors_of_async_calls_come_as_instances(url: str) -> None:
     async def main() -> None:
         loop = Loop()
         with pytest.raises(ImproperlyConfigured):
-            await loop.call(_core.Client("nonsense://", None, {}).publish_later, [publication()], 1)
+            await loop.call(_core.Client("nonsense://", None, {}).publish_later, [publication()], 1, None, False)
         loop.close()
 
     asyncio.run(asyncio.wait_for(main(), 60))
@@ -356,7 +356,7 @@ def test_errors_of_async_calls_come_as_instances(url: str) -> None:
 def test_completions_that_were_closed_stay_quiet(client: _core.Client) -> None:
     completions = _core.Completions()
     completions.close()
-    client.publish_later([publication()], None, completions, 1)
+    client.publish_later([publication()], None, None, False, completions, 1)
     deadline = time.monotonic() + 30
     while ready(client) < 1 and time.monotonic() < deadline:
         pass

@@ -12,7 +12,7 @@ import pytest
 
 from celeriac import Celery, chain
 from celeriac.app import send
-from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError
+from celeriac.exceptions import EncodeError, ImproperlyConfigured
 from celeriac.signals import after_task_publish, before_task_publish
 
 UTC = dt.UTC
@@ -96,13 +96,12 @@ class Outbox:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        self.failures = 0
+        #: Time limit, retry policy and whether results are wanted, of each batch.
+        self.how: list[tuple[Any, ...]] = []
 
-    def publish(self, batch, timeout=None):
-        if self.failures:
-            self.failures -= 1
-            raise OperationalError("gone")
+    def publish(self, batch, *how):
         self.sent.extend(batch)
+        self.how.append(how)
 
 
 @pytest.fixture
@@ -298,28 +297,29 @@ def test_after_task_publish_comes_when_the_broker_has_the_message(app: Celery, o
     assert seen == [("t", result.id, "celery", 1)]
 
 
-def test_a_lost_broker_is_tried_again_as_the_policy_says(app: Celery, outbox: Outbox, monkeypatch) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr(send.time, "sleep", slept.append)
-    outbox.failures = 3
+@pytest.mark.parametrize(
+    ("settings", "options", "how"),
+    [
+        ({}, {}, (None, (3, 0, 0.2, 1), True)),
+        ({}, {"retry": False, "timeout": 2}, (2, None, True)),
+        ({"task_publish_retry": False}, {"ignore_result": True}, (None, None, False)),
+        ({"task_publish_retry": False}, {"retry": True, "timeout": 9, "confirm_timeout": 3}, (3, (3, 0, 0.2, 1), True)),
+        ({}, {"retry_policy": {"max_retries": None, "interval_start": 1}}, (None, (None, 1, 0.2, 1), True)),
+        (
+            {"task_publish_retry_policy": {"max_retries": 5, "interval_start": 0.5}},
+            {"retry_policy": {"interval_max": 2}},
+            (None, (5, 0.5, 0, 2), True),
+        ),
+    ],
+)
+def test_publishing_is_tried_again_as_settings_and_call_say(
+    app: Celery, outbox: Outbox, settings: dict[str, Any], options: dict[str, Any], how: tuple[Any, ...]
+) -> None:
+    app.conf.update(settings)
 
-    app.send_task("t")
+    app.send_task("t", **options)
 
-    assert slept == [0, 0.2, 0.4]
-    assert len(outbox.sent) == 1
-
-
-def test_a_broker_that_stays_away_raises_after_the_last_try(app: Celery, outbox: Outbox, monkeypatch) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr(send.time, "sleep", slept.append)
-    outbox.failures = 100
-
-    with pytest.raises(OperationalError):
-        app.send_task("t", retry_policy={"max_retries": 2, "interval_start": 1, "interval_max": 1})
-    with pytest.raises(OperationalError):
-        app.send_task("t", retry=False)
-
-    assert slept == [1, 1]
+    assert outbox.how == [how]
 
 
 def test_a_task_sent_by_a_task_knows_its_parent(app: Celery, register, outbox: Outbox) -> None:

@@ -2,14 +2,14 @@
 
 use std::sync::LazyLock;
 
-/// A process, as it is named in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Process {
+/// A process, as it is named in a store.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Process {
     /// One boot of one machine and one numbering of its processes: only within it a pid means something.
-    pub(super) host: String,
-    pub(super) pid: i64,
+    pub(crate) host: String,
+    pub(crate) pid: i64,
     /// When it started, in the system's own unit; tells it from a later one of the same pid. 0: not known.
-    pub(super) started: i64,
+    pub(crate) started: i64,
 }
 
 static HOST: LazyLock<String> = LazyLock::new(|| {
@@ -20,14 +20,14 @@ static HOST: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Process {
-    pub(super) fn own() -> Self {
+    pub(crate) fn own() -> Self {
         let pid = i64::from(std::process::id());
         let started = stat(pid).map_or(0, |stat| stat.started);
         Self { host: HOST.clone(), pid, started }
     }
 
     /// Whether it is seen to be gone. A process of another host never is: only its lease tells.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.host == *HOST && !lives(self.pid, self.started)
     }
 }

@@ -1,0 +1,144 @@
+//! The result backend: Celery's keys and records.
+
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::address::Address;
+use super::link::Link;
+use super::record::{self, ResultPlace, STORE_RESULTS};
+use super::script::Script;
+use super::watch::Watches;
+use crate::backend::{BackendError, ResultBackend, Watch};
+use crate::broker::BrokerError;
+use crate::driver::ConnectOptions;
+use crate::protocol::ResultRecord;
+use crate::url::StoreUrl;
+
+/// Records in one command: the server does nothing else meanwhile.
+const CHUNK: usize = 1000;
+/// Bytes in one command.
+const CHUNK_BYTES: usize = 8 << 20;
+
+/// `KEYS` are those of the records; `ARGV` is, for each, its time to live and its bytes.
+static STORE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(format!(
+        "{STORE_RESULTS}
+local ttls, bodies = {{}}, {{}}
+for i = 1, #KEYS do ttls[i], bodies[i] = ARGV[2 * i - 1], ARGV[2 * i] end
+store_results(KEYS, ttls, bodies)
+return 0"
+    ))
+});
+
+/// Results in one database of a server.
+pub(super) struct RedisBackend {
+    link: Arc<Link>,
+    watches: Watches,
+    place: ResultPlace,
+    content_type: String,
+    server_id: String,
+}
+
+impl RedisBackend {
+    pub(super) fn new(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
+        let address = Address::parse(url, options)?;
+        let prefix = options.transport.get("global_keyprefix").and_then(Value::as_str).unwrap_or_default();
+        let place = ResultPlace::new(address.database(), prefix);
+        let content_type = options.result_content_type.clone();
+        let server_id = address.server_id();
+        let (connecting, answering) = (address.connect_timeout(), address.answer_timeout());
+        let link = Arc::new(Link::new(address, connecting, answering));
+        let watches = Watches::new(link.clone(), place.clone(), content_type.clone(), connecting);
+        Ok(Self { link, watches, place, content_type, server_id })
+    }
+
+    async fn store_chunk(&self, records: &[ResultRecord]) -> Result<(), BackendError> {
+        let keys: Vec<String> = records.iter().map(|record| self.place.key(&record.task_id)).collect();
+        let ttls: Vec<String> = records.iter().map(record::ttl).collect();
+        let args: Vec<&[u8]> =
+            ttls.iter().zip(records).flat_map(|(ttl, record)| [ttl.as_bytes(), &record.record]).collect();
+        self.link.script(&STORE, &keys, &args).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ResultBackend for RedisBackend {
+    async fn store(&self, batch: Vec<ResultRecord>) -> Result<(), BackendError> {
+        let mut rest = batch.as_slice();
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(chunk(rest));
+            self.store_chunk(chunk).await?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, task_ids: &[String]) -> Result<Vec<Option<ResultRecord>>, BackendError> {
+        let mut read = Vec::with_capacity(task_ids.len());
+        for ids in task_ids.chunks(CHUNK) {
+            let mut command = redis::cmd("MGET");
+            for id in ids {
+                command.arg(self.place.key(id));
+            }
+            let stored: Vec<Option<Vec<u8>>> = self.link.query(&command).await?;
+            let found = |(id, stored): (&String, Option<Vec<u8>>)| {
+                stored.map(|stored| record::found(id, stored, &self.content_type))
+            };
+            read.extend(ids.iter().zip(stored).map(found));
+        }
+        Ok(read)
+    }
+
+    async fn forget(&self, task_ids: &[String]) -> Result<(), BackendError> {
+        for ids in task_ids.chunks(CHUNK) {
+            let mut command = redis::cmd("DEL");
+            for id in ids {
+                command.arg(self.place.key(id));
+            }
+            self.link.query::<u64>(&command).await?;
+        }
+        Ok(())
+    }
+
+    async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
+        Ok(Box::new(self.watches.enter(task_ids)))
+    }
+
+    fn location(&self) -> String {
+        self.place.to_string()
+    }
+
+    fn store_id(&self) -> Option<String> {
+        Some(self.server_id.clone())
+    }
+
+    fn display_url(&self) -> String {
+        self.link.url().to_owned()
+    }
+}
+
+/// How many of these go into one command: at least one.
+fn chunk(records: &[ResultRecord]) -> usize {
+    let mut bytes = 0;
+    let fits = |record: &&ResultRecord| {
+        bytes += record.record.len();
+        bytes <= CHUNK_BYTES
+    };
+    records.iter().take(CHUNK).take_while(fits).count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_cut_where_a_command_would_be_too_large() {
+        let sized = |size: usize| ResultRecord { record: vec![0; size].into(), ..ResultRecord::default() };
+        assert_eq!(chunk(&[sized(CHUNK_BYTES + 1), sized(1)]), 1);
+        assert_eq!(chunk(&[sized(CHUNK_BYTES / 2), sized(CHUNK_BYTES / 2), sized(1)]), 2);
+        assert_eq!(chunk(&vec![sized(1); CHUNK + 5]), CHUNK);
+    }
+}

@@ -1,0 +1,201 @@
+//! The broker contract over kombu's layout.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use redis::{cmd, pipe};
+use tokio::sync::{Notify, OnceCell};
+
+use super::address::Address;
+use super::consumer::RedisConsumer;
+use super::keys::Layout;
+use super::link::Link;
+use super::listen::RedisListener;
+use super::scripts::{BURY, SWEEP};
+use crate::broker::{
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+};
+use crate::clock::{Clock, UnixMillis};
+use crate::driver::ConnectOptions;
+use crate::protocol::{Envelope, Message, Publication, Topology};
+use crate::url::StoreUrl;
+
+/// Clocks that differ by less are taken for the same.
+const SAME_CLOCK_MS: i64 = 1000;
+
+/// A broker on a Redis server. Clones share one connection.
+#[derive(Clone)]
+pub struct RedisBroker(pub(super) Arc<Shared>);
+
+/// What a broker, its consumers and its listeners share.
+pub(super) struct Shared {
+    pub(super) address: Arc<Address>,
+    pub(super) link: Link,
+    pub(super) layout: Layout,
+    pub(super) topology: Arc<Topology>,
+    /// Messages with a due time are parked by this process.
+    pub(super) park: bool,
+    /// Queues declared over this connection. Emptied when a call fails: a server that restarted may have lost them.
+    pub(super) declared: Mutex<HashSet<String>>,
+    /// Rung for claims that wait: the queues changed, the consumer was closed, a test moved the clock.
+    pub(super) bell: Notify,
+    clock: Clock,
+    /// What to add to our clock to get the server's, in ms. Written by `measure_clock`, read by `now`.
+    offset: AtomicI64,
+    measured: OnceCell<()>,
+}
+
+impl RedisBroker {
+    /// A broker at a URL; connects when it is first used.
+    pub(super) fn open(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
+        let address = Address::parse(url, options)?;
+        let link = Link::new(address.clone(), address.connect_timeout(), address.answer_timeout());
+        Ok(Self(Arc::new(Shared {
+            layout: Layout::read(&options.transport, address.database()),
+            address,
+            link,
+            topology: options.topology.clone(),
+            park: options.park,
+            declared: Mutex::default(),
+            bell: Notify::new(),
+            clock: options.clock.clone(),
+            offset: AtomicI64::new(0),
+            measured: OnceCell::new(),
+        })))
+    }
+
+    /// As [`crate::driver::connect_broker`], for those who need more than the contract.
+    pub fn connect(url: &str, options: &ConnectOptions) -> Result<Self, BrokerError> {
+        let url = StoreUrl::parse(url).map_err(|error| BrokerError::Config(error.to_string()))?;
+        Self::open(&url, options)
+    }
+
+    /// Makes every claim that waits look again; for tests, after they moved a manual clock.
+    pub fn wake(&self) {
+        self.0.bell.notify_waiters();
+    }
+}
+
+impl Shared {
+    /// Now, by the clock of the server, so that hosts with wrong clocks take no lease for ended.
+    pub(super) fn now(&self) -> UnixMillis {
+        UnixMillis(self.clock.now().0.saturating_add(self.offset.load(Ordering::Relaxed)))
+    }
+
+    /// Compares our clock with the server's, once.
+    pub(super) async fn measure_clock(&self) -> Result<(), BrokerError> {
+        if !self.clock.is_system() {
+            return Ok(());
+        }
+        let measure = async || {
+            let asked = self.clock.now().0;
+            let (seconds, micros): (i64, i64) = self.link.query(&cmd("TIME")).await?;
+            let ours = i64::midpoint(asked, self.clock.now().0);
+            let offset = seconds * 1000 + micros / 1000 - ours;
+            if offset.abs() > SAME_CLOCK_MS {
+                self.offset.store(offset, Ordering::Relaxed);
+            }
+            Ok::<(), super::errors::LinkError>(())
+        };
+        self.measured.get_or_try_init(measure).await.map(drop).map_err(|error| self.failed(error))
+    }
+
+    /// The claim time that kombu keeps: seconds.
+    pub(super) fn score(&self) -> String {
+        format!("{:.3}", self.now().0 as f64 / 1000.0)
+    }
+}
+
+#[async_trait]
+impl Broker for RedisBroker {
+    async fn publish(&self, batch: Vec<Publication>) -> Result<(), BrokerError> {
+        self.0.publish(&batch).await
+    }
+
+    async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError> {
+        Ok(Box::new(RedisConsumer::start(&self.0, options).await?))
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {
+        let layout = &self.0.layout;
+        let (lists, parked) = (layout.lists(queue), layout.parked(queue));
+        let mut pipeline = pipe();
+        pipeline.atomic();
+        for list in &lists {
+            pipeline.cmd("LLEN").arg(list);
+        }
+        pipeline.cmd("ZCARD").arg(&parked);
+        pipeline.cmd("DEL").arg(lists).arg(parked).ignore();
+        let counts: Vec<u64> = self.0.link.pipeline(&pipeline).await.map_err(|error| self.0.failed(error))?;
+        Ok(counts.iter().sum())
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
+        self.0.statuses().await
+    }
+
+    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.0.dead_letters(queue, limit).await
+    }
+
+    async fn bury(
+        &self,
+        publication: Publication,
+        reason: DeadReason,
+        detail: String,
+    ) -> Result<(), BrokerError> {
+        let Publication { exchange, routing_key, message, .. } = &publication;
+        let tag = uuid::Uuid::new_v4().to_string();
+        let element = Envelope::encode(message, exchange, routing_key, &tag);
+        let (now, most) = (self.0.now().0.to_string(), self.0.layout.dead_letters.to_string());
+        let queue = if routing_key.is_empty() { exchange } else { routing_key };
+        let detail = super::dead::one_field(&detail);
+        let args: [&[u8]; 6] = [
+            queue.as_bytes(),
+            reason.as_str().as_bytes(),
+            detail.as_bytes(),
+            now.as_bytes(),
+            most.as_bytes(),
+            &element,
+        ];
+        let buried = self.0.link.script(&BURY, &self.0.layout.shared, &args).await;
+        buried.map(drop).map_err(|error| self.0.failed(error))
+    }
+
+    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
+        // Whoever does not listen now does not hear it: the server keeps nothing that could be over.
+        let tag = uuid::Uuid::new_v4().to_string();
+        let mut command = cmd("PUBLISH");
+        command.arg(self.0.layout.channel(exchange, "")).arg(Envelope::encode(&message, exchange, "", &tag));
+        self.0.link.query::<i64>(&command).await.map(drop).map_err(|error| self.0.failed(error))
+    }
+
+    async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(RedisListener::start(&self.0, exchange).await?))
+    }
+
+    fn store_id(&self) -> Option<String> {
+        Some(self.0.address.server_id())
+    }
+
+    fn display_url(&self) -> String {
+        self.0.link.url().to_owned()
+    }
+
+    async fn advice(&self) -> Result<Vec<String>, BrokerError> {
+        self.0.advice().await
+    }
+
+    async fn sweep(&self) -> Result<(), BrokerError> {
+        self.0.measure_clock().await?;
+        self.0.recover_expired().await?;
+        self.0.restore_foreign().await?;
+        let args = [self.0.layout.binding(""), self.0.layout.permanent_binding("")];
+        let swept = self.0.link.script(&SWEEP, &[self.0.layout.binding_deadlines()], &args).await;
+        swept.map(drop).map_err(|error| self.0.failed(error))
+    }
+}

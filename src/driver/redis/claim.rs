@@ -1,0 +1,180 @@
+//! One look for deliveries: the script, and what its answer comes to.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use redis::Value;
+
+use super::consumer::{Claim, Inner};
+use super::dead::CRASHES;
+use super::keys::{QueueOrder, Queues};
+use super::recover::End;
+use super::scripts::CLAIM;
+use crate::broker::{BrokerError, ClaimId, Credit, DeadReason, Delivery};
+use crate::clock::UnixMillis;
+use crate::protocol::{DecodeError, Envelope};
+
+/// More is asked for in several looks.
+const MOST: usize = 5_000;
+/// The largest number that a double, and so Lua, counts to exactly.
+const MOST_BYTES: usize = 1 << 53;
+
+/// What a look found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// Something is kept for whoever asks; whether there was less than the credit.
+    Found { less: bool },
+    /// Nothing, and it is to be looked again at once.
+    Again,
+    /// Nothing, and without a change of the queues nothing will be there before that moment.
+    NothingUntil(Option<UnixMillis>),
+}
+
+/// The answer of the script, apart.
+struct Answer {
+    due: Option<i64>,
+    lease_end: Option<i64>,
+    lease_token: String,
+    /// Number of the list, and the element.
+    elements: Vec<(usize, Vec<u8>)>,
+}
+
+impl Inner {
+    /// Looks once. What it takes is kept for the next claim, whatever becomes of whoever asked.
+    pub(super) async fn look(&self, credit: Credit, queues: &Queues) -> Result<Looked, BrokerError> {
+        let count = credit.count.min(MOST);
+        let (token, first) = self.reserve(count);
+        let answer = self.call(&token, first, count, credit.bytes, queues).await?;
+        let Some(answer) = answer else {
+            self.register_again(&token).await?;
+            return Ok(Looked::Again);
+        };
+        let now = self.store.now();
+        let found = answer.elements.len();
+        self.keep(&token, first, answer.elements, queues);
+        self.settle_condemned().await?;
+        let mut moment = answer.due;
+        let mut recovered = false;
+        if let Some(end) = answer.lease_end {
+            if end <= now.0 {
+                let ended =
+                    self.store.recover(&answer.lease_token, End::Expired, self.options.max_crashes).await?;
+                recovered = ended.is_some();
+            } else {
+                moment = Some(moment.map_or(end, |due| due.min(end)));
+            }
+        }
+        Ok(if self.has_kept() {
+            Looked::Found { less: found < count }
+        } else if found > 0 || recovered {
+            Looked::Again
+        } else {
+            Looked::NothingUntil(moment.map(UnixMillis))
+        })
+    }
+
+    async fn call(
+        &self,
+        token: &str,
+        first: u64,
+        count: usize,
+        bytes: usize,
+        queues: &Queues,
+    ) -> Result<Option<Answer>, BrokerError> {
+        let layout = &self.store.layout;
+        let fair = layout.order == QueueOrder::RoundRobin;
+        let keys: Vec<&str> =
+            layout.shared.iter().chain(&queues.parked).chain(&queues.lists).map(String::as_str).collect();
+        let mut args: Vec<Cow<'_, str>> = vec![
+            token.into(),
+            self.store.now().0.to_string().into(),
+            self.store.score().into(),
+            first.to_string().into(),
+            count.to_string().into(),
+            bytes.min(MOST_BYTES).to_string().into(),
+            queues.names.len().to_string().into(),
+            layout.steps.len().to_string().into(),
+            if fair { "fair" } else { "fixed" }.into(),
+            layout.dead_letters.to_string().into(),
+        ];
+        args.extend(queues.names.iter().map(|name| Cow::Borrowed(&**name)));
+        args.extend(queues.json.iter().map(|name| Cow::Borrowed(&**name)));
+        args.extend(layout.steps.iter().map(|step| Cow::Owned(step.to_string())));
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        let answer = self.store.link.script(&CLAIM, &keys, &args).await;
+        Ok(read(answer.map_err(|error| self.store.failed(error))?))
+    }
+
+    /// Opens what was claimed. What cannot be opened is condemned: it must not come back, and not stop anything.
+    fn keep(&self, token: &str, first: u64, elements: Vec<(usize, Vec<u8>)>, queues: &Queues) {
+        let mut opened = Vec::with_capacity(elements.len());
+        let mut names = Names::default();
+        for (number, (list, element)) in (first..).zip(elements) {
+            let Some((queue, step)) = queues.place(&self.store.layout, list) else { continue };
+            let delivery = names.delivery(number, &queue, &element);
+            opened.push((number, Claim { queue, step, marked: false }, delivery));
+        }
+        let mut state = self.state.lock();
+        if *state.token != *token {
+            // The lease was lost meanwhile, and all this with it.
+            return;
+        }
+        for (number, claim, delivery) in opened {
+            state.claims.insert(number, claim);
+            match delivery {
+                Ok(delivery) => state.kept.push_back(delivery),
+                Err(error) => state.condemned.push((number, DeadReason::Malformed, error.to_string())),
+            }
+        }
+    }
+}
+
+/// The last exchange and routing key: most messages of a claim have the same.
+#[derive(Default)]
+struct Names {
+    exchange: Option<Arc<str>>,
+    routing_key: Option<Arc<str>>,
+}
+
+impl Names {
+    fn delivery(&mut self, number: u64, queue: &Arc<str>, element: &[u8]) -> Result<Delivery, DecodeError> {
+        let Envelope { mut message, exchange, routing_key, redelivered, .. } = Envelope::decode(element)?;
+        let crashes = message.properties.other.remove(CRASHES);
+        let crashes = crashes.and_then(|count| count.as_u64()).and_then(|count| u32::try_from(count).ok());
+        Ok(Delivery {
+            claim: ClaimId { id: number, fence: number },
+            queue: queue.clone(),
+            exchange: same(&mut self.exchange, &exchange),
+            routing_key: same(&mut self.routing_key, &routing_key),
+            redelivered,
+            crashes: crashes.unwrap_or(0),
+            message,
+        })
+    }
+}
+
+fn same(last: &mut Option<Arc<str>>, text: &str) -> Arc<str> {
+    match last {
+        Some(last) if &**last == text => last.clone(),
+        _ => last.insert(text.into()).clone(),
+    }
+}
+
+/// None when the token is not registered.
+fn read(answer: Value) -> Option<Answer> {
+    let Value::Array(items) = answer else { return None };
+    let mut items = items.into_iter();
+    let mut text = || match items.next() {
+        Some(Value::BulkString(text)) => String::from_utf8_lossy(&text).into_owned(),
+        _ => String::new(),
+    };
+    let moment = |text: &str| text.parse::<f64>().ok().map(|ms| ms as i64);
+    let (due, lease_end, lease_token) = (moment(&text()), moment(&text()), text());
+    let mut elements = Vec::with_capacity(items.len() / 2);
+    while let (Some(Value::BulkString(list)), Some(Value::BulkString(element))) = (items.next(), items.next())
+    {
+        let list = std::str::from_utf8(&list).ok().and_then(|list| list.parse().ok()).unwrap_or(usize::MAX);
+        elements.push((list, element));
+    }
+    Some(Answer { due, lease_end, lease_token, elements })
+}

@@ -1,0 +1,477 @@
+//! A consumer: its registration, what it holds, and the calls of the contract.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use redis::{FromRedisValue, Value, pipe};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::broker::Shared;
+use super::claim::Looked;
+use super::keys::Queues;
+use super::record::ResultPlace;
+use super::recover::{End, Holder, Registered, abandon};
+use super::scripts::{REGISTER, RENEW};
+use super::settle::settlement;
+use super::wake::Alarm;
+use crate::broker::{
+    BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadReason, Delivery, Renewal, Settle,
+};
+use crate::clock::UnixMillis;
+use crate::driver::process::Process;
+
+/// A claim that waits looks again after so long, whatever it was told.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// A wait is at least this long, so that a moment that has just passed is not asked for in a loop.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+/// Processes of this host are looked at this often.
+const NEIGHBOURS: Duration = Duration::from_secs(1);
+/// Deliveries that nobody took since the claim was dropped go back after this.
+const KEPT: Duration = Duration::from_millis(50);
+/// Overdue claims of kombu are looked for this often.
+const FOREIGN: Duration = Duration::from_secs(10);
+/// Shortest time between two refreshes of what is held.
+const SHORTEST_REFRESH: Duration = Duration::from_millis(200);
+/// Tags in one command.
+const CHUNK: usize = 1000;
+
+/// A consumer. Dropped without `close` it is dead: see [`Drop`].
+pub(super) struct RedisConsumer {
+    inner: Arc<Inner>,
+    /// Keeps consumers of kombu from taking long claims for lost. Ends with this consumer.
+    refresher: tokio::task::JoinHandle<()>,
+}
+
+/// What the calls and tasks of a consumer share.
+pub(super) struct Inner {
+    pub(super) store: Arc<Shared>,
+    pub(super) options: ConsumerOptions,
+    process: Process,
+    /// Where the results of its commits go.
+    pub(super) results: ResultPlace,
+    pub(super) state: Mutex<State>,
+    /// Wakes the claim that waits. One claim looks at a time; others wait here, which would find nothing else.
+    alarm: tokio::sync::Mutex<Alarm>,
+    /// The number of the next claim; never goes back, so that an old claim is never taken for a new one.
+    next: AtomicU64,
+    /// Counts looks: each starts with another queue.
+    turn: AtomicUsize,
+    /// Set by whoever finds the lease lost, taken by `renew`, which reports it.
+    lost: AtomicBool,
+    /// Set once, by `close` or the drop; read by every call.
+    closed: AtomicBool,
+}
+
+/// What changes together.
+pub(super) struct State {
+    /// What names this consumer in the store. Written when the lease was lost and a new one is taken.
+    pub(super) token: Arc<str>,
+    /// Everything that is held under the token, by number.
+    pub(super) claims: HashMap<u64, Claim>,
+    /// Claimed, and not yet given to whoever asks: filled by looks, emptied by claims.
+    pub(super) kept: VecDeque<Delivery>,
+    /// Claimed, unreadable, and to be settled by the next look.
+    pub(super) condemned: Vec<(u64, DeadReason, String)>,
+    /// The queues, once for each one that a look may start with.
+    rotations: Vec<Arc<Queues>>,
+    /// Other consumers of this host as of the last renewal.
+    neighbours: Vec<Registered>,
+    neighbours_seen: Instant,
+    foreign_seen: Option<Instant>,
+}
+
+/// One claim that is held.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) queue: Arc<str>,
+    pub(super) step: u8,
+    /// The store was told that it has begun.
+    pub(super) marked: bool,
+}
+
+impl RedisConsumer {
+    pub(super) async fn start(store: &Arc<Shared>, options: ConsumerOptions) -> Result<Self, BrokerError> {
+        store.measure_clock().await?;
+        let state = State {
+            token: new_token(),
+            claims: HashMap::new(),
+            kept: VecDeque::new(),
+            condemned: Vec::new(),
+            rotations: Vec::new(),
+            neighbours: Vec::new(),
+            neighbours_seen: Instant::now(),
+            foreign_seen: None,
+        };
+        let own_place = || ResultPlace::new(store.address.database(), &store.layout.prefix);
+        let inner = Arc::new(Inner {
+            store: store.clone(),
+            process: Process::own(),
+            results: options.results.as_deref().and_then(ResultPlace::parse).unwrap_or_else(own_place),
+            state: Mutex::new(state),
+            alarm: tokio::sync::Mutex::default(),
+            next: AtomicU64::new(1),
+            turn: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            options,
+        });
+        inner.take_queues(&inner.options.queues.clone()).await?;
+        store.recover_expired().await?;
+        let others = inner.register().await?;
+        inner.meet(&others).await?;
+        let every = (store.layout.visibility_timeout / 3).max(SHORTEST_REFRESH);
+        let refresher = tokio::spawn(refresh(Arc::downgrade(&inner), every));
+        Ok(Self { inner, refresher })
+    }
+}
+
+fn new_token() -> Arc<str> {
+    format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().0).into()
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<(), BrokerError> {
+        if self.closed.load(Ordering::SeqCst) { Err(BrokerError::Closed) } else { Ok(()) }
+    }
+
+    fn token(&self) -> Arc<str> {
+        self.state.lock().token.clone()
+    }
+
+    /// The token, and numbers for so many claims.
+    pub(super) fn reserve(&self, count: usize) -> (Arc<str>, u64) {
+        (self.token(), self.next.fetch_add(count as u64, Ordering::SeqCst))
+    }
+
+    fn lease_end(&self) -> String {
+        self.store.now().after(self.options.lease).0.to_string()
+    }
+
+    /// Registers under the token; gives everybody who is registered.
+    async fn register(&self) -> Result<Vec<Registered>, BrokerError> {
+        let holder = Holder { node: self.options.node.clone(), process: self.process.clone() };
+        let holder = serde_json::to_string(&holder).expect("texts and numbers are JSON");
+        let args = [self.token().to_string(), self.lease_end(), holder];
+        let answer = self.store.link.script(&REGISTER, &self.store.layout.shared, &args).await;
+        let mut all = Registered::read(answer.map_err(|error| self.store.failed(error))?);
+        all.retain(|other| other.token != args[0]);
+        Ok(all)
+    }
+
+    /// Ends those of the others that are seen to be dead, and remembers the neighbours among them.
+    async fn meet(&self, others: &[Registered]) -> Result<usize, BrokerError> {
+        let mut recovered = 0;
+        for other in others {
+            if other.is_dead() {
+                let ended = self.store.recover(&other.token, End::Gone, self.options.max_crashes).await?;
+                recovered += ended.unwrap_or(0);
+            } else if other.holder.node == self.options.node {
+                tracing::warn!(
+                    node = self.options.node,
+                    "processes {} and {} both consume as {}: give each a name of its own with -n",
+                    other.holder.process.pid,
+                    self.process.pid,
+                    self.options.node,
+                );
+            }
+        }
+        self.remember(others);
+        Ok(recovered)
+    }
+
+    fn remember(&self, others: &[Registered]) {
+        let here = |other: &&Registered| other.holder.process.host == self.process.host;
+        let mut state = self.state.lock();
+        state.neighbours = others.iter().filter(here).cloned().collect();
+        state.neighbours_seen = Instant::now();
+    }
+
+    /// Takes a new lease: that of `token` was taken from us, and all claims with it.
+    pub(super) async fn register_again(&self, token: &Arc<str>) -> Result<(), BrokerError> {
+        {
+            let mut state = self.state.lock();
+            if state.token != *token || self.closed.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            state.token = new_token();
+            state.claims.clear();
+            state.kept.clear();
+            state.condemned.clear();
+        }
+        self.lost.store(true, Ordering::SeqCst);
+        let others = self.register().await?;
+        self.remember(&others);
+        Ok(())
+    }
+
+    async fn take_queues(&self, names: &[String]) -> Result<(), BrokerError> {
+        let declarations: Vec<_> = names.iter().map(|name| self.store.topology.queue(name)).collect();
+        if !declarations.is_empty() {
+            self.store.declare(&declarations).await?;
+        }
+        let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+        let rotations =
+            (0..names.len().max(1)).map(|turn| Queues::new(&self.store.layout, &names, turn).into());
+        self.state.lock().rotations = rotations.collect();
+        Ok(())
+    }
+
+    fn queues(&self) -> Arc<Queues> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let state = self.state.lock();
+        state.rotations[turn % state.rotations.len()].clone()
+    }
+
+    pub(super) fn has_kept(&self) -> bool {
+        !self.state.lock().kept.is_empty()
+    }
+
+    /// What was claimed before and fits.
+    fn take_kept(&self, credit: Credit) -> Option<Vec<Delivery>> {
+        let mut state = self.state.lock();
+        let mut bytes = 0;
+        let mut count = 0;
+        for delivery in state.kept.iter().take(credit.count) {
+            bytes += delivery.message.size();
+            if bytes > credit.bytes && count > 0 {
+                break;
+            }
+            count += 1;
+        }
+        (count > 0).then(|| state.kept.drain(..count).collect())
+    }
+
+    /// Gives back, unmarked and in order, what was kept and nobody takes.
+    fn release_kept_later(self: &Arc<Self>) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let inner = Arc::downgrade(self);
+        runtime.spawn(async move {
+            tokio::time::sleep(KEPT).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let kept = std::mem::take(&mut inner.state.lock().kept);
+            // Parked until a moment that is past: back where it was, and as it was.
+            let back = || Settle::Park(UnixMillis(0));
+            let commits: Vec<Commit> =
+                kept.iter().map(|delivery| settlement(delivery.claim.fence, back())).collect();
+            if !commits.is_empty() && inner.carry_out(&commits).await.is_err() {
+                // The next claim finds them, or the end of the lease.
+                let mut state = inner.state.lock();
+                let lost =
+                    kept.into_iter().filter(|delivery| state.claims.contains_key(&delivery.claim.fence));
+                let lost: Vec<Delivery> = lost.collect();
+                for delivery in lost.into_iter().rev() {
+                    state.kept.push_front(delivery);
+                }
+            }
+        });
+    }
+
+    /// Looks in a task of its own: what the script has taken is kept even if nobody waits for it any more.
+    async fn look_apart(
+        self: &Arc<Self>,
+        credit: Credit,
+        queues: Arc<Queues>,
+    ) -> Result<Looked, BrokerError> {
+        let (answer, asked) = oneshot::channel();
+        let inner = self.clone();
+        tokio::spawn(async move {
+            let looked = inner.look(credit, &queues).await;
+            if answer.send(looked).is_err() && inner.has_kept() {
+                inner.release_kept_later();
+            }
+        });
+        asked.await.unwrap_or(Err(BrokerError::Closed))
+    }
+
+    /// Looks at the processes of this host, about once a second.
+    async fn look_at_neighbours(&self) -> Result<(), BrokerError> {
+        let dead: Vec<Registered> = {
+            let mut state = self.state.lock();
+            if state.neighbours.is_empty() || state.neighbours_seen.elapsed() < NEIGHBOURS {
+                return Ok(());
+            }
+            state.neighbours_seen = Instant::now();
+            state.neighbours.extract_if(.., |other| other.is_dead()).collect()
+        };
+        for other in dead {
+            self.store.recover(&other.token, End::Gone, self.options.max_crashes).await?;
+        }
+        Ok(())
+    }
+
+    /// How long a claim may wait that has found nothing.
+    fn longest_wait(&self, until: Option<UnixMillis>) -> Duration {
+        let until = until.map_or(LONGEST_WAIT, |until| self.store.now().until(until));
+        let neighbours = if self.state.lock().neighbours.is_empty() { LONGEST_WAIT } else { NEIGHBOURS };
+        until.min(neighbours).min(LONGEST_WAIT).max(SHORTEST_WAIT)
+    }
+
+    /// Looks for claims of kombu that are overdue.
+    async fn restore_foreign(&self) -> Result<(), BrokerError> {
+        {
+            let mut state = self.state.lock();
+            if state.foreign_seen.is_some_and(|seen| seen.elapsed() < FOREIGN) {
+                return Ok(());
+            }
+            state.foreign_seen = Some(Instant::now());
+        }
+        self.store.restore_foreign().await.map(drop)
+    }
+}
+
+/// Makes claims look as if they had been made now, before consumers of kombu take them for lost.
+async fn refresh(inner: Weak<Inner>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let tags: Vec<String> = {
+            let state = inner.state.lock();
+            let tag = |(number, claim): (&u64, &Claim)| {
+                format!("{}:{number}:{}:{}", state.token, claim.step, claim.queue)
+            };
+            state.claims.iter().map(tag).collect()
+        };
+        let score = inner.store.score();
+        for chunk in tags.chunks(CHUNK) {
+            let mut pipeline = pipe();
+            let command = pipeline.cmd("ZADD").arg(inner.store.layout.unacked_index()).arg("XX");
+            for tag in chunk {
+                command.arg(&score).arg(tag);
+            }
+            if let Err(error) = inner.store.link.pipeline::<Value>(&pipeline).await {
+                tracing::warn!("cannot refresh claims: {error}");
+            }
+        }
+    }
+}
+
+/// Notices that whoever asked for a claim has gone.
+struct Asker<'a>(&'a Arc<Inner>);
+
+impl Drop for Asker<'_> {
+    fn drop(&mut self) {
+        if self.0.has_kept() {
+            self.0.release_kept_later();
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for RedisConsumer {
+    async fn claim(&self, credit: Credit) -> Result<Vec<Delivery>, BrokerError> {
+        let inner = &self.inner;
+        if credit.count == 0 {
+            return Ok(Vec::new());
+        }
+        let mut alarm = inner.alarm.lock().await;
+        let _asker = Asker(inner);
+        loop {
+            inner.check_open()?;
+            if let Some(kept) = inner.take_kept(credit) {
+                return Ok(kept);
+            }
+            inner.look_at_neighbours().await?;
+            // Listens before it looks, so that no change falls in between.
+            let rung = inner.store.bell.notified();
+            tokio::pin!(rung);
+            rung.as_mut().enable();
+            let queues = inner.queues();
+            let armed = alarm.hungry;
+            if armed {
+                alarm.arm(&inner.store, &queues).await.map_err(|error| inner.store.failed(error))?;
+            }
+            match inner.look_apart(credit, queues.clone()).await? {
+                Looked::Found { less } => alarm.hungry = less,
+                Looked::Again => {}
+                Looked::NothingUntil(_) if !armed => alarm.hungry = true,
+                Looked::NothingUntil(moment) => {
+                    inner.check_open()?;
+                    tokio::select! {
+                        () = rung => {}
+                        () = alarm.wait(&queues) => {}
+                        () = tokio::time::sleep(inner.longest_wait(moment)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError> {
+        self.inner.check_open()?;
+        self.inner.carry_out(batch).await
+    }
+
+    async fn renew(&self) -> Result<Renewal, BrokerError> {
+        let inner = &self.inner;
+        inner.check_open()?;
+        let (token, now) = (inner.token(), inner.store.now().0.to_string());
+        let args = [token.to_string(), inner.lease_end(), now];
+        let answer = inner.store.link.script(&RENEW, &inner.store.layout.shared, &args).await;
+        let mut recovered = 0;
+        match answer.map_err(|error| inner.store.failed(error))? {
+            Value::Array(parts) => {
+                let mut parts = parts.into_iter();
+                let ended = parts.next().and_then(|ended| Vec::<String>::from_redis_value(ended).ok());
+                let mut others = parts.next().map(Registered::read).unwrap_or_default();
+                others.retain(|other| other.token != *token);
+                for ended in ended.unwrap_or_default() {
+                    let count = inner.store.recover(&ended, End::Expired, inner.options.max_crashes).await?;
+                    recovered += count.unwrap_or(0);
+                }
+                let dead: Vec<Registered> = others.extract_if(.., |other| other.is_dead()).collect();
+                for other in dead {
+                    let count =
+                        inner.store.recover(&other.token, End::Gone, inner.options.max_crashes).await?;
+                    recovered += count.unwrap_or(0);
+                }
+                inner.remember(&others);
+            }
+            _ => inner.register_again(&token).await?,
+        }
+        inner.restore_foreign().await?;
+        Ok(Renewal { lost: inner.lost.swap(false, Ordering::SeqCst), recovered })
+    }
+
+    async fn set_queues(&self, queues: Vec<String>) -> Result<(), BrokerError> {
+        self.inner.check_open()?;
+        self.inner.take_queues(&queues).await?;
+        self.inner.store.bell.notify_waiters();
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        let inner = &self.inner;
+        if inner.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let token = {
+            let mut state = inner.state.lock();
+            state.kept.clear();
+            state.token.clone()
+        };
+        // A claim that waits finds out that it is closed.
+        inner.store.bell.notify_waiters();
+        let closed = inner.store.recover(&token, End::Closed, inner.options.max_crashes).await;
+        if closed.is_err() {
+            abandon(&token);
+        }
+        closed.map(drop)
+    }
+}
+
+impl Drop for RedisConsumer {
+    /// As if the process had died: the lease is not renewed, and who looks for dead consumers in this process sees
+    /// that it is. The others see it when the lease ends.
+    fn drop(&mut self) {
+        self.refresher.abort();
+        if !self.inner.closed.swap(true, Ordering::SeqCst) {
+            abandon(&self.inner.token());
+        }
+    }
+}

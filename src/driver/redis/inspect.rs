@@ -1,0 +1,123 @@
+//! What operators ask: the queues and their counts, and what is wrong with the server.
+
+use std::collections::{BTreeSet, HashMap};
+
+use redis::{cmd, pipe};
+
+use super::broker::Shared;
+use crate::broker::{BrokerError, QueueStatus};
+
+/// Claims of kombu whose queues are looked up; what is over that is not counted.
+const FOREIGN_CLAIMS: usize = 1000;
+
+impl Shared {
+    /// Queues that celeriac has declared here, and those of the app, if there is anything in them.
+    pub(super) async fn statuses(&self) -> Result<Vec<QueueStatus>, BrokerError> {
+        let mut first = pipe();
+        first.cmd("SMEMBERS").arg(&self.layout.queues);
+        first.cmd("ZRANGE").arg(self.layout.unacked_index()).arg(0).arg(-1);
+        let (declared, tags): (BTreeSet<String>, Vec<String>) =
+            self.link.pipeline(&first).await.map_err(|error| self.failed(error))?;
+        let claimed = self.claimed(&tags).await?;
+        let mut dead: HashMap<String, u64> = HashMap::new();
+        for (_, queue) in self.dead_members().await? {
+            *dead.entry(queue).or_default() += 1;
+        }
+        let mut names = declared;
+        names.extend(self.topology.queues.keys().cloned());
+        let mut counts = pipe();
+        for name in &names {
+            for list in self.layout.lists(name) {
+                counts.cmd("LLEN").arg(list);
+            }
+            let parked = self.layout.parked(name);
+            // What is due counts as ready, though nobody has moved it yet.
+            counts.cmd("ZCOUNT").arg(&parked).arg("-inf").arg(self.now().0);
+            counts.cmd("ZCARD").arg(&parked);
+        }
+        let counts: Vec<u64> = self.link.pipeline(&counts).await.map_err(|error| self.failed(error))?;
+        let each = self.layout.steps.len() + 2;
+        Ok(names
+            .into_iter()
+            .zip(counts.chunks(each))
+            .map(|(name, counts)| {
+                let (lists, parked) = counts.split_at(each - 2);
+                QueueStatus {
+                    ready: lists.iter().sum::<u64>() + parked[0],
+                    parked: parked[1] - parked[0].min(parked[1]),
+                    claimed: claimed.get(&name).copied().unwrap_or(0),
+                    dead: dead.get(&name).copied().unwrap_or(0),
+                    name,
+                }
+            })
+            .collect())
+    }
+
+    /// Claims by queue: our tags name it, those of kombu are looked up, up to a number.
+    async fn claimed(&self, tags: &[String]) -> Result<HashMap<String, u64>, BrokerError> {
+        let mut claimed: HashMap<String, u64> = HashMap::new();
+        let mut foreign = Vec::new();
+        for tag in tags {
+            match queue_of(tag) {
+                Some(queue) => *claimed.entry(queue.to_owned()).or_default() += 1,
+                None => foreign.push(tag),
+            }
+        }
+        foreign.truncate(FOREIGN_CLAIMS);
+        for page in foreign.chunks(100) {
+            let mut command = cmd("HMGET");
+            command.arg(self.layout.unacked()).arg(page);
+            let values: Vec<Option<Vec<u8>>> =
+                self.link.query(&command).await.map_err(|error| self.failed(error))?;
+            for value in values.into_iter().flatten() {
+                if let Some(claim) = super::recover::ForeignClaim::read(&value) {
+                    *claimed.entry(claim.routing_key).or_default() += 1;
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Settings of the server that lose messages, or that we cannot work with.
+    pub(super) async fn advice(&self) -> Result<Vec<String>, BrokerError> {
+        let mut advice = Vec::new();
+        let mut info = cmd("INFO");
+        info.arg("server");
+        let info: String = self.link.query(&info).await.unwrap_or_default();
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+        let mut numbers = version.trim().split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if found != (0, 0) && found < (6, 2) {
+            advice.push(format!("Redis {} is too old: 6.2 or later is needed", version.trim()));
+        }
+        let mut config = HashMap::new();
+        for name in ["maxmemory-policy", "appendonly", "save"] {
+            let mut command = cmd("CONFIG");
+            command.arg("GET").arg(name);
+            // Hosted servers forbid it.
+            let read: HashMap<String, String> = self.link.query(&command).await.unwrap_or_default();
+            config.extend(read);
+        }
+        let policy = config.get("maxmemory-policy").map_or("noeviction", |policy| policy);
+        if policy != "noeviction" {
+            advice.push(format!(
+                "Redis may throw messages away when its memory is full (maxmemory-policy {policy}): set it to noeviction"
+            ));
+        }
+        let is = |name: &str, value: &str| config.get(name).is_some_and(|set| set == value);
+        if is("appendonly", "no") && is("save", "") {
+            advice.push(
+                "Redis keeps nothing on disk: a restart of it loses all messages (appendonly no and no save points)"
+                    .to_owned(),
+            );
+        }
+        Ok(advice)
+    }
+}
+
+/// The queue that a tag of ours names.
+pub(super) fn queue_of(tag: &str) -> Option<&str> {
+    let mut parts = tag.splitn(4, ':');
+    let (_, number, step, queue) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    (number.parse::<u64>().is_ok() && step.parse::<u8>().is_ok()).then_some(queue)
+}

@@ -1,0 +1,29 @@
+//! The scripts of the broker: what has to happen in one step.
+
+use std::sync::LazyLock;
+
+use super::record::STORE_RESULTS;
+use super::script::Script;
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident = $($file:literal),+;)*) => {
+        $($(#[$doc])* pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new([$(include_str!($file)),+].concat()));)*
+    };
+}
+
+scripts! {
+    CLAIM = "lua/shared.lua", "lua/claim.lua";
+    RECOVER = "lua/shared.lua", "lua/recover.lua";
+    REGISTER = "lua/shared.lua", "lua/register.lua";
+    RENEW = "lua/shared.lua", "lua/renew.lua";
+    BURY = "lua/shared.lua", "lua/bury.lua";
+    RESTORE = "lua/restore.lua";
+    BIND_EXPIRING = "lua/bind_expiring.lua";
+    SWEEP = "lua/sweep.lua";
+}
+
+/// With the part of the result backend that stores results.
+pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new([include_str!("lua/shared.lua"), STORE_RESULTS, include_str!("lua/commit.lua")].concat())
+});

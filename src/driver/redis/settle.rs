@@ -1,0 +1,231 @@
+//! A batch of commits as the arguments of one script, and its answer.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+use redis::{FromRedisValue, Value};
+
+use super::consumer::Inner;
+use super::dead::one_field;
+use super::publish::Step;
+use super::scripts::COMMIT;
+use crate::broker::{BrokerError, Commit, Committed, Settle};
+use crate::protocol::Publication;
+
+/// Arguments in front of the tags.
+const FIXED: usize = 9;
+
+type Arg<'a> = Cow<'a, [u8]>;
+
+/// One claim of a batch.
+struct Entry<'a> {
+    /// Its place among the commits.
+    commit: usize,
+    number: u64,
+    kind: char,
+    tag: String,
+    extras: Vec<Arg<'a>>,
+}
+
+impl Entry<'_> {
+    /// Goes to the right end of its list. The newest goes first, so that the oldest is next to be taken.
+    fn goes_right(&self) -> bool {
+        matches!(self.kind.to_ascii_lowercase(), 'r' | 'c' | 'p')
+    }
+
+    fn keeps(&self) -> bool {
+        matches!(self.kind, 'k' | 'b')
+    }
+}
+
+fn text<'a>(text: impl ToString) -> Arg<'a> {
+    Cow::Owned(text.to_string().into_bytes())
+}
+
+impl Inner {
+    /// Carries out a batch in one step.
+    pub(super) async fn carry_out(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError> {
+        let mut answers = vec![Committed::Done; batch.len()];
+        let entries = self.entries(batch, &mut answers);
+        let mut places = vec![0; batch.len()];
+        for (at, entry) in entries.iter().enumerate() {
+            places[entry.commit] = at + 1;
+        }
+        let operations = self.operations(batch, &places, &answers).await?;
+        if entries.is_empty() && operations.is_empty() {
+            return Ok(answers);
+        }
+        let kinds: String = entries.iter().map(|entry| entry.kind).collect();
+        let layout = &self.store.layout;
+        let mut args: Vec<Arg<'_>> = vec![
+            text(self.store.now().0),
+            text(self.options.max_crashes),
+            text(layout.dead_letters),
+            text(&layout.prefix),
+            text(&layout.separator),
+            text(kinds),
+            text(FIXED + entries.len() + operations.len() + 1),
+            text(self.store.address.database()),
+            text(self.results.database),
+        ];
+        args.extend(entries.iter().map(|entry| Cow::Borrowed(entry.tag.as_bytes())));
+        args.extend(operations);
+        args.extend(entries.iter().flat_map(|entry| entry.extras.iter().cloned()));
+        let answer = self.store.link.script(&COMMIT, &layout.shared, &args).await;
+        let answer = answer.map_err(|error| self.store.failed(error))?;
+        self.conclude(&entries, answer, &mut answers);
+        Ok(answers)
+    }
+
+    /// The claims of a batch, in the order in which the script is to settle them. Those that are known to be lost are
+    /// answered here.
+    fn entries<'a>(&self, batch: &'a [Commit], answers: &mut [Committed]) -> Vec<Entry<'a>> {
+        let mut settled = HashSet::new();
+        let mut entries = Vec::with_capacity(batch.len());
+        let mut state = self.state.lock();
+        let token = state.token.clone();
+        for (at, commit) in batch.iter().enumerate() {
+            let Some(claim) = commit.claim else { continue };
+            let number = claim.fence;
+            let Some(held) = state.claims.get_mut(&number).filter(|_| !settled.contains(&number)) else {
+                answers[at] = Committed::Stale;
+                continue;
+            };
+            let (mut kind, extras) = kind(commit);
+            if kind == 'b' {
+                // Marked from now on, as far as anyone can know before the answer.
+                held.marked = true;
+            } else if kind != 'k' {
+                settled.insert(number);
+                if held.marked {
+                    kind = kind.to_ascii_uppercase();
+                }
+            }
+            let tag = format!("{token}:{number}:{}:{}", held.step, held.queue);
+            entries.push(Entry { commit: at, number, kind, tag, extras });
+        }
+        drop(state);
+        if entries.iter().any(Entry::goes_right) {
+            let order =
+                |entry: &Entry<'_>| (entry.goes_right(), entry.goes_right().then_some(Reverse(entry.number)));
+            entries.sort_by_key(order);
+        }
+        entries
+    }
+
+    /// Publications and results, each with the place of its claim.
+    async fn operations<'a>(
+        &self,
+        batch: &'a [Commit],
+        places: &[usize],
+        answers: &[Committed],
+    ) -> Result<Vec<Arg<'a>>, BrokerError> {
+        let mut operations: Vec<Arg<'a>> = Vec::new();
+        let live = |at: usize| answers[at] != Committed::Stale;
+        let (owners, publications): (Vec<usize>, Vec<&Publication>) = batch
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| live(*at))
+            .flat_map(|(at, commit)| commit.publications.iter().map(move |publication| (at, publication)))
+            .unzip();
+        if !publications.is_empty() {
+            let resolved = self.store.resolve(&publications).await?;
+            for (at, step) in owners
+                .into_iter()
+                .zip(resolved)
+                .flat_map(|(at, steps)| steps.into_iter().map(move |step| (at, step)))
+            {
+                let claim = places[at];
+                match step {
+                    Step::Push { list, element } => {
+                        operations.extend([text('l'), text(claim), text(list), Cow::Owned(element)]);
+                    }
+                    Step::Park { parked, due_ms, member } => {
+                        operations.extend([
+                            text('z'),
+                            text(claim),
+                            text(parked),
+                            text(due_ms),
+                            Cow::Owned(member),
+                        ]);
+                    }
+                    Step::Broadcast { channel, element } => {
+                        operations.extend([text('f'), text(claim), text(channel), Cow::Owned(element)]);
+                    }
+                    Step::Expire { list, ms } => {
+                        operations.extend([text('x'), text(claim), text(list), text(ms)]);
+                    }
+                }
+            }
+        }
+        for (at, commit) in batch.iter().enumerate().filter(|(at, _)| live(*at)) {
+            for record in &commit.results {
+                let key = text(self.results.key(&record.task_id));
+                let ttl = text(super::record::ttl(record));
+                operations.extend([text('s'), text(places[at]), key, ttl, Cow::Borrowed(&record.record[..])]);
+            }
+        }
+        Ok(operations)
+    }
+
+    fn conclude(&self, entries: &[Entry<'_>], answer: Value, answers: &mut [Committed]) {
+        let digits = String::from_redis_value(answer).unwrap_or_default();
+        let mut state = self.state.lock();
+        for (entry, digit) in entries.iter().zip(digits.bytes()) {
+            answers[entry.commit] = match digit {
+                b'1' => Committed::Done,
+                b'2' => Committed::Dead,
+                _ => Committed::Stale,
+            };
+            if !entry.keeps() || digit == b'0' {
+                state.claims.remove(&entry.number);
+            }
+        }
+    }
+
+    /// Puts dead letters aside that could not be opened.
+    pub(super) async fn settle_condemned(&self) -> Result<(), BrokerError> {
+        let condemned = std::mem::take(&mut self.state.lock().condemned);
+        if condemned.is_empty() {
+            return Ok(());
+        }
+        let commits: Vec<Commit> = condemned
+            .iter()
+            .map(|(number, reason, detail)| {
+                tracing::error!("a message that cannot be read is kept as a dead letter: {detail}");
+                settlement(*number, Settle::Dead(*reason, detail.clone()))
+            })
+            .collect();
+        if let Err(error) = self.carry_out(&commits).await {
+            self.state.lock().condemned.extend(condemned);
+            return Err(error);
+        }
+        Ok(())
+    }
+}
+
+/// A commit that only settles.
+pub(super) fn settlement(number: u64, settle: Settle) -> Commit {
+    Commit {
+        claim: Some(crate::broker::ClaimId { id: number, fence: number }),
+        settle,
+        results: Vec::new(),
+        publications: Vec::new(),
+        begun: false,
+    }
+}
+
+/// The letter of a settlement for the script, and what belongs to it.
+fn kind(commit: &Commit) -> (char, Vec<Arg<'_>>) {
+    match &commit.settle {
+        Settle::Keep if commit.begun => ('b', Vec::new()),
+        Settle::Keep => ('k', Vec::new()),
+        Settle::Ack => ('a', Vec::new()),
+        Settle::Requeue => ('q', Vec::new()),
+        Settle::Release => ('r', Vec::new()),
+        Settle::Crashed => ('c', Vec::new()),
+        Settle::Park(due) => ('p', vec![text(due.0)]),
+        Settle::Dead(reason, detail) => ('d', vec![text(reason.as_str()), text(one_field(detail))]),
+    }
+}
