@@ -221,6 +221,8 @@ pub enum Committed {
 pub struct Renewal {
     /// Our own lease had run out and was taken: every claim made before is lost.
     pub lost: bool,
+    /// Why, where the store says so: for the log of the worker.
+    pub why: Option<String>,
     /// Claims of dead consumers that were given back by this call.
     pub recovered: usize,
 }

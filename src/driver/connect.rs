@@ -132,7 +132,7 @@ pub fn connect_broker(url: &str, options: ConnectOptions) -> Result<Arc<dyn Brok
         #[cfg(feature = "redis")]
         Store::Redis(url, options) => super::redis::broker(&url, &options)?,
         #[cfg(feature = "amqp")]
-        Store::Amqp(url, options) => super::amqp::broker(&url, options)?,
+        Store::Amqp(url, options) => super::amqp::broker(&url, &options)?,
     })
 }
 
@@ -153,7 +153,7 @@ pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn Res
         #[cfg(feature = "redis")]
         Store::Redis(url, options) => super::redis::backend(&url, &options)?,
         #[cfg(feature = "amqp")]
-        Store::Amqp(url, options) => super::amqp::backend(&url, options)?,
+        Store::Amqp(url, options) => super::amqp::backend(&url, &options)?,
     })
 }
 

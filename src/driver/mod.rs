@@ -20,7 +20,7 @@ pub mod redis;
 mod routing;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "amqp"))]
 mod tls;
 
 pub use connect::{

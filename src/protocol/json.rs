@@ -30,7 +30,7 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8], part: &'static str)
 /// Python writes `NaN`, `Infinity` and `-Infinity`, which are not JSON. Gives a copy of the same length with
 /// numbers in their place, so that what is found in the copy can be cut out of the original; none if the
 /// text has no such words.
-pub(super) fn mask_nan(text: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn mask_nan(text: &[u8]) -> Option<Vec<u8>> {
     let mut masked: Option<Vec<u8>> = None;
     let mut at = 0;
     while at < text.len() {
@@ -146,7 +146,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
 }
 
 /// Appends a value as Python's `json.dumps` writes it.
-pub(super) fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+pub(crate) fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     let mut serializer = serde_json::Serializer::with_formatter(out, Python);
     value.serialize(&mut serializer).expect("a vector takes every byte and our types have text keys");
 }

@@ -10,7 +10,7 @@ mod envelope;
 mod error;
 mod headers;
 mod iso;
-mod json;
+pub(crate) mod json;
 mod message;
 mod new_task;
 mod properties;

@@ -7,6 +7,8 @@ mod broker;
 mod claims;
 #[cfg(feature = "redis")]
 mod servers;
+#[cfg(feature = "amqp")]
+mod rabbit;
 mod setup;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -93,7 +95,10 @@ macro_rules! results {
 
 macro_rules! suite {
     ($make:expr; $module:ident: $($name:ident,)*) => {
-        mod $module {
+        suite!($make; $module as $module: $($name,)*);
+    };
+    ($make:expr; $module:ident as $named:ident: $($name:ident,)*) => {
+        mod $named {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -140,4 +145,47 @@ conformance! {
 #[cfg(feature = "redis")]
 mod redis_results {
     results!(crate::setup::redis_results());
+}
+
+// What AMQP cannot promise, and where it is tested in its own way (`amqp`):
+//
+// - leases by a clock: a claim belongs to a channel (`channel_loss`);
+// - moments by a clock of ours: the server's delay queues count in real time (`delay`);
+// - a commit with results, or one that is a transaction: `rpc://` is another store;
+// - a crash counted for a worker that died as a whole, and a crashed message at the head of its queue;
+// - counts of what is claimed or parked, a purge of what is parked, and an end to a broadcast before Celery's own;
+// - which of two queues a server serves first, and the order of messages that are released one by one while more may
+//   be delivered: the first of them comes back at once;
+// - properties of any type, which only an envelope of our own can hold (`messages`);
+// - a result that can be read the moment it was stored.
+#[cfg(feature = "amqp")]
+mod rabbitmq {
+    suite!(crate::rabbit::setup(); broker:
+        an_acknowledged_message_is_gone,
+        a_requeued_message_goes_behind_everything_of_its_priority,
+        a_dead_letter_keeps_its_message_and_its_reason,
+        a_message_that_is_not_in_the_store_any_more_can_be_buried,
+        a_claim_that_waits_wakes_by_a_publish,
+        set_queues_changes_what_is_taken,
+        a_broadcast_reaches_all_who_listen_and_only_those,
+    );
+    suite!(crate::rabbit::priorities(); broker as priorities:
+        a_higher_priority_comes_first_and_equal_ones_in_order,
+    );
+    suite!(crate::rabbit::setup(); claims:
+        credit_bounds_the_count,
+        credit_bounds_the_bytes_but_gives_at_least_one,
+        two_consumers_never_get_the_same_message,
+        a_renewed_lease_is_kept,
+        an_old_fence_is_stale,
+        a_consumer_dropped_without_goodbye_gives_back_to_its_namesake,
+        closing_gives_back_in_order_and_counts_nothing,
+        a_closed_consumer_refuses_and_its_waiting_claim_ends,
+        a_dropped_claim_loses_nothing,
+    );
+    suite!(crate::rabbit::setup(); backend:
+        a_watch_gives_first_the_present_and_then_changes,
+        two_watches_of_one_id_both_wake,
+        a_watch_does_not_tell_the_same_twice,
+    );
 }

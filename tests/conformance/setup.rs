@@ -78,7 +78,7 @@ pub(crate) fn redis() -> Setup {
 }
 
 impl Setup {
-    fn of(broker: Arc<dyn Broker>, backend: Arc<dyn ResultBackend>, clock: Clock) -> Self {
+    pub(crate) fn of(broker: Arc<dyn Broker>, backend: Arc<dyn ResultBackend>, clock: Clock) -> Self {
         let (wake, age) = (Box::new(|| {}), Box::new(|_| {}));
         Self { broker, backend, clock, wake, age, urgent: |rank| rank, _directory: None }
     }

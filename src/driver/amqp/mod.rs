@@ -1,4 +1,32 @@
-//! RabbitMQ.
+//! `RabbitMQ`, and results over `rpc://`.
+//!
+//! What it guarantees, and what AMQP cannot:
+//!
+//! - A publish that returned was confirmed by the server and routed to a queue. After an error part of the batch may
+//!   be there.
+//! - Claims have no lease of their own: they belong to a channel, and go back when the server sees it end.
+//! - A commit is not atomic. Its order is: follow-ups and copies confirmed, then acknowledgements; what is
+//!   interrupted is repeated, never lost.
+//! - Requeueing, crashing and parking put a copy in its place, so that counts and times go with it.
+//! - A process that dies with all its workers counts no crash.
+//!
+//! Names of our own begin with `celeriac.`; everything else is declared as Celery does it.
+
+mod address;
+mod broker;
+mod consumer;
+mod dead;
+mod declare;
+mod delay;
+mod failure;
+mod link;
+mod listen;
+mod publish;
+mod pump;
+mod reply;
+mod settle;
+mod table;
+mod wire;
 
 use std::sync::Arc;
 
@@ -8,14 +36,22 @@ use crate::broker::{Broker, BrokerError};
 use crate::url::StoreUrl;
 
 /// The broker behind a URL. Connects when it is first used.
-pub(super) fn broker(url: &StoreUrl, _options: ConnectOptions) -> Result<Arc<dyn Broker>, BrokerError> {
-    Err(BrokerError::Config(format!("{}:// is not built yet", url.scheme)))
+pub(super) fn broker(url: &StoreUrl, options: &ConnectOptions) -> Result<Arc<dyn Broker>, BrokerError> {
+    if url.scheme == "rpc" {
+        return Err(BrokerError::Config(
+            "rpc:// carries results only: name the broker as amqp://".to_owned(),
+        ));
+    }
+    Ok(Arc::new(broker::AmqpBroker::new(url, options)?))
 }
 
 /// The result backend behind a URL. Connects when it is first used.
 pub(super) fn backend(
     url: &StoreUrl,
-    _options: ConnectOptions,
+    options: &ConnectOptions,
 ) -> Result<Arc<dyn ResultBackend>, BackendError> {
-    Err(BackendError::Config(format!("{}:// is not built yet", url.scheme)))
+    match reply::ReplyBackend::new(url, options) {
+        Ok(backend) => Ok(Arc::new(backend)),
+        Err(error) => Err(BackendError::Config(error.to_string())),
+    }
 }

@@ -203,7 +203,7 @@ impl Consumer for MemoryConsumer {
         if recovered > 0 {
             self.store.messages.notify_waiters();
         }
-        Ok(Renewal { lost: self.lost.swap(false, Ordering::SeqCst), recovered })
+        Ok(Renewal { lost: self.lost.swap(false, Ordering::SeqCst), recovered, why: None })
     }
 
     async fn set_queues(&self, queues: Vec<String>) -> Result<(), BrokerError> {

@@ -435,7 +435,7 @@ impl Consumer for RedisConsumer {
             _ => inner.register_again(&token).await?,
         }
         inner.restore_foreign().await?;
-        Ok(Renewal { lost: inner.lost.swap(false, Ordering::SeqCst), recovered })
+        Ok(Renewal { lost: inner.lost.swap(false, Ordering::SeqCst), recovered, why: None })
     }
 
     async fn set_queues(&self, queues: Vec<String>) -> Result<(), BrokerError> {

@@ -165,7 +165,7 @@ impl Consumer for SqliteConsumer {
         if !renewed && self.owner.load(Ordering::SeqCst) == own {
             self.register_again().await.map_err(self.error())?;
         }
-        Ok(Renewal { lost: self.lost.swap(false, Ordering::SeqCst), recovered })
+        Ok(Renewal { lost: self.lost.swap(false, Ordering::SeqCst), recovered, why: None })
     }
 
     async fn set_queues(&self, queues: Vec<String>) -> Result<(), BrokerError> {

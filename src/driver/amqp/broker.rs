@@ -1,0 +1,148 @@
+//! The broker.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use parking_lot::Mutex;
+
+use super::consumer::AmqpConsumer;
+use super::link::{Link, none};
+use super::listen::{self, AmqpListener};
+use super::publish::Publisher;
+use super::{dead, declare, failure};
+use crate::broker::{
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+};
+use crate::driver::ConnectOptions;
+use crate::protocol::{Message, Publication};
+use crate::url::StoreUrl;
+
+/// Queues of others that are remembered for their counts.
+const REMEMBERED: usize = 1_000;
+
+/// `RabbitMQ`.
+pub(super) struct AmqpBroker {
+    publisher: Arc<Publisher>,
+    /// The connection of consumers: a server that blocks those who publish does not block it.
+    consuming: Arc<Link>,
+    /// Queues that were used here. Written by publishing and consuming, read by `queues`.
+    used: Mutex<BTreeSet<String>>,
+}
+
+impl AmqpBroker {
+    pub(super) fn new(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
+        Ok(Self {
+            publisher: Arc::new(Publisher::new(Link::new(url, options, "celeriac publisher")?, options)),
+            consuming: Arc::new(Link::new(url, options, "celeriac consumer")?),
+            used: Mutex::default(),
+        })
+    }
+
+    fn remember<'a>(&self, queues: impl Iterator<Item = &'a str>) {
+        let mut used = self.used.lock();
+        for queue in queues {
+            if !queue.is_empty() && !used.contains(queue) && used.len() < REMEMBERED {
+                used.insert(queue.to_owned());
+            }
+        }
+    }
+
+    /// How many messages wait in a queue; none if there is no such queue.
+    async fn count(&self, queue: &str) -> Result<Option<u32>, BrokerError> {
+        let link = &self.publisher.link;
+        // Asking for a queue that is not there ends the channel.
+        let (_, channel) = link.channel().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match channel.queue_declare(declare::name(&link.url, queue)?, options, none()).await {
+            Ok(found) => Ok(Some(found.message_count())),
+            Err(error) => match link.error(&error) {
+                missing if failure::is_missing(&missing) => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for AmqpBroker {
+    async fn publish(&self, batch: Vec<Publication>) -> Result<(), BrokerError> {
+        let to_queues = batch.iter().filter(|publication| publication.exchange.is_empty());
+        self.remember(to_queues.map(|publication| &*publication.routing_key));
+        self.publisher.publish(&batch).await
+    }
+
+    async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.remember(options.queues.iter().map(String::as_str));
+        let consumer = AmqpConsumer::begin(self.publisher.clone(), self.consuming.clone(), options).await?;
+        Ok(Box::new(consumer))
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {
+        let link = &self.publisher.link;
+        let (_, channel) = link.channel().await?;
+        let name = declare::name(&link.url, queue)?;
+        match channel.queue_purge(name, QueuePurgeOptions::default()).await {
+            Ok(count) => Ok(u64::from(count)),
+            Err(error) => match link.error(&error) {
+                missing if failure::is_missing(&missing) => Ok(0),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// What is claimed or parked, AMQP does not tell.
+    async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
+        let mut names = self.used.lock().clone();
+        names.extend(self.publisher.topology.queues.keys().cloned());
+        let mut statuses = Vec::new();
+        for name in names {
+            if let Some(ready) = self.count(&name).await? {
+                statuses.push(QueueStatus { name, ready: u64::from(ready), ..QueueStatus::default() });
+            }
+        }
+        Ok(statuses)
+    }
+
+    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        dead::list(&self.publisher.link, queue, limit).await
+    }
+
+    async fn bury(
+        &self,
+        message: Publication,
+        reason: DeadReason,
+        detail: String,
+    ) -> Result<(), BrokerError> {
+        dead::declare(&self.publisher.link).await?;
+        let queue = crate::driver::routing::queue(&message);
+        let letter = dead::letter(&self.publisher, queue, &message.message, reason, &detail, 0)?;
+        self.publisher.deliver(vec![letter]).await
+    }
+
+    /// Queues of listeners keep a broadcast as long as Celery's do; `ttl` does not change that.
+    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
+        listen::declare(&self.publisher.link, exchange).await?;
+        let key = listen::key(exchange, &message);
+        let letter = self.publisher.bare(exchange, &key, &message)?;
+        self.publisher.deliver(vec![letter]).await
+    }
+
+    async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(AmqpListener::begin(self.consuming.clone(), exchange).await?))
+    }
+
+    fn store_id(&self) -> Option<String> {
+        None
+    }
+
+    fn display_url(&self) -> String {
+        self.consuming.url.clone()
+    }
+
+    async fn sweep(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}
