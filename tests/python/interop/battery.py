@@ -143,6 +143,9 @@ def battery(place: Place, *, client: str, worker: str, folder: Path, cases: tupl
 
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LIBRARY = re.compile(r"^(celeriac|celery|kombu|billiard)(\.\w+)*\.(?=[A-Z])")
+#: Fields of a request that differ from run to run.
+MOMENT = re.compile(r'"(eta|expires)": "20(2[6-9]|3\d)-[^"]+"')
 NOW = re.compile(r"20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}")
 
 
@@ -157,8 +160,9 @@ def comparable(case: dict[str, Any]) -> dict[str, Any]:
     for number, one in enumerate(case["ids"]):
         text = text.replace(one, f"<id {number}>")
     text = UUID.sub("<uuid>", text)
+    text = MOMENT.sub(r'"\1": "<moment>"', text)
     text = re.sub(r"gen\d+@[^\"]+", "<origin>", text)
-    tidy: dict[str, Any] = json.loads(text)
+    tidy: dict[str, Any] = json.loads(text, parse_constant=str)  # NaN equals nothing, not even itself
     return tidy
 
 
@@ -167,6 +171,6 @@ def _tidy(record: dict[str, Any]) -> None:
         record["date_done"] = NOW.sub("<now>", record["date_done"])
     if record.get("traceback"):
         # The client's view has the whole shape; here it is enough that there is one, and how it ends.
-        record["traceback"] = record["traceback"].rstrip().splitlines()[-1]
+        record["traceback"] = LIBRARY.sub("<library>.", record["traceback"].rstrip().splitlines()[-1])
     if record["status"] == "STARTED":
         record["result"]["pid"] = "<pid>"

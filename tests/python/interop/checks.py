@@ -48,7 +48,9 @@ def check(reference: Reference, subtests: pytest.Subtests, client: str, worker: 
     assert seen.keys() == expected.keys()
     for name, case in expected.items():
         with subtests.test(case=name):
-            assert "failed" not in seen[name], seen[name]["failed"]
+            if "failed" in seen[name]:
+                assert is_meant(name, client, worker, seen[name]["failed"]), seen[name]["failed"]
+                continue
             apart = [
                 difference
                 for difference in differences(case, seen[name])
@@ -90,6 +92,41 @@ DIFFERENCES: list[tuple[str, str, str, str, str]] = [
         "celeriac",
         ".*",
         "Celery's pool cannot carry an exception whose constructor does not take its `args`: it stores another class",
+    ),
+    (
+        "error odd",
+        "celeriac",
+        "celery",
+        ".*/args/2: .*",
+        "Celery's client makes tuples of the lists that this wrapper holds",
+    ),
+    (
+        "a result that cannot be encoded",
+        ".*",
+        "celeriac",
+        ".*/(exc_message/0|args/0|traceback): .*",
+        "ours says what is wrong where Celery holds the exception of its JSON library",
+    ),
+    (
+        ".*request.*|countdown|protocol_1",
+        ".*",
+        "celeriac",
+        ".*/headers: expected null, seen {}|.*/headers/meth: only expected",
+        "`request.headers` is an empty mapping where Celery has none",
+    ),
+    (
+        "revoked_while_it_waits",
+        ".*",
+        ".*",
+        ".*/children: .*",
+        "null when the worker learns of it before the message, in both",
+    ),
+    (
+        "protocol_1",
+        ".*",
+        "celeriac",
+        ".*/(argsrepr|kwargsrepr|lang): expected null, .*",
+        "filled in for protocol 1 too",
     ),
 ]
 

@@ -24,9 +24,8 @@ app = library.Celery(
 app.conf.update(
     accept_content=["json", "pickle", "yaml", "msgpack"],
     broker_connection_retry_on_startup=True,
-    worker_prefetch_multiplier=4,
-    **json.loads(os.environ.get("INTEROP_SETTINGS", "{}")),
 )
+app.conf.update(json.loads(os.environ.get("INTEROP_SETTINGS", "{}")))
 
 
 class CustomError(Exception):
@@ -324,5 +323,7 @@ def spawns(self):
 
 @app.task(name="interop.late_noted", bind=True, acks_late=True)
 def late_noted(self, number, key):
+    """Takes a moment, so that no worker has them all."""
+    time.sleep(0.004)
     note(key, [number, LIBRARY])
     return number

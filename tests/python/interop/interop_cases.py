@@ -191,7 +191,7 @@ def pickled_what_json_cannot():
 
 simple("yaml", 1, "two", [3.5, None], task=tasks.echo, k={"a": True}, options={"serializer": "yaml"})
 simple("msgpack", 1, "two", [3.5, None], task=tasks.echo, k={"a": True}, options={"serializer": "msgpack"})
-for method in ("gzip", "zlib", "bzip2", "lzma", "zstd"):
+for method in ("gzip", "zlib", "bzip2", "zstd"):
     simple(f"compressed by {method}", "x" * 5_000, task=tasks.echo, k="\u2603", options={"compression": method})
 simple("pickled and compressed", "x" * 5_000, task=tasks.echo, options={"compression": "gzip", "serializer": "pickle"})
 
@@ -441,7 +441,9 @@ def errbacks():
     fine = sent(name, tasks.add.apply_async((1, 1), link_error=tasks.errback_old.s("errback-none")))
     yield
     seen = [outcome(one) for one in (old, new, both, fine)]
-    told = [ran("errback-old"), ran("errback-new"), sorted(map(str, ran("errback-both", 2))), notes("errback-none")]
+    ran("errback-both", 2)
+    seen += [both.id in notes("errback-both")]  # which of the two came first is nobody's promise
+    told = [ran("errback-old"), ran("errback-new"), len(notes("errback-both")), notes("errback-none")]
     return [seen, told]
 
 
