@@ -85,7 +85,7 @@ servers: ## install Redis and RabbitMQ where they are missing
 	$$sudo apt-get update -q; \
 	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends $$missing
 
-bench: $(VENV)/.stamp ## against Celery on Redis, one run (builds the release profile first)
+bench: $(VENV)/.stamp ## against Celery and others on Redis and RabbitMQ, one run (builds the release profile first)
 	$(BIN)/python benchmarks/run.py
 
 wheel: $(VENV)/.stamp ## build the release wheel and try it on every Python found

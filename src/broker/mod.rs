@@ -63,7 +63,9 @@ pub trait Broker: Send + Sync {
     -> Result<(), BrokerError>;
 
     /// Sends to every [`Listener`] of `exchange` that exists now (control commands, events); one that comes
-    /// later does not hear it. A listener that is slow, or out of reach for a while, hears it within `ttl`.
+    /// later does not hear it. A listener that is slow, or out of reach for a while, hears it within `ttl`, where
+    /// the store keeps broadcasts; where they are channels (Redis), it misses what is said while it is out of reach, and
+    /// what waits for it has no end.
     /// At most once for each.
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
 

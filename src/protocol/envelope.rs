@@ -35,7 +35,7 @@ pub struct Envelope {
     pub exchange: String,
     /// The routing key it was sent with.
     pub routing_key: String,
-    /// Unique; names it among the unacknowledged.
+    /// Unique; names it among the unacknowledged. Empty when the sender gave none.
     pub delivery_tag: String,
     /// It was delivered before and put back.
     pub redelivered: bool,
@@ -109,7 +109,8 @@ impl Envelope {
     }
 
     /// Reads a list element. Optional properties may be missing or of a type that makes no sense, which is
-    /// the same; without a content type, delivery information or a tag it is refused.
+    /// the same. So may delivery information and tag, which stop a worker of Celery: whoever takes the message knows
+    /// its queue, and tags of our own name it. Without a content type it is refused.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         match Self::decode_masked(bytes, bytes) {
             Err(DecodeError::Json { part, line, column }) => {
@@ -127,8 +128,10 @@ impl Envelope {
         let content_type = required(wire.content_type, "content-type")?.into_owned();
         let properties = wire.properties.ok_or(DecodeError::Missing { part: PART, field: "properties" })?;
         let found: Found<'_> = json::object(properties.get().as_bytes(), "properties")?;
-        let info = found.delivery_info.ok_or(DecodeError::Missing { part: PART, field: "delivery_info" })?;
-        let info: DeliveryInfo<'_> = json::object(info.get().as_bytes(), "delivery_info")?;
+        let info: DeliveryInfo<'_> = match found.delivery_info {
+            Some(info) if info.get() != "null" => json::object(info.get().as_bytes(), "delivery_info")?,
+            _ => DeliveryInfo::default(),
+        };
         let headers =
             wire.headers.map_or(&b"null"[..], |headers| json::same_place(bytes, text, headers.get()));
         Ok(Self {
@@ -141,9 +144,9 @@ impl Envelope {
                     ..found.properties
                 },
             },
-            exchange: required_or_null(info.exchange, "exchange")?.into_owned(),
-            routing_key: required_or_null(info.routing_key, "routing_key")?.into_owned(),
-            delivery_tag: required(found.delivery_tag, "delivery_tag")?.into_owned(),
+            exchange: info.exchange.text().unwrap_or_default().into_owned(),
+            routing_key: info.routing_key.text().unwrap_or_default().into_owned(),
+            delivery_tag: found.delivery_tag.text().unwrap_or_default().into_owned(),
             redelivered: info.redelivered == Loose::Bool(true),
         })
     }
@@ -155,11 +158,6 @@ fn required<'a>(value: Loose<'a>, field: &'static str) -> Result<Cow<'a, str>, D
         none if none.is_none() => Err(DecodeError::Missing { part: PART, field }),
         _ => Err(DecodeError::Invalid { part: PART, field, expected: "text" }),
     }
-}
-
-/// As `required`, but null is the empty text.
-fn required_or_null<'a>(value: Loose<'a>, field: &'static str) -> Result<Cow<'a, str>, DecodeError> {
-    if value == Loose::Null { Ok(Cow::Borrowed("")) } else { required(value, field) }
 }
 
 fn decode_body(body: Cow<'_, str>, encoding: Loose<'_>) -> Result<Bytes, DecodeError> {

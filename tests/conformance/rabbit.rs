@@ -101,10 +101,7 @@ impl Rabbit {
 
     /// Asks the node itself.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
-        command.arg("-q").args(arguments).stdin(Stdio::null());
-        environment(&mut command, self.directory.path(), self.port, self.ports);
-        let output = command.output().expect("rabbitmqctl runs");
+        let output = self.command(arguments).output().expect("rabbitmqctl runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
             output.status.success(),
@@ -112,6 +109,21 @@ impl Rabbit {
             String::from_utf8_lossy(&output.stderr)
         );
         text
+    }
+
+    /// The same while the test goes on.
+    pub(crate) async fn later(&self, arguments: &[&str]) {
+        let mut command = self.command(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().expect("rabbitmqctl runs"));
+        let output = output.await.expect("it ends");
+        assert!(output.status.success(), "rabbitmqctl: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
+        command.arg("-q").args(arguments).stdin(Stdio::null());
+        environment(&mut command, self.directory.path(), self.port, self.ports);
+        command
     }
 
     /// A virtual host that no test has used.
@@ -137,7 +149,10 @@ fn environment(command: &mut Command, directory: &Path, port: u16, ports: [u16; 
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
         .env("RABBITMQ_CONFIG_FILE", at("none"))
         .env("RABBITMQ_CTL_DIST_PORT_MIN", "0")
-        .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none")
+        .env(
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+            "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none",
+        )
         .env("RABBITMQ_CTL_ERL_ARGS", "+S 1:1 +sbwt none");
 }
 
@@ -197,7 +212,8 @@ fn with_queues(queues: Vec<Queue>) -> Setup {
     let host = shared().host();
     let clock = Clock::manual(START);
     let broker = host.broker(ConnectOptions { clock: clock.clone(), ..options(queues) });
-    let reply = ReplyOptions { queue: Some("replies".to_owned()), persistent: true, expires_ms: Some(60_000) };
+    let reply =
+        ReplyOptions { queue: Some("replies".to_owned()), persistent: true, expires_ms: Some(60_000) };
     let backend = host.backend(ConnectOptions { clock: clock.clone(), reply, ..ConnectOptions::default() });
     Setup::of(broker, Arc::new(Addressed(backend)), clock)
 }

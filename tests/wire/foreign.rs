@@ -33,13 +33,14 @@ fn every_foreign_message_is_read_or_refused_for_its_reason() {
             "expires_bad" => invalid("expires", &result.unwrap_err()),
             "headers_null" => result.unwrap_err() == DecodeError::UnknownMessage,
             "content_type_missing" => missing("content-type", &result.unwrap_err()),
-            "delivery_info_missing" => missing("delivery_info", &result.unwrap_err()),
-            "delivery_tag_missing" => missing("delivery_tag", &result.unwrap_err()),
             "list_element_not_json" => {
                 matches!(result.unwrap_err(), DecodeError::Json { part: "envelope", .. })
             }
-            // Bad in the body or in its content type: the engine lets them pass, a child refuses them.
-            "two_element_body"
+            // Celery's worker loses the first two; nothing here needs what they lack. The others are bad in the body or in
+            // its content type: the engine lets them pass, a child refuses them.
+            "delivery_info_missing"
+            | "delivery_tag_missing"
+            | "two_element_body"
             | "kwargs_null"
             | "args_object"
             | "not_json_body"

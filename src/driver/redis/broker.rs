@@ -15,6 +15,7 @@ use super::consumer::RedisConsumer;
 use super::keys::Layout;
 use super::link::Link;
 use super::listen::RedisListener;
+use super::recover::CRASHES_OF_SWEEPER;
 use super::scripts::{BURY, SWEEP};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
@@ -192,7 +193,7 @@ impl Broker for RedisBroker {
 
     async fn sweep(&self) -> Result<(), BrokerError> {
         self.0.measure_clock().await?;
-        self.0.recover_expired().await?;
+        self.0.recover_expired(CRASHES_OF_SWEEPER).await?;
         self.0.restore_foreign().await?;
         let args = [self.0.layout.binding(""), self.0.layout.permanent_binding("")];
         let swept = self.0.link.script(&SWEEP, &[self.0.layout.binding_deadlines()], &args).await;

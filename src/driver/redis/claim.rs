@@ -9,7 +9,7 @@ use super::consumer::{Claim, Inner};
 use super::dead::CRASHES;
 use super::keys::{QueueOrder, Queues};
 use super::recover::End;
-use super::scripts::CLAIM;
+use super::scripts::{CLAIM, DISOWN};
 use crate::broker::{BrokerError, ClaimId, Credit, DeadReason, Delivery};
 use crate::clock::UnixMillis;
 use crate::protocol::{DecodeError, Envelope};
@@ -42,13 +42,19 @@ struct Answer {
 impl Inner {
     /// Looks once. What it takes is kept for the next claim, whatever becomes of whoever asked.
     pub(super) async fn look(&self, credit: Credit, queues: &Queues) -> Result<Looked, BrokerError> {
+        self.disown().await?;
         let count = credit.count.min(MOST);
         let (token, first) = self.reserve(count);
-        let answer = self.call(&token, first, count, credit.bytes, queues).await?;
-        let Some(answer) = answer else {
-            self.register_again(&token).await?;
-            return Ok(Looked::Again);
+        let called = self.call(&token, first, count, credit.bytes, queues).await;
+        let answer = called.inspect_err(|_| self.doubt(&token, first, count))?;
+        let answer = match answer {
+            Value::Nil => {
+                self.register_again(&token).await?;
+                return Ok(Looked::Again);
+            }
+            answer => read(answer),
         };
+        let Some(answer) = answer else { return Ok(Looked::Again) };
         let now = self.store.now();
         let found = answer.elements.len();
         self.keep(&token, first, answer.elements, queues);
@@ -80,7 +86,7 @@ impl Inner {
         count: usize,
         bytes: usize,
         queues: &Queues,
-    ) -> Result<Option<Answer>, BrokerError> {
+    ) -> Result<Value, BrokerError> {
         let layout = &self.store.layout;
         let fair = layout.order == QueueOrder::RoundRobin;
         let keys: Vec<&str> =
@@ -102,7 +108,36 @@ impl Inner {
         args.extend(layout.steps.iter().map(|step| Cow::Owned(step.to_string())));
         let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
         let answer = self.store.link.script(&CLAIM, &keys, &args).await;
-        Ok(read(answer.map_err(|error| self.store.failed(error))?))
+        answer.map_err(|error| self.store.failed(error))
+    }
+
+    /// A look was not answered: nobody here knows what it took.
+    fn doubt(&self, token: &str, first: u64, count: usize) {
+        let mut state = self.state.lock();
+        if *state.token == *token {
+            state.doubtful.push((first, first + count as u64));
+        }
+    }
+
+    /// Gives back what looks took that were not answered.
+    pub(super) async fn disown(&self) -> Result<(), BrokerError> {
+        let (token, doubtful) = {
+            let mut state = self.state.lock();
+            (state.token.clone(), std::mem::take(&mut state.doubtful))
+        };
+        for (at, (first, behind)) in doubtful.iter().enumerate() {
+            let layout = &self.store.layout;
+            let (first, behind) = (first.to_string(), behind.to_string());
+            let args = [&token, first.as_str(), &behind, &layout.prefix, &layout.separator];
+            if let Err(error) = self.store.link.script(&DISOWN, &layout.shared, &args).await {
+                let mut state = self.state.lock();
+                if state.token == token {
+                    state.doubtful.extend_from_slice(&doubtful[at..]);
+                }
+                return Err(self.store.failed(error));
+            }
+        }
+        Ok(())
     }
 
     /// Opens what was claimed. What cannot be opened is condemned: it must not come back, and not stop anything.
@@ -160,7 +195,7 @@ fn same(last: &mut Option<Arc<str>>, text: &str) -> Arc<str> {
     }
 }
 
-/// None when the token is not registered.
+/// None when there is no answer to read: the numbers were disowned.
 fn read(answer: Value) -> Option<Answer> {
     let Value::Array(items) = answer else { return None };
     let mut items = items.into_iter();

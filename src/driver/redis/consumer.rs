@@ -1,6 +1,7 @@
 //! A consumer: its registration, what it holds, and the calls of the contract.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,12 +10,14 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{FromRedisValue, Value, pipe};
 use tokio::runtime::Handle;
+use tokio::sync::futures::Notified;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::broker::Shared;
 use super::claim::Looked;
 use super::keys::Queues;
+use super::publish::expires_ms;
 use super::record::ResultPlace;
 use super::recover::{End, Holder, Registered, abandon};
 use super::scripts::{REGISTER, RENEW};
@@ -78,6 +81,9 @@ pub(super) struct State {
     pub(super) kept: VecDeque<Delivery>,
     /// Claimed, unreadable, and to be settled by the next look.
     pub(super) condemned: Vec<(u64, DeadReason, String)>,
+    /// Numbers of looks whose answers were lost: first, and behind the last. What they took is given back before the
+    /// next look.
+    pub(super) doubtful: Vec<(u64, u64)>,
     /// The queues, once for each one that a look may start with.
     rotations: Vec<Arc<Queues>>,
     /// Other consumers of this host as of the last renewal.
@@ -103,6 +109,7 @@ impl RedisConsumer {
             claims: HashMap::new(),
             kept: VecDeque::new(),
             condemned: Vec::new(),
+            doubtful: Vec::new(),
             rotations: Vec::new(),
             neighbours: Vec::new(),
             neighbours_seen: Instant::now(),
@@ -122,7 +129,7 @@ impl RedisConsumer {
             options,
         });
         inner.take_queues(&inner.options.queues.clone()).await?;
-        store.recover_expired().await?;
+        store.recover_expired(inner.options.max_crashes).await?;
         let others = inner.register().await?;
         inner.meet(&others).await?;
         let every = (store.layout.visibility_timeout / 3).max(SHORTEST_REFRESH);
@@ -203,6 +210,7 @@ impl Inner {
             state.claims.clear();
             state.kept.clear();
             state.condemned.clear();
+            state.doubtful.clear();
         }
         self.lost.store(true, Ordering::SeqCst);
         let others = self.register().await?;
@@ -289,27 +297,53 @@ impl Inner {
         asked.await.unwrap_or(Err(BrokerError::Closed))
     }
 
-    /// Looks at the processes of this host, about once a second.
-    async fn look_at_neighbours(&self) -> Result<(), BrokerError> {
+    /// Looks at the processes of this host, about once a second; whether one was gone.
+    async fn look_at_neighbours(&self) -> Result<bool, BrokerError> {
         let dead: Vec<Registered> = {
             let mut state = self.state.lock();
             if state.neighbours.is_empty() || state.neighbours_seen.elapsed() < NEIGHBOURS {
-                return Ok(());
+                return Ok(false);
             }
             state.neighbours_seen = Instant::now();
             state.neighbours.extract_if(.., |other| other.is_dead()).collect()
         };
-        for other in dead {
+        for other in &dead {
             self.store.recover(&other.token, End::Gone, self.options.max_crashes).await?;
+        }
+        Ok(!dead.is_empty())
+    }
+
+    /// Waits until it pays to look again. Meanwhile it looks at the processes of this host, which asks nothing of the
+    /// server.
+    async fn wait(
+        &self,
+        alarm: &mut Alarm,
+        queues: &Arc<Queues>,
+        until: Option<UnixMillis>,
+        mut rung: Pin<&mut Notified<'_>>,
+    ) -> Result<(), BrokerError> {
+        let longest = until.map_or(LONGEST_WAIT, |until| self.store.now().until(until));
+        let deadline = Instant::now() + longest.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        while Instant::now() < deadline {
+            let moment = deadline.min(Instant::now() + NEIGHBOURS);
+            tokio::select! {
+                () = &mut rung => return Ok(()),
+                () = alarm.wait(queues) => return Ok(()),
+                () = tokio::time::sleep_until(moment) => {}
+            }
+            if self.look_at_neighbours().await? {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    /// How long a claim may wait that has found nothing.
-    fn longest_wait(&self, until: Option<UnixMillis>) -> Duration {
-        let until = until.map_or(LONGEST_WAIT, |until| self.store.now().until(until));
-        let neighbours = if self.state.lock().neighbours.is_empty() { LONGEST_WAIT } else { NEIGHBOURS };
-        until.min(neighbours).min(LONGEST_WAIT).max(SHORTEST_WAIT)
+    /// Binds anew what would expire though it is consumed from.
+    async fn keep_bindings(&self) -> Result<(), BrokerError> {
+        let names = self.state.lock().rotations[0].names.clone();
+        let queues = names.iter().map(|name| self.store.topology.queue(name));
+        let expiring: Vec<_> = queues.filter(|queue| expires_ms(queue).is_some()).collect();
+        if expiring.is_empty() { Ok(()) } else { self.store.declare(&expiring).await }
     }
 
     /// Looks for claims of kombu that are overdue.
@@ -392,11 +426,7 @@ impl Consumer for RedisConsumer {
                 Looked::NothingUntil(_) if !armed => alarm.hungry = true,
                 Looked::NothingUntil(moment) => {
                     inner.check_open()?;
-                    tokio::select! {
-                        () = rung => {}
-                        () = alarm.wait(&queues) => {}
-                        () = tokio::time::sleep(inner.longest_wait(moment)) => {}
-                    }
+                    inner.wait(&mut alarm, &queues, moment, rung.as_mut()).await?;
                 }
             }
         }
@@ -434,6 +464,8 @@ impl Consumer for RedisConsumer {
             }
             _ => inner.register_again(&token).await?,
         }
+        inner.disown().await?;
+        inner.keep_bindings().await?;
         inner.restore_foreign().await?;
         Ok(Renewal { lost: inner.lost.swap(false, Ordering::SeqCst), recovered, why: None })
     }

@@ -60,10 +60,7 @@ impl Listener for RedisListener {
                 self.pushes = None;
                 continue;
             };
-            let payload = match push.data.last() {
-                Some(redis::Value::BulkString(payload)) => payload,
-                _ => continue,
-            };
+            let Some(redis::Value::BulkString(payload)) = push.data.last() else { continue };
             match Envelope::decode(payload) {
                 Ok(envelope) => return Ok(envelope.message),
                 Err(error) => tracing::warn!(exchange = self.exchange, "a broadcast is dropped: {error}"),

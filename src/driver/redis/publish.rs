@@ -261,7 +261,7 @@ fn declaration_name(queue: &Queue) -> String {
 }
 
 /// `x-expires` of a queue.
-fn expires_ms(queue: &Queue) -> Option<u64> {
+pub(super) fn expires_ms(queue: &Queue) -> Option<u64> {
     queue.arguments.get("x-expires").and_then(serde_json::Value::as_u64).filter(|ms| *ms > 0)
 }
 

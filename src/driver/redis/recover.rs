@@ -54,7 +54,8 @@ impl Registered {
         let Ok(texts) = Vec::<String>::from_redis_value(pairs) else { return Vec::new() };
         let mut found = Vec::new();
         for pair in texts.chunks_exact(2) {
-            if let Ok(holder) = serde_json::from_str(&pair[1]) {
+            let holder = pair[1].split_once(' ').map(|(_, holder)| serde_json::from_str(holder));
+            if let Some(Ok(holder)) = holder {
                 found.push(Self { token: pair[0].clone(), holder });
             }
         }
@@ -102,13 +103,13 @@ impl Shared {
     }
 
     /// Gives back what consumers held whose leases have ended.
-    pub(super) async fn recover_expired(&self) -> Result<usize, BrokerError> {
+    pub(super) async fn recover_expired(&self, max_crashes: u32) -> Result<usize, BrokerError> {
         let mut command = cmd("ZRANGEBYSCORE");
         command.arg(self.layout.consumers()).arg("-inf").arg(self.now().0).arg("LIMIT").arg(0).arg(100);
         let tokens: Vec<String> = self.link.query(&command).await.map_err(|error| self.failed(error))?;
         let mut recovered = 0;
         for token in tokens {
-            recovered += self.recover(&token, End::Expired, CRASHES_OF_SWEEPER).await?.unwrap_or(0);
+            recovered += self.recover(&token, End::Expired, max_crashes).await?.unwrap_or(0);
         }
         Ok(recovered)
     }
@@ -164,7 +165,7 @@ impl Shared {
 }
 
 /// The sweeper is no consumer with an own limit: the usual one of workers.
-const CRASHES_OF_SWEEPER: u32 = 3;
+pub(super) const CRASHES_OF_SWEEPER: u32 = 3;
 
 /// What kombu keeps of a claim: `[envelope, exchange, routing key]`.
 #[derive(Debug)]

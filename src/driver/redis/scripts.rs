@@ -14,6 +14,7 @@ macro_rules! scripts {
 
 scripts! {
     CLAIM = "lua/shared.lua", "lua/claim.lua";
+    DISOWN = "lua/shared.lua", "lua/disown.lua";
     RECOVER = "lua/shared.lua", "lua/recover.lua";
     REGISTER = "lua/shared.lua", "lua/register.lua";
     RENEW = "lua/shared.lua", "lua/renew.lua";

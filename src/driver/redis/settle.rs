@@ -39,6 +39,7 @@ impl Entry<'_> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
 fn text<'a>(text: impl ToString) -> Arg<'a> {
     Cow::Owned(text.to_string().into_bytes())
 }

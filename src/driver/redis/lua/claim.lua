@@ -3,7 +3,7 @@
 -- KEYS: the shared ones; the parked set of each queue; the lists, step by step, in each step queue by queue.
 -- ARGV: 1 token, 2 now in ms, 3 now in seconds, 4 first number, 5 count, 6 bytes, 7 queues, 8 steps, 9 fair or fixed,
 -- 10 dead letters at most; then names of the queues, their names in JSON, the steps.
--- Answer: nil when the token is not registered; else the next due moment, the next end of another's lease, its token,
+-- Answer: nil when the token is not registered; 0 when the numbers were disowned meanwhile; else the next due moment, the next end of another's lease, its token,
 -- and for each element the number of its list (from 0) and the element.
 local token, now, score = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local first, left, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -11,8 +11,12 @@ local queues, steps = tonumber(ARGV[7]), tonumber(ARGV[8])
 local fair = ARGV[9] == 'fair'
 local FIXED = 10
 
-if not redis.call('ZSCORE', CONSUMERS, token) then
+local holder = redis.call('HGET', PROCESSES, token)
+if not holder then
   return false
+end
+if first < tonumber(string.match(holder, '^%d+')) then
+  return 0
 end
 
 local function list_key(step, queue)
