@@ -50,6 +50,11 @@ class Proxy:
         """Forwards again, first what has waited."""
         self._ask(do="resume")
 
+    def strand(self) -> int:
+        """Swallows what the connections of now bring, without closing them; new ones work. How many there were."""
+        stranded: int = self._ask(do="strand")["stranded"]
+        return stranded
+
     def refuse(self) -> None:
         """Resets every connection and listens no more."""
         self._ask(do="refuse")
@@ -82,3 +87,13 @@ class Proxy:
         self._process.stdin.close()
         self._process.wait(10)
         self._process.stdout.close()
+
+
+def port_of(url: str) -> int:
+    """The port of a broker's or a backend's URL."""
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
+def through(url: str, proxy: Proxy) -> str:
+    """The same place by way of a proxy."""
+    return url.replace(f":{port_of(url)}/", f":{proxy.port}/")

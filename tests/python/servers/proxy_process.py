@@ -39,6 +39,8 @@ class Link:
     tails: dict[str, bytes] = field(default_factory=lambda: {"up": b"", "down": b""})
     #: The answer to what was forwarded is kept, and the connection cut.
     muted: bool = False
+    #: Forwards nothing any more, and stays open.
+    stranded: bool = False
     closed: bool = False
 
 
@@ -84,6 +86,8 @@ class Proxy:
                     self.cut(link)
                 if link.closed:
                     return
+                if link.stranded:
+                    continue
                 if not self.passes(link, data, way):
                     self.cut(link)
                     return
@@ -155,6 +159,10 @@ class Proxy:
                 self.flowing.clear()
             case "resume":
                 self.flowing.set()
+            case "strand":
+                for link in self.links:
+                    link.stranded = True
+                return {"stranded": len(self.links)}
             case "refuse":
                 if self.listener is not None:
                     self.listener.close()
