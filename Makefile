@@ -8,7 +8,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
-	click flask pillow aiosmtpd PyYAML msgpack
+	click flask pillow aiosmtpd PyYAML msgpack redis amqp
+# The other side of the interoperability tests, apart: ours must work where it is not installed.
+CELERY_VENV := .venv-celery
+CELERY_TOOLS := celery[redis]==5.7.* PyYAML msgpack backports.zstd packaging
 # The bridge is built against the stable ABI: no interpreter is asked, so a change of environment rebuilds nothing.
 export PYO3_NO_PYTHON := 1
 export PYO3_BUILD_EXTENSION_MODULE := 1
@@ -19,7 +22,7 @@ PYTEST_JOBS ?= 4
 PYTEST_ARGS ?=
 CARGO_TEST_ARGS ?=
 
-.PHONY: help demo test dev fmt lint lint-rust lint-python test-engine test-py bench wheel wheel-quick clean
+.PHONY: help demo test dev fmt lint lint-rust lint-python test-engine test-py servers bench wheel wheel-quick clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -61,11 +64,26 @@ lint-python: dev
 	PYTHONPATH=python $(BIN)/lint-imports
 	$(BIN)/python -m mypy.stubtest --allowlist tests/python/typing/stubtest.txt --ignore-unused-allowlist celeriac._core
 
-test-engine: ## tests of the engine: no Python, no servers
+test-engine: servers ## tests of the engine: no Python
 	cargo test --workspace $(CARGO_TEST_ARGS)
 
-test-py: dev ## tests of the Python package, and of the whole
+test-py: dev servers $(CELERY_VENV)/.stamp ## tests of the Python package, and of the whole
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The tests start private servers of their own, on free ports. What a system package starts by itself is not touched:
+# the policy script tells it not to.
+servers: ## install Redis and RabbitMQ where they are missing
+	@missing=; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server redis-sentinel"; \
+	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || missing="$$missing rabbitmq-server"; \
+	test -z "$$missing" && exit 0; \
+	echo "installing$$missing"; \
+	sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
+	policy=/usr/sbin/policy-rc.d; made=; \
+	test -e $$policy || { made=1; printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy >/dev/null; $$sudo chmod +x $$policy; }; \
+	trap 'test -z "$$made" || $$sudo rm -f $$policy' EXIT; \
+	$$sudo apt-get update -q; \
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends $$missing
 
 bench: $(VENV)/.stamp ## against Celery and others on Redis and RabbitMQ, one run (builds the release profile first)
 	$(BIN)/python benchmarks/run.py
@@ -77,7 +95,7 @@ wheel-quick: $(VENV)/.stamp
 	$(BIN)/python tests/python/wheel/check.py
 
 clean: ## remove what was built
-	rm -rf $(VENV) target dist python/celeriac/_core.abi3.so examples/flask_images/out
+	rm -rf $(VENV) $(CELERY_VENV) target dist python/celeriac/_core.abi3.so examples/flask_images/out
 
 # One environment for development: pinned tools, and the package from where it is written.
 $(VENV)/.stamp: constraints.txt Makefile
@@ -91,4 +109,9 @@ $(VENV)/.stamp: constraints.txt Makefile
 	  pathlib.Path(sysconfig.get_path("purelib"), "celeriac-development.pth").write_text("$(CURDIR)/python\n")'
 	@printf '#!$(CURDIR)/$(BIN)/python\nimport sys\nfrom celeriac.__main__ import main\nsys.exit(main())\n' > $(BIN)/celeriac
 	@chmod +x $(BIN)/celeriac
+	@touch $@
+
+$(CELERY_VENV)/.stamp: constraints.txt Makefile | $(VENV)/.stamp
+	@test -x $(CELERY_VENV)/bin/pip || $(PYTHON) -m venv $(CELERY_VENV)
+	$(CELERY_VENV)/bin/pip install --quiet --constraint constraints.txt $(CELERY_TOOLS)
 	@touch $@

@@ -1,10 +1,14 @@
-"""Figures that tests measure are printed at the end, whichever process measured them."""
+"""Servers for every test; figures that tests measure are printed at the end, whichever process measured them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
+
+from .servers.fixtures import own_rabbitmq, own_redis, proxy, rabbitmq_url, redis_url, server_folder, shared
+
+__all__ = ["own_rabbitmq", "own_redis", "proxy", "rabbitmq_url", "redis_url", "server_folder", "shared"]
 
 
 @pytest.fixture

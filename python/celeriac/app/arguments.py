@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -55,7 +55,14 @@ def header_of(fun: Any, *, bound: bool = False) -> Callable[..., None] | None:
     return header
 
 
-def takes_more_than(header: Any, count: int) -> bool:
-    """Whether a header accepts more than `count` positional arguments."""
+def takes_more_than(header: Any, count: int, named: Collection[str] = ()) -> bool:
+    """Whether a header accepts more than `count` positional arguments, when those of these names are given."""
     code = getattr(header, "__code__", None)
-    return code is None or bool(code.co_flags & _VARARGS) or code.co_argcount > count
+    if code is None:
+        return True
+    places = code.co_varnames[: code.co_argcount]
+    # A parameter given by its name ends what can be given by place, as in a partial.
+    for place, name in enumerate(places):
+        if name in named:
+            return place > count
+    return bool(code.co_flags & _VARARGS) or len(places) > count

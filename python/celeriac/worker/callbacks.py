@@ -64,7 +64,8 @@ def send_after_failure(app: Celery, request: Context, exc: BaseException, einfo:
     for errback in request.errbacks or ():
         task = app.tasks.get(errback["task"])
         header = getattr(task, "__header__", None)
-        if task is None or header is None or not takes_more_than(header, 1 + len(errback.get("args") or ())):
+        given, named = (len(errback.get("args") or ()), errback.get("kwargs") or {})
+        if task is None or header is None or not takes_more_than(header, 1 + given, named):
             old_style.append(errback)
             continue
         try:

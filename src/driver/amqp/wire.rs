@@ -34,15 +34,15 @@ pub(super) fn properties(message: &Message) -> Result<BasicProperties, String> {
     };
     strip(&mut headers);
     let mode = if own.delivery_mode == 1 { 1 } else { 2 };
-    let mut properties = BasicProperties::default().with_headers(headers).with_delivery_mode(mode);
+    // Celery writes a priority always, and tasks see it in their `delivery_info`.
+    let priority = own.priority.unwrap_or(0);
+    let mut properties =
+        BasicProperties::default().with_headers(headers).with_delivery_mode(mode).with_priority(priority);
     if !own.content_type.is_empty() {
         properties = properties.with_content_type(short("content_type", &own.content_type)?);
     }
     if !own.content_encoding.is_empty() {
         properties = properties.with_content_encoding(short("content_encoding", &own.content_encoding)?);
-    }
-    if let Some(priority) = own.priority {
-        properties = properties.with_priority(priority);
     }
     if let Some(id) = &own.correlation_id {
         properties = properties.with_correlation_id(short("correlation_id", id)?);

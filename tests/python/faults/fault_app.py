@@ -1,18 +1,25 @@
-"""The application of the fault tests: every run leaves a line when it begins and one when it ends."""
+"""The application of the fault tests: every run leaves a line when it begins and one when it ends.
+
+Workers of Celery run it too, beside ours: FAULT_LIBRARY says whose it is.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import random
 import time
 
-from celeriac import Celery
+library = importlib.import_module(os.environ.get("FAULT_LIBRARY", "celeriac"))
 
-app = Celery("fault_app", broker=os.environ["FAULT_STORE"], backend=os.environ["FAULT_STORE"])
+app = library.Celery("fault_app", broker=os.environ["FAULT_BROKER"], backend=os.environ["FAULT_BACKEND"])
 app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
+    broker_connection_retry_on_startup=True,
 )
+app.conf.update(json.loads(os.environ.get("FAULT_SETTINGS", "{}")))
 
 _log = os.open(os.environ["FAULT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -22,7 +29,7 @@ def _note(what: str, number: int) -> None:
     os.write(_log, f"{what} {number} {os.getpid()}\n".encode())
 
 
-@app.task
+@app.task(name="fault_app.work")
 def work(number: int) -> int:
     """Takes 2 to 12 ms."""
     _note("begin", number)
@@ -31,7 +38,7 @@ def work(number: int) -> int:
     return number
 
 
-@app.task
+@app.task(name="fault_app.long")
 def long(number: int, seconds: float) -> int:
     """Runs for that many seconds."""
     _note("begin", number)
@@ -42,13 +49,18 @@ def long(number: int, seconds: float) -> int:
     return number
 
 
-@app.task
+@app.task(name="fault_app.killer")
 def killer(number: int) -> None:
     """Kills its own process, as the kernel does when memory runs out."""
     _note("begin", number)
     os.kill(os.getpid(), 9)
 
 
-@app.task
+@app.task(name="fault_app.noop")
 def noop() -> None:
     """Nothing."""
+
+
+@app.task(name="fault_app.noop_without_result", ignore_result=True)
+def noop_without_result() -> None:
+    """Nothing, and nobody asks."""

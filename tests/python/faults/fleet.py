@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+from tests.python.servers.run import tied, until
+
+__all__ = ["Fleet", "descendants", "is_alive", "rss_kib", "until"]
 
 HERE = Path(__file__).parent
-
-
-def until(condition, seconds: float, what: str):
-    """Waits for `condition()` to be true and gives its value; fails with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
+ROOT = HERE.parents[2]
+PYTHONS = {"celeriac": sys.executable, "celery": str(ROOT / ".venv-celery/bin/python")}
 
 
 def descendants(pid: int) -> list[int]:
@@ -57,42 +53,59 @@ def rss_kib(pid: int) -> int:
 
 
 class Fleet:
-    """One store, one log, and the workers started on them."""
+    """One broker, one backend, one log, and the workers started on them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, broker: str | None = None, backend: str | None = None, **settings: Any) -> None:
         self.folder = folder
-        self.store = f"sqlite:///{folder}/queue.db"
+        self.broker = broker or f"sqlite:///{folder}/queue.db"
+        self.backend = backend or self.broker
+        self.settings = settings
         self.log = folder / "runs.log"
         self.log.touch()
         self.env = {
             **os.environ,
-            "FAULT_STORE": self.store,
-            "FAULT_LOG": str(self.log),
+            **self.variables("celeriac"),
             "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
         }
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *options: str, name: str = "w1", setting: str | None = None) -> subprocess.Popen[bytes]:
-        """Starts a worker and waits until it says that it is ready."""
+    def variables(self, library: str) -> dict[str, str]:
+        """What the application reads."""
+        return {
+            "FAULT_BROKER": self.broker,
+            "FAULT_BACKEND": self.backend,
+            "FAULT_LOG": str(self.log),
+            "FAULT_LIBRARY": library,
+            "FAULT_SETTINGS": json.dumps(self.settings),
+        }
+
+    def start(
+        self,
+        *options: str,
+        name: str = "w1",
+        setting: str | None = None,
+        library: str = "celeriac",
+        broker: str | None = None,
+        backend: str | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a worker and waits until it says that it is ready.
+
+        `broker` and `backend` are other ways to the same places, such as a proxy.
+        """
         output = self.folder / f"{name}-{len(self.workers)}.log"
-        command = [
-            sys.executable,
-            "-m",
-            "celeriac",
-            "-A",
-            "fault_app",
-            "worker",
-            "-n",
-            f"{name}@%h",
-            "-l",
-            "INFO",
-            *options,
-        ]
+        command = [PYTHONS[library], "-m", library, "-A", "fault_app", "worker", "-n", f"{name}@%h", "-l", "INFO"]
+        environment = {**self.env, "FAULT_LIBRARY": library}
+        if library == "celery":
+            environment["PYTHONPATH"] = str(HERE)
+        if broker:
+            environment["FAULT_BROKER"] = broker
+        if backend:
+            environment["FAULT_BACKEND"] = backend
         with output.open("wb") as sink:
-            worker = subprocess.Popen(command, env=self.env, stdout=sink, stderr=subprocess.STDOUT, cwd=self.folder)
+            worker = tied([*command, *options], env=environment, stdout=sink, stderr=subprocess.STDOUT, cwd=self.folder)
         self.workers.append(worker)
         worker.output = output  # type: ignore[attr-defined]
-        until(lambda: b"ready" in output.read_bytes() or worker.poll() is not None, 30, f"worker ready, see {output}")
+        until(lambda: b" ready" in output.read_bytes() or worker.poll() is not None, 30, f"worker ready, see {output}")
         assert worker.poll() is None, output.read_text()
         return worker
 
@@ -116,7 +129,7 @@ class Fleet:
         begun: Counter[int] = Counter()
         ended: Counter[int] = Counter()
         for line in self.log.read_text().splitlines():
-            what, number, _pid = line.split()
+            what, number, *_ = line.split()
             (begun if what == "begin" else ended)[int(number)] += 1
         return begun, ended
 

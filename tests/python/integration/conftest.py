@@ -128,10 +128,11 @@ class WorkerProcess:
 class Project:
     """A folder with an app, its database, and workers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, broker: str | None = None, backend: str | None = None) -> None:
         self.folder = folder
-        self.url = f"sqlite:///{folder / 'queue.db'}"
-        self.client = Celery("client", broker=self.url, backend=self.url, set_as_current=False)
+        self.url = broker or f"sqlite:///{folder / 'queue.db'}"
+        self.backend = backend or self.url
+        self.client = Celery("client", broker=self.url, backend=self.backend, set_as_current=False)
         self.workers: list[WorkerProcess] = []
 
     def write(self, text: str, **settings: Any) -> None:
@@ -143,7 +144,7 @@ class Project:
             from celeriac import signals
             from celeriac.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-            app = Celery("tasks", broker={self.url!r}, backend={self.url!r})
+            app = Celery("tasks", broker={self.url!r}, backend={self.backend!r})
             app.conf.update({settings!r})
             here = Path({str(self.folder)!r})
 

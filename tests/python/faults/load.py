@@ -1,0 +1,69 @@
+"""Many tasks under way while something breaks, and the count afterwards."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from types import ModuleType
+
+from fleet import Fleet, until
+
+TASKS = 2_000
+
+
+class Load:
+    """2,000 tasks on a fleet.
+
+    A task may run again if nobody had learned of its end when something broke: each break adds those to `at_risk`.
+    """
+
+    def __init__(self, fleet: Fleet, client: ModuleType, tasks: int = TASKS) -> None:
+        self.fleet = fleet
+        self.client = client
+        self.tasks = tasks
+        self.seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
+        self.chance = random.Random(self.seed)
+        self.at_risk = 0
+        self.events: list[str] = []
+        self.results = [client.work.delay(number) for number in range(tasks)]
+
+    def done(self) -> int:
+        """How many have ended."""
+        return len(self.fleet.runs()[1])
+
+    def reach(self, part: float, seconds: float = 60) -> None:
+        """Waits until that part of the tasks has ended."""
+        goal = int(self.tasks * part)
+        until(lambda: self.done() >= goal, seconds, f"{goal} of {self.tasks} done; {self.done()} were")
+
+    def stored(self) -> set[int]:
+        """Those whose result is there."""
+        records = self.client.app.client.read([result.id for result in self.results])
+        return {number for number, record in enumerate(records) if record is not None}
+
+    def risk(self, before: set[int]) -> int:
+        """Counts the tasks that have begun and whose result was not there before."""
+        exposed = len(self.fleet.runs()[0].keys() - before)
+        self.at_risk += exposed
+        return exposed
+
+    def resumed(self, what: str, seconds: float = 30) -> float:
+        """Waits for the next task to end, and says how long that took."""
+        began, done = time.monotonic(), self.done()
+        until(lambda: self.done() > done or done == self.tasks, seconds, f"work goes on after {what}")
+        took = time.monotonic() - began
+        self.events.append(f"{what}: goes on after {took:.2f} s")
+        return took
+
+    def finish(self, seconds: float = 90) -> str:
+        """Waits for every result, and checks that none is lost and no more has run again than could not be known."""
+        self.reach(1, seconds)
+        assert [result.get(timeout=30) for result in self.results] == list(range(self.tasks))
+        begun, ended = self.fleet.runs()
+        again = sum(begun.values()) - self.tasks
+        lost = self.tasks - len(ended)
+        text = f"{self.tasks} tasks, seed {self.seed}: lost {lost}, begun again {again} (of at most {self.at_risk})"
+        assert lost == 0, text
+        assert again <= self.at_risk, text
+        return "; ".join([text, *self.events])

@@ -1,0 +1,73 @@
+"""The broker is killed and started again under load: the workers go on by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+from fleet import Fleet
+from load import Load
+
+from ..servers.rabbitmq_server import RabbitServer
+from ..servers.redis_server import RedisServer
+from ..servers.shared import Shared
+
+SLOTS = 4
+RESTARTS = 2
+AOF = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+def restart_under_load(load: Load, server: RedisServer | RabbitServer) -> None:
+    """Kills the server and starts it again, a few times."""
+    for restart in range(RESTARTS):
+        load.reach((restart + 1) / (RESTARTS + 2))
+        before = load.stored()
+        server.stop(hard=True)
+        server.start()
+        load.risk(before)
+        load.resumed(f"restart {restart + 1}")
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["ours", "mixed fleet"])
+def test_redis_that_writes_everything_down(
+    mixed: bool,
+    own_redis: Callable[..., RedisServer],
+    new_fleet: Callable[..., Fleet],
+    client_of: Callable[..., ModuleType],
+    figure: Callable[[str], None],
+) -> None:
+    server = own_redis(*AOF)
+    options = {"visibility_timeout": 6, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    fleet = new_fleet(server.url(0), server.url(1), broker_transport_options=options if mixed else {})
+    load = Load(fleet, client_of(fleet))
+    worker = fleet.start("-c", str(SLOTS), name="ours")
+    if mixed:
+        fleet.start("-c", "2", name="theirs", library="celery")
+
+    restart_under_load(load, server)
+
+    figure(f"redis, {RESTARTS} restarts{', mixed fleet' if mixed else ''}: {load.finish()}")
+    assert worker.poll() is None
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["ours", "mixed fleet"])
+def test_rabbitmq_with_durable_queues(
+    mixed: bool,
+    own_rabbitmq: Callable[..., RabbitServer],
+    shared: Shared,
+    new_fleet: Callable[..., Fleet],
+    client_of: Callable[..., ModuleType],
+    figure: Callable[[str], None],
+) -> None:
+    server = own_rabbitmq()
+    fleet = new_fleet(server.url(), shared.redis())
+    load = Load(fleet, client_of(fleet))
+    worker = fleet.start("-c", str(SLOTS), name="ours")
+    if mixed:
+        fleet.start("-c", "2", name="theirs", library="celery")
+
+    restart_under_load(load, server)
+
+    figure(f"rabbitmq, {RESTARTS} restarts{', mixed fleet' if mixed else ''}: {load.finish()}")
+    assert worker.poll() is None

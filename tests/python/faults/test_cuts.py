@@ -1,0 +1,116 @@
+"""Connections are cut at random points by a proxy: between a request and its answer, above all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from fleet import Fleet, until
+from load import Load
+
+from ..servers.proxy import Proxy, port_of, through
+
+SLOTS = 4
+CUTS = 6
+TASK = b"fault_app.work"
+#: `basic.ack` as a frame has it.
+ACK = b"\x00\x3c\x00\x50"
+RESULT = b"celery-task-meta-"
+
+
+#: What is cut, by broker: direction, what passes, and whether it still passes.
+POINTS: dict[str, dict[str, tuple[Any, bytes, str]]] = {
+    "redis": {
+        "claim and reply": ("down", TASK, "before"),
+        "commit and reply": ("up", RESULT, "reply"),
+        "before the commit": ("up", RESULT, "before"),
+    },
+    "rabbitmq": {
+        "delivery": ("down", TASK, "before"),
+        "before the acknowledgement": ("up", ACK, "before"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("places", "point"),
+    [(broker, point) for broker, points in POINTS.items() for point in points],
+    indirect=["places"],
+)
+def test_workers_survive_cuts(
+    point: str,
+    places: tuple[str, str],
+    server_fleet: Fleet,
+    client_of: Callable[..., ModuleType],
+    proxy: Callable[[int], Proxy],
+    figure: Callable[[str], None],
+) -> None:
+    kind = "redis" if places[0].startswith("redis") else "rabbitmq"
+    between = proxy(port_of(places[0]))
+    detour = through(places[0], between)
+    load = Load(server_fleet, client_of(server_fleet))
+    backend = detour if kind == "redis" else None
+    worker = server_fleet.start("-c", str(SLOTS), broker=detour, backend=backend)
+
+    direction, pattern, then = POINTS[kind][point]
+    for cut in range(CUTS):
+        load.reach((cut + 1) / (CUTS + 2))
+        before, cuts = load.stored(), between.counts()["cut"]
+        between.arm(direction, pattern, then=then, skip=load.chance.randrange(5))
+        until(lambda cuts=cuts: between.counts()["cut"] > cuts or load.done() == load.tasks, 30, "the cut")
+        load.risk(before)
+        load.resumed(f"cut {cut + 1}")
+
+    figure(f"{kind}, {CUTS} cuts, {point}: {load.finish()}")
+    assert worker.poll() is None
+
+
+@pytest.mark.parametrize("places", ["redis", "rabbitmq"], indirect=True)
+def test_clients_survive_cuts_between_publish_and_reply(
+    places: tuple[str, str],
+    server_fleet: Fleet,
+    client_of: Callable[..., ModuleType],
+    proxy: Callable[[int], Proxy],
+    figure: Callable[[str], None],
+) -> None:
+    between = proxy(port_of(places[0]))
+    client = client_of(server_fleet, FAULT_BROKER=through(places[0], between))
+    kind = "redis" if places[0].startswith("redis") else "rabbitmq"
+    between.arm("up", TASK, then="reply", skip=150, times=1)
+    between.arm("up", TASK, then="before", skip=400, times=1)
+    between.arm("up", TASK, then="reply", skip=800, times=1)
+    load = Load(server_fleet, client)
+    cuts = between.counts()["cut"]
+    assert cuts == 3
+    # What was cut is sent again, and whoever was cut off cannot know that it had arrived.
+    load.at_risk = cuts
+    server_fleet.start("-c", str(SLOTS))
+
+    figure(f"{kind}, {cuts} cuts between publish and reply: {load.finish()}")
+
+
+@pytest.mark.parametrize("places", ["redis", "rabbitmq"], indirect=True)
+def test_workers_survive_cuts_at_any_byte(
+    places: tuple[str, str],
+    server_fleet: Fleet,
+    client_of: Callable[..., ModuleType],
+    proxy: Callable[[int], Proxy],
+    figure: Callable[[str], None],
+) -> None:
+    between = proxy(port_of(places[0]))
+    kind = "redis" if places[0].startswith("redis") else "rabbitmq"
+    detour = through(places[0], between)
+    load = Load(server_fleet, client_of(server_fleet))
+    server_fleet.start("-c", str(SLOTS), broker=detour, backend=detour if kind == "redis" else None)
+
+    for cut in range(CUTS):
+        load.reach((cut + 1) / (CUTS + 2))
+        before = load.stored()
+        between.cut_after(load.chance.choice(["up", "down"]), load.chance.randrange(1, 20_000))
+        until(lambda: not between.counts()["armed"] or load.done() == load.tasks, 30, "the cut")
+        load.risk(before)
+        load.resumed(f"cut {cut + 1}")
+
+    figure(f"{kind}, {CUTS} cuts anywhere: {load.finish()}")

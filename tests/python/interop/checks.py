@@ -1,0 +1,156 @@
+"""What every pairing of clients and workers is held to: what Celery's client sees of Celery's worker.
+
+`DIFFERENCES` is the whole list of what may differ, and why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .battery import Place, battery
+
+#: (client, worker), without the reference.
+PAIRINGS = [("celery", "celeriac"), ("celeriac", "celery"), ("celeriac", "celeriac")]
+
+
+class Reference:
+    """What Celery sees of itself at places of a kind, found out once."""
+
+    def __init__(self, place: Callable[[], Place], folder: Path) -> None:
+        self.place = place
+        self.folder = folder
+        self.seen: dict[str, Any] | None = None
+
+    def cases(self) -> dict[str, Any]:
+        """Case by case; a case that fails between two Celerys is no case."""
+        if self.seen is None:
+            seen = battery(self.place(), client="celery", worker="celery", folder=self.folder / "celery-celery")
+            broken = {name: case["failed"] for name, case in seen.items() if "failed" in case}
+            assert not broken, "\n".join(f"{name}: {text}" for name, text in broken.items())
+            self.seen = seen
+        return self.seen
+
+
+def check(reference: Reference, subtests: pytest.Subtests, client: str, worker: str) -> None:
+    """Every case gives what it gives between two Celerys, but for the differences that are meant."""
+    expected = reference.cases()
+    folder = reference.folder / f"{client}-{worker}"
+    seen = battery(reference.place(), client=client, worker=worker, folder=folder)
+    (folder / "seen.json").write_text(json.dumps(seen, indent=1, sort_keys=True))
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True))
+
+    assert seen.keys() == expected.keys()
+    for name, case in expected.items():
+        with subtests.test(case=name):
+            if "failed" in seen[name]:
+                assert is_meant(name, client, worker, seen[name]["failed"]), seen[name]["failed"]
+                continue
+            apart = [
+                difference
+                for difference in differences(case, seen[name])
+                if not is_meant(name, client, worker, difference)
+            ]
+            assert not apart, "\n".join(apart)
+
+
+def differences(expected: Any, seen: Any, path: str = "") -> list[str]:
+    """Where two observations differ, one line each."""
+    if type(expected) is type(seen):
+        if isinstance(expected, dict):
+            found = [
+                f"{path}/{key}: only {'expected' if key in expected else 'seen'}"
+                for key in sorted(expected.keys() ^ seen.keys())
+            ]
+            for key in sorted(expected.keys() & seen.keys()):
+                found += differences(expected[key], seen[key], f"{path}/{key}")
+            return found
+        if isinstance(expected, list) and len(expected) == len(seen):
+            found = []
+            for place, (one, other) in enumerate(zip(expected, seen, strict=True)):
+                found += differences(one, other, f"{path}/{place}")
+            return found
+    return [] if expected == seen else [f"{path}: expected {cut(expected)}, seen {cut(seen)}"]
+
+
+def cut(value: Any) -> str:
+    """A short text of a value."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 300 else f"{text[:297]}..."
+
+
+#: (case, client, worker, difference), all regular expressions, and why.
+DIFFERENCES: list[tuple[str, str, str, str, str]] = [
+    (
+        "error odd",
+        ".*",
+        "celeriac",
+        ".*",
+        "Celery's pool cannot carry an exception whose constructor does not take its `args`: it stores another class",
+    ),
+    (
+        "error odd",
+        "celeriac",
+        "celery",
+        ".*/args/2: .*",
+        "Celery's client makes tuples of the lists that this wrapper holds",
+    ),
+    (
+        "a result that cannot be encoded",
+        ".*",
+        "celeriac",
+        ".*/(exc_message/0|args/0|traceback): .*",
+        "ours says what is wrong where Celery holds the exception of its JSON library",
+    ),
+    (
+        ".*request.*|countdown|protocol_1",
+        ".*",
+        "celeriac",
+        ".*/headers: expected null, seen {}|.*/headers/meth: only expected",
+        "`request.headers` is an empty mapping where Celery has none",
+    ),
+    (
+        "revoked_while_it_waits",
+        ".*",
+        ".*",
+        ".*/(children|args|kwargs|name|queue|retries|worker): .*",
+        "null or absent when the worker learns of it before the message, in both",
+    ),
+    (
+        "an_unknown_task",
+        ".*",
+        "celeriac",
+        ".*/(args|kwargs|name|queue|retries|worker): expected null, .*",
+        "what is known of the request is in the extended record",
+    ),
+    (
+        "a_chain_that_breaks",
+        ".*",
+        "celeriac",
+        "/records/0/(args|kwargs|worker): .*",
+        "the extended record of a step that never ran does not have its arguments",
+    ),
+    (
+        "protocol_1",
+        ".*",
+        "celeriac",
+        ".*/(argsrepr|kwargsrepr|lang): expected null, .*",
+        "filled in for protocol 1 too",
+    ),
+]
+
+
+def is_meant(case: str, client: str, worker: str, difference: str) -> bool:
+    """Whether the list has it."""
+    return any(
+        all(
+            re.fullmatch(pattern, text, re.DOTALL)
+            for pattern, text in zip(row[:4], (case, client, worker, difference), strict=True)
+        )
+        for row in DIFFERENCES
+    )
