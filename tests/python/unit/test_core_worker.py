@@ -168,7 +168,7 @@ def test_a_worker_with_nothing_to_run_tasks_is_refused() -> None:
 
 
 def test_a_broker_that_cannot_be_used_fails_the_start(tmp_path: Path) -> None:
-    for wrong, error in (("amqp://host", ImproperlyConfigured), (f"sqlite:///{tmp_path}/no/x.db", OperationalError)):
+    for wrong, error in (("kafka://host", ImproperlyConfigured), (f"sqlite:///{tmp_path}/no/x.db", OperationalError)):
         solo = Solo(wrong)
         with pytest.raises(error):
             solo.worker.start()
