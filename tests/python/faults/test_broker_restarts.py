@@ -39,7 +39,12 @@ def test_redis_that_writes_everything_down(
 ) -> None:
     server = own_redis(*AOF)
     options = {"visibility_timeout": 6, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
-    fleet = new_fleet(server.url(0), server.url(1), broker_transport_options=options if mixed else {})
+    fleet = new_fleet(
+        server.url(0),
+        server.url(1),
+        broker_transport_options=options if mixed else {},
+        result_backend_always_retry=mixed,
+    )
     load = Load(fleet, client_of(fleet))
     worker = fleet.start("-c", str(SLOTS), name="ours")
     if mixed:
