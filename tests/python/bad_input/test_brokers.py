@@ -64,8 +64,8 @@ ON_REDIS: dict[str, tuple[Any, str | None]] = {
     "no body": (json.dumps({"headers": HEAD, "properties": {}}).encode(), "malformed"),
     "body no base64": (envelope(body=b"") | {"body": "hunter2 *"}, "malformed"),
     "two elements": (envelope(b"[[1, 1], {}]"), "malformed"),
-    "no content type": ({k: v for k, v in envelope().items() if k != "content-type"}, "disallowed"),
-    "content type that nobody knows": (envelope(content_type="text/x-hunter2"), "disallowed"),
+    "no content type": ({k: v for k, v in envelope().items() if k != "content-type"}, "malformed"),
+    "content type that nobody knows": (envelope(content_type="text/x-nobody"), "disallowed"),
     "pickle": (envelope(b"cos\nsystem\n(S'hunter2'\ntR.", content_type="application/x-python-serialize"), "disallowed"),
     "headers null": (envelope() | {"headers": None}, "malformed"),
     "kwargs null": (envelope(b"[[1, 1], null, {}]"), "malformed"),
@@ -93,7 +93,7 @@ ON_RABBITMQ: dict[str, tuple[bytes, Any, dict[str, Any], str | None]] = {
     "empty": (b"", HEAD, JSON, "malformed"),
     "two elements": (b"[[1, 1], {}]", HEAD, JSON, "malformed"),
     "no content type": (GOOD, HEAD, {}, "disallowed"),
-    "content type that nobody knows": (GOOD, HEAD, {"content_type": "text/x-hunter2"}, "disallowed"),
+    "content type that nobody knows": (GOOD, HEAD, {"content_type": "text/x-nobody"}, "disallowed"),
     "pickle": (
         b"cos\nsystem\n(S'hunter2'\ntR.",
         HEAD,
@@ -130,9 +130,12 @@ class Place:
         """Dead letters of this case."""
         return [letter for letter in self.project.client.client.dead_letters() if letter not in self.known]
 
+    def told(self) -> list[str]:
+        """What the log says of this case."""
+        return [line for line in list(self.worker.lines) if "ERROR/" in line or "WARNING/" in line]
+
     def refuses(self, reason: str | None) -> None:
         """The message is kept with its reason (None: it is run), and a good one behind it runs."""
-        lines = len(self.worker.lines)
         assert self.project.send("add", 1, 1).get(timeout=60) == 2
         assert self.worker.process.poll() is None
         if reason is None:
@@ -140,9 +143,7 @@ class Place:
         else:
             letters = wait_until(self.new_letters, "the dead letter", 10)
             assert [letter["reason"] for letter in letters] == [reason], letters
-            told = [line for line in self.worker.lines[lines:] if "ERROR/" in line or "WARNING/" in line]
-            told = told or [line for line in self.worker.lines if "ERROR/" in line or "WARNING/" in line][-1:]
-            assert told, self.worker.log
+            told = wait_until(self.told, f"a line in the log: {self.worker.log}", 5)
             assert max(map(len, told)) < 500
         assert "Traceback" not in self.worker.log
         assert SECRET not in self.worker.log

@@ -64,6 +64,7 @@ def test_workers_survive_cuts(
         load.resumed(f"cut {cut + 1}")
 
     figure(f"{kind}, {CUTS} cuts, {point}: {load.finish()}")
+    assert between.counts()["cut"] >= CUTS - 1
     assert worker.poll() is None
 
 
@@ -114,3 +115,4 @@ def test_workers_survive_cuts_at_any_byte(
         load.resumed(f"cut {cut + 1}")
 
     figure(f"{kind}, {CUTS} cuts anywhere: {load.finish()}")
+    assert between.counts()["cut"] >= CUTS - 1
