@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::maybe_done;
+use futures_util::future::{maybe_done, try_join_all};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
@@ -31,6 +31,8 @@ use crate::protocol::{Message, Publication, Queue, Topology};
 /// Messages that wait for their confirmation at the most, and their bytes.
 const WINDOW: usize = 1_000;
 const WINDOW_BYTES: usize = 16 << 20;
+/// Copies that go on one channel, where there are more.
+const PART: usize = 250;
 /// Batches under way at the most; a server allows about two thousand channels.
 const LANES: usize = 256;
 /// Channels kept for later.
@@ -108,12 +110,18 @@ impl Publisher {
         self.within(self.send(letters, Some(&again))).await
     }
 
-    /// Sends what was addressed already.
+    /// Sends what was addressed already: copies, which keep no order among each other. A large batch goes on several
+    /// channels, which the server works on side by side.
     pub(super) async fn deliver(&self, letters: Vec<Letter>) -> Result<(), BrokerError> {
         if letters.is_empty() {
             return Ok(());
         }
-        self.within(self.send(letters, None)).await
+        let mut parts = Vec::new();
+        let mut letters = letters.into_iter().peekable();
+        while letters.peek().is_some() {
+            parts.push(self.send(letters.by_ref().take(PART).collect(), None));
+        }
+        self.within(async { try_join_all(parts).await.map(drop) }).await
     }
 
     async fn within(

@@ -50,7 +50,8 @@ pub(super) fn properties(message: &Message) -> Result<BasicProperties, String> {
     if let Some(queue) = &own.reply_to {
         properties = properties.with_reply_to(short("reply_to", queue)?);
     }
-    if let Some(ms) = own.expiration_ms {
+    // A server closes the channel over a longer one. The header `expires` holds all the same.
+    if let Some(ms) = own.expiration_ms.filter(|ms| u32::try_from(*ms).is_ok()) {
         properties = properties.with_expiration(short("expiration", &ms.to_string())?);
     }
     other(properties, &own.other)
@@ -208,6 +209,16 @@ mod tests {
         let copied = again(&message(r#"{"task": "t"}"#), &[(CRASHES, 2.into())]);
         let received = read(&properties(&copied).unwrap(), Vec::new(), false);
         assert_eq!((received.crashes, received.redelivered), (2, true));
+    }
+
+    #[test]
+    fn a_longer_expiration_than_servers_take_is_left_to_the_header() {
+        let mut sent = message("{}");
+        for (ms, written) in [(4_294_967_295, Some("4294967295")), (4_294_967_296, None)] {
+            sent.properties.expiration_ms = Some(ms);
+            let properties = properties(&sent).unwrap();
+            assert_eq!(properties.expiration().as_ref().map(ShortString::as_str), written);
+        }
     }
 
     #[test]

@@ -199,3 +199,9 @@ def test_a_bad_message_is_refused(case: str, rabbitmq_place: Place) -> None:
         connection.channel().basic_publish_confirm(message, routing_key="celery")
 
         rabbitmq_place.refuses(reason)
+
+
+def test_an_expiry_that_no_server_takes_is_kept_by_the_worker(rabbitmq_place: Place) -> None:
+    sixty_days = 60 * 86_400
+
+    assert rabbitmq_place.project.client.send_task("add", (1, 1), expires=sixty_days).get(timeout=30) == 2

@@ -26,7 +26,7 @@ _log = os.open(os.environ["FAULT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 
 
 def _note(what: str, number: int) -> None:
     # One write of a short line to a file opened with O_APPEND is atomic: lines of many processes do not mix.
-    os.write(_log, f"{what} {number} {os.getpid()}\n".encode())
+    os.write(_log, f"{what} {number} {os.getpid()} {time.time():.3f}\n".encode())
 
 
 @app.task(name="fault_app.work")

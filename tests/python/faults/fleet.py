@@ -133,6 +133,11 @@ class Fleet:
             (begun if what == "begin" else ended)[int(number)] += 1
         return begun, ended
 
+    def begins(self) -> list[float]:
+        """When tasks began, in seconds since 1970, in order."""
+        lines = map(str.split, self.log.read_text().splitlines())
+        return sorted(float(when) for what, _, _, when in lines if what == "begin")
+
     def close(self) -> None:
         """Kills what still runs."""
         for worker in self.workers:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from types import ModuleType
 
 from fleet import Fleet, until
@@ -25,7 +27,8 @@ class Load:
         self.seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
         self.chance = random.Random(self.seed)
         self.at_risk = 0
-        self.events: list[str] = []
+        self.breaks: list[tuple[str, float]] = []
+        self._stored: set[int] = set()
         self.results = [client.work.delay(number) for number in range(tasks)]
 
     def done(self) -> int:
@@ -39,8 +42,10 @@ class Load:
 
     def stored(self) -> set[int]:
         """Those whose result is there."""
-        records = self.client.app.client.read([result.id for result in self.results])
-        return {number for number, record in enumerate(records) if record is not None}
+        asked = [number for number in range(self.tasks) if number not in self._stored]
+        records = self.client.app.client.read([self.results[number].id for number in asked])
+        self._stored |= {number for number, record in zip(asked, records, strict=True) if record is not None}
+        return set(self._stored)
 
     def risk(self, before: set[int]) -> int:
         """Counts the tasks that have begun and whose result was not there before."""
@@ -48,13 +53,37 @@ class Load:
         self.at_risk += exposed
         return exposed
 
-    def resumed(self, what: str, seconds: float = 30) -> float:
-        """Waits for the next task to end, and says how long that took."""
-        began, done = time.monotonic(), self.done()
+    def broken(self, what: str, condition: Callable[[], bool], seconds: float = 30) -> None:
+        """Waits until something is broken, and for work to go on; counts what was not stored a moment before."""
+        before = self.stored()
+
+        def looked() -> bool:
+            nonlocal before
+            now = self.stored()
+            if condition():
+                return True
+            before = now
+            return False
+
+        until(looked, seconds, what)
+        self.resumed(what)
+        self.risk(before)
+
+    def resumed(self, what: str, seconds: float = 30) -> None:
+        """Waits for the next task to end after something broke, which is now."""
+        self.breaks.append((what, time.time()))
+        done = self.done()
         until(lambda: self.done() > done or done == self.tasks, seconds, f"work goes on after {what}")
-        took = time.monotonic() - began
-        self.events.append(f"{what}: goes on after {took:.2f} s")
-        return took
+
+    def pauses(self) -> list[str]:
+        """For each break the longest time after it in which no task began. Children begin what they have already."""
+        begins = self.fleet.begins()
+        ends = [when for _, when in self.breaks[1:]] + [begins[-1]]
+        told = []
+        for (what, start), end in zip(self.breaks, ends, strict=True):
+            moments = [start, *(when for when in begins if start < when <= end)]
+            told.append(f"{what}: {max((b - a for a, b in pairwise(moments)), default=0.0):.2f} s")
+        return ["longest pauses: " + ", ".join(told)] if told else []
 
     def finish(self, seconds: float = 90) -> str:
         """Waits for every result, and checks that none is lost and no more has run again than could not be known."""
@@ -66,4 +95,4 @@ class Load:
         text = f"{self.tasks} tasks, seed {self.seed}: lost {lost}, begun again {again} (of at most {self.at_risk})"
         assert lost == 0, text
         assert again <= self.at_risk, text
-        return "; ".join([text, *self.events])
+        return "; ".join([text, *self.pauses()])

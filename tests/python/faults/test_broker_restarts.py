@@ -1,4 +1,4 @@
-"""The broker is killed and started again under load: the workers go on by themselves."""
+"""Redis is killed and started again under load: the workers go on by themselves."""
 
 from __future__ import annotations
 
@@ -9,24 +9,11 @@ import pytest
 from fleet import Fleet
 from load import Load
 
-from ..servers.rabbitmq_server import RabbitServer
 from ..servers.redis_server import RedisServer
-from ..servers.shared import Shared
 
 SLOTS = 4
 RESTARTS = 2
 AOF = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-def restart_under_load(load: Load, server: RedisServer | RabbitServer, *, hard: bool = True) -> None:
-    """Ends the server and starts it again, a few times."""
-    for restart in range(RESTARTS):
-        load.reach((restart + 1) / (RESTARTS + 2))
-        before = load.stored()
-        server.stop(hard=hard)
-        server.start()
-        load.risk(before)
-        load.resumed(f"restart {restart + 1}")
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["ours", "mixed fleet"])
@@ -50,30 +37,13 @@ def test_redis_that_writes_everything_down(
     if mixed:
         fleet.start("-c", "2", name="theirs", library="celery")
 
-    restart_under_load(load, server)
+    for restart in range(RESTARTS):
+        load.reach((restart + 1) / (RESTARTS + 2))
+        before = load.stored()
+        server.stop(hard=True)
+        server.start()
+        load.risk(before)
+        load.resumed(f"restart {restart + 1}")
 
     figure(f"redis, {RESTARTS} restarts{', mixed fleet' if mixed else ''}: {load.finish()}")
-    assert worker.poll() is None
-
-
-@pytest.mark.parametrize("mixed", [False, True], ids=["ours", "mixed fleet"])
-def test_rabbitmq_with_durable_queues(
-    mixed: bool,
-    own_rabbitmq: Callable[..., RabbitServer],
-    shared: Shared,
-    new_fleet: Callable[..., Fleet],
-    client_of: Callable[..., ModuleType],
-    figure: Callable[[str], None],
-) -> None:
-    server = own_rabbitmq()
-    fleet = new_fleet(server.url(), shared.redis())
-    load = Load(fleet, client_of(fleet))
-    worker = fleet.start("-c", str(SLOTS), name="ours")
-    if mixed:
-        fleet.start("-c", "2", name="theirs", library="celery")
-
-    # In order: a node that is killed forgets acknowledgements, and delivers again what was done long ago.
-    restart_under_load(load, server, hard=False)
-
-    figure(f"rabbitmq, {RESTARTS} restarts{', mixed fleet' if mixed else ''}: {load.finish()}")
     assert worker.poll() is None

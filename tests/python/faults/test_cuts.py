@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from fleet import Fleet, until
+from fleet import Fleet
 from load import Load
 
 from ..servers.proxy import Proxy, port_of, through
@@ -57,11 +57,9 @@ def test_workers_survive_cuts(
     direction, pattern, then = POINTS[kind][point]
     for cut in range(CUTS):
         load.reach((cut + 1) / (CUTS + 2))
-        before, cuts = load.stored(), between.counts()["cut"]
+        cuts = between.counts()["cut"]
         between.arm(direction, pattern, then=then, skip=load.chance.randrange(5))
-        until(lambda cuts=cuts: between.counts()["cut"] > cuts or load.done() == load.tasks, 30, "the cut")
-        load.risk(before)
-        load.resumed(f"cut {cut + 1}")
+        load.broken(f"cut {cut + 1}", lambda cuts=cuts: between.counts()["cut"] > cuts or load.done() == load.tasks)
 
     figure(f"{kind}, {CUTS} cuts, {point}: {load.finish()}")
     assert between.counts()["cut"] >= CUTS - 1
@@ -108,11 +106,8 @@ def test_workers_survive_cuts_at_any_byte(
 
     for cut in range(CUTS):
         load.reach((cut + 1) / (CUTS + 2))
-        before = load.stored()
         between.cut_after(load.chance.choice(["up", "down"]), load.chance.randrange(1, 20_000))
-        until(lambda: not between.counts()["armed"] or load.done() == load.tasks, 30, "the cut")
-        load.risk(before)
-        load.resumed(f"cut {cut + 1}")
+        load.broken(f"cut {cut + 1}", lambda: not between.counts()["armed"] or load.done() == load.tasks)
 
     figure(f"{kind}, {CUTS} cuts anywhere: {load.finish()}")
     assert between.counts()["cut"] >= CUTS - 1
