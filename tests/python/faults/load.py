@@ -77,13 +77,15 @@ class Load:
 
     def pauses(self) -> list[str]:
         """For each break the longest time after it in which no task began. Children begin what they have already."""
+        if not self.breaks:
+            return []
         begins = self.fleet.begins()
         ends = [when for _, when in self.breaks[1:]] + [begins[-1]]
         told = []
         for (what, start), end in zip(self.breaks, ends, strict=True):
             moments = [start, *(when for when in begins if start < when <= end)]
             told.append(f"{what}: {max((b - a for a, b in pairwise(moments)), default=0.0):.2f} s")
-        return ["longest pauses: " + ", ".join(told)] if told else []
+        return ["longest pauses: " + ", ".join(told)]
 
     def finish(self, seconds: float = 90) -> str:
         """Waits for every result, and checks that none is lost and no more has run again than could not be known."""

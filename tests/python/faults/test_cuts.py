@@ -14,6 +14,8 @@ from ..servers.proxy import Proxy, port_of, through
 
 SLOTS = 4
 CUTS = 6
+#: Claimed and not begun at a cut.
+HELD = 2 * SLOTS
 TASK = b"fault_app.work"
 #: `basic.ack` as a frame has it.
 ACK = b"\x00\x3c\x00\x50"
@@ -51,6 +53,7 @@ def test_workers_survive_cuts(
     between = proxy(port_of(places[0]))
     detour = through(places[0], between)
     load = Load(server_fleet, client_of(server_fleet))
+    load.at_risk = CUTS * HELD
     backend = detour if kind == "redis" else None
     worker = server_fleet.start("-c", str(SLOTS), broker=detour, backend=backend)
 
@@ -102,6 +105,7 @@ def test_workers_survive_cuts_at_any_byte(
     kind = "redis" if places[0].startswith("redis") else "rabbitmq"
     detour = through(places[0], between)
     load = Load(server_fleet, client_of(server_fleet))
+    load.at_risk = CUTS * HELD
     server_fleet.start("-c", str(SLOTS), broker=detour, backend=detour if kind == "redis" else None)
 
     for cut in range(CUTS):

@@ -14,6 +14,8 @@ from ..servers.proxy import Proxy, port_of, through
 
 SLOTS = 4
 STALL_SECONDS = 10
+#: Claimed and not begun.
+HELD = 2 * SLOTS
 
 
 @pytest.mark.parametrize("places", ["redis", "rabbitmq"], indirect=True)
@@ -45,5 +47,6 @@ def test_work_goes_on_after_a_stall(
 
     load.resumed(how, seconds=45)
     load.risk(before)
+    load.at_risk += HELD
     figure(f"{kind}, stalled, {how}: {load.finish()}")
     assert worker.poll() is None
