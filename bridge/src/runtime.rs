@@ -43,10 +43,8 @@ impl Engine {
     /// The engine of this process.
     pub(crate) fn current(py: Python<'_>) -> PyResult<&'static Self> {
         let pid = std::process::id();
-        let mut current = CURRENT.lock();
-        if let Some(engine) = *current
-            && engine.pid == pid
-        {
+        let of_this_process = |current: Option<&'static Self>| current.filter(|engine| engine.pid == pid);
+        if let Some(engine) = of_this_process(*CURRENT.lock()) {
             return Ok(engine);
         }
         if EXITING.load(Ordering::Acquire) {
@@ -54,9 +52,16 @@ impl Engine {
         }
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(THREADS).thread_name("celeriac").enable_all();
+        // Not under the lock: this runs Python, which may let another thread run that wants the lock.
         let runtime = without_signals(py, || builder.build())?.map_err(|error| {
             PyRuntimeError::new_err(format!("cannot start the engine's threads: {error}"))
         })?;
+        let mut current = CURRENT.lock();
+        if let Some(engine) = of_this_process(*current) {
+            // Another thread was quicker. Its threads are idle and end by themselves.
+            runtime.shutdown_background();
+            return Ok(engine);
+        }
         let engine: &'static Self = Box::leak(Box::new(Self {
             pid,
             handle: runtime.handle().clone(),
