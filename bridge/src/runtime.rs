@@ -16,8 +16,9 @@ use crate::errors::Failure;
 
 /// How often a wait looks for signals and for the end of the interpreter.
 const TICK: Duration = Duration::from_millis(100);
-/// Enough for a store's call that blocks its thread not to stop the timers.
-const THREADS: usize = 2;
+/// One: a second would be woken for nothing by every call (a publish cost half as much again). A store's call that
+/// blocks its thread does so for a tenth of a second at most.
+const THREADS: usize = 1;
 
 /// The runtime of this process. Locked only while attached, and never across a release of the interpreter:
 /// so no thread holds it at the moment of a fork, and the child may lock it.
