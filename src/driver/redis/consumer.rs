@@ -323,7 +323,7 @@ impl Inner {
         mut rung: Pin<&mut Notified<'_>>,
     ) -> Result<(), BrokerError> {
         let longest = until.map_or(LONGEST_WAIT, |until| self.store.now().until(until));
-        let deadline = Instant::now() + longest.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        let deadline = Instant::now() + longest.clamp(SHORTEST_WAIT, LONGEST_WAIT.min(alarm.covers()));
         while Instant::now() < deadline {
             let moment = deadline.min(Instant::now() + NEIGHBOURS);
             tokio::select! {

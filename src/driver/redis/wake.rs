@@ -55,6 +55,11 @@ impl Alarm {
         armed.map(drop)
     }
 
+    /// How long may be waited for it before other queues have to be looked at.
+    pub(super) fn covers(&self) -> Duration {
+        if matches!(self.way, Way::Blocking(_)) { BLOCKED } else { Duration::MAX }
+    }
+
     /// Waits until it rings, or for so long. Cancel-safe.
     pub(super) async fn wait(&mut self, queues: &Arc<Queues>) {
         match &mut self.way {
