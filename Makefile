@@ -67,7 +67,7 @@ test-engine: ## tests of the engine: no Python, no servers
 test-py: dev ## tests of the Python package, and of the whole
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-bench: $(VENV)/.stamp ## against Celery on Redis, one run (builds the release profile first)
+bench: $(VENV)/.stamp ## against Celery and others on Redis and RabbitMQ, one run (builds the release profile first)
 	$(BIN)/python benchmarks/run.py
 
 wheel: $(VENV)/.stamp ## build the release wheel and try it on every Python found

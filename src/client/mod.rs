@@ -85,6 +85,7 @@ impl Client {
         if self.backend.get().is_none() {
             let _connecting = self.connecting.lock();
             if self.backend.get().is_none() {
+                let url = driver::backend_url(url, &self.broker_url);
                 let backend = driver::connect_backend(url, self.backend_options.clone())?;
                 let _set_before = self.backend.set(backend);
             }

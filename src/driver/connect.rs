@@ -136,6 +136,15 @@ pub fn connect_broker(url: &str, options: ConnectOptions) -> Result<Arc<dyn Brok
     })
 }
 
+/// The URL that a result backend is reached by: `rpc://` names no server of its own and is where the broker is.
+pub fn backend_url<'a>(backend: &'a str, broker: &'a str) -> &'a str {
+    let amqp = ["amqp://", "amqps://", "pyamqp://"].iter().any(|scheme| broker.starts_with(scheme));
+    match backend.strip_prefix("rpc://") {
+        Some("" | "/") if amqp => broker,
+        _ => backend,
+    }
+}
+
 /// The result backend behind a URL; the same store as the broker's when the URLs name the same.
 pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn ResultBackend>, BackendError> {
     let store = store(url, options).map_err(|error| match error {

@@ -24,5 +24,6 @@ pub mod sqlite;
 mod tls;
 
 pub use connect::{
-    ConnectOptions, ReplyOptions, Threading, TlsOptions, TlsVerify, connect_backend, connect_broker,
+    ConnectOptions, ReplyOptions, Threading, TlsOptions, TlsVerify, backend_url, connect_backend,
+    connect_broker,
 };

@@ -87,6 +87,9 @@ pub(super) struct ConsumerLoop {
 
     /// Requests that are claimed, or acknowledged and not over.
     pub(super) requests: HashMap<RequestTag, Request>,
+    /// Requests that a child has while their claim is or may be lost, by id: when their message comes again, it is
+    /// theirs. Written when a loss is told, and by whatever takes a request out of the table.
+    pub(super) orphans: HashMap<String, RequestTag>,
     pub(super) next_tag: RequestTag,
     pub(super) ready: VecDeque<RequestTag>,
     pub(super) held: Held,
@@ -184,7 +187,9 @@ impl ConsumerLoop {
         if self.claiming.is_some() || self.claim_after.is_some() || full || self.life != LifePhase::Running {
             return;
         }
-        let (Some(source), Some(credit)) = (self.sources.last(), self.prefetch.credit(slots)) else { return };
+        // What runs here and comes again takes no slot, and must not wait for one.
+        let credit = self.prefetch.credit(slots, self.orphans.len());
+        let (Some(source), Some(credit)) = (self.sources.last(), credit) else { return };
         let (number, consumer) = (source.number, source.consumer.clone());
         self.claiming = Some(Claim {
             future: Box::pin(async move { (number, consumer.claim(credit).await) }),
@@ -237,6 +242,9 @@ impl ConsumerLoop {
     /// Takes a request out of the table, and gives its credit back.
     pub(super) fn remove(&mut self, tag: RequestTag) -> Option<Request> {
         let request = self.requests.remove(&tag)?;
+        if request.stale || request.suspect {
+            self.orphans.remove(&request.id);
+        }
         self.prefetch.bytes -= request.message.size();
         if !request.phase.is_held() {
             self.prefetch.count -= 1;
@@ -262,6 +270,7 @@ impl ConsumerLoop {
                 (What::Meanwhile(tag), Committed::Stale) => {
                     if let Some(request) = self.requests.get_mut(tag) {
                         request.stale = true;
+                        self.orphans.insert(request.id.clone(), *tag);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use super::pool::{Mode, RequestTag};
 use super::rate_limit::Turn;
 use super::request::{Phase, Request};
 use super::strategy::{self, Decision};
-use crate::broker::{BrokerError, Commit, DeadReason, Delivery, Settle};
+use crate::broker::{BrokerError, ClaimId, Commit, DeadReason, Delivery, Settle};
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, TaskHeaders};
 
@@ -34,7 +34,11 @@ impl ConsumerLoop {
                 }
             }
             Err(BrokerError::Closed) => self.source_closed(source),
-            Err(error) => self.claim_after = Some(Instant::now() + self.claim_link.failed(&error)),
+            Err(error) => {
+                // Perhaps claims were lost with the connection: that is to be known before they come again.
+                self.renew_at = self.renew_at.min(Instant::now());
+                self.claim_after = Some(Instant::now() + self.claim_link.failed(&error));
+            }
         }
     }
 
@@ -56,12 +60,52 @@ impl ConsumerLoop {
                 return self.refuse(source, &delivery, DeadReason::Malformed, detail);
             }
         };
+        if delivery.redelivered
+            && let Some(tag) = self.runs_already(&headers.id, delivery.claim)
+            && self.adopt(tag, source, delivery.claim, instant)
+        {
+            return;
+        }
         let task = self.tasks.number(&headers.task);
         let revoked = self.revoked.contains(&headers.id, now);
         let decision = strategy::decide(&headers, task.is_some(), revoked, now);
         let mut request = self.request(source, &delivery, &headers, task);
         request.message = delivery.message;
         self.accept(request, decision, now, instant);
+    }
+
+    /// The request of a message that comes again: one whose claim is known to be lost, or that was at the same place
+    /// in the store, where its claim has ended with this one. Looked through only for what was delivered before.
+    fn runs_already(&mut self, id: &str, claim: ClaimId) -> Option<RequestTag> {
+        self.orphans.remove(id).or_else(|| {
+            let same = |request: &Request| {
+                request.claim.is_some_and(|old| old.id == claim.id && old.fence < claim.fence)
+                    && request.id == id
+            };
+            self.requests.iter().find(|(_, request)| same(request)).map(|(tag, _)| *tag)
+        })
+    }
+
+    /// A message that comes again while it still runs here, its claim lost: the run goes on with the new claim.
+    /// False when it does not run any more.
+    fn adopt(&mut self, tag: RequestTag, source: u32, claim: ClaimId, now: Instant) -> bool {
+        let has_it = |request: &&mut Request| {
+            request.claim.is_some() && matches!(request.phase, Phase::Submitted | Phase::Running(_))
+        };
+        let Some(request) = self.requests.get_mut(&tag).filter(has_it) else { return false };
+        (request.consumer, request.claim) = (source, Some(claim));
+        (request.stale, request.suspect) = (false, false);
+        let request = &self.requests[&tag];
+        self.log.task(Level::Warning, "celery.worker.request", request, || {
+            format!(
+                "Task {}[{}] was delivered again while it runs here: its run goes on",
+                request.name, request.id
+            )
+        });
+        if matches!(request.phase, Phase::Running(_)) && !self.tasks.options(request.task).acks_late {
+            self.young.push_back((now, tag));
+        }
+        true
     }
 
     fn request(

@@ -151,6 +151,7 @@ impl Worker {
             stats: self.stats,
             born: now,
             requests: HashMap::new(),
+            orphans: HashMap::new(),
             next_tag: 1,
             ready: VecDeque::new(),
             held: eta::Held::default(),

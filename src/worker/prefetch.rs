@@ -70,9 +70,10 @@ impl Prefetch {
         }
     }
 
-    /// What may be claimed now; none when it is not worth a claim: a large target is filled in large steps.
-    pub(crate) fn credit(&self, slots: usize) -> Option<Credit> {
-        let target = self.target(slots);
+    /// What may be claimed now, `beyond` the target; none when it is not worth a claim: a large target is filled in
+    /// large steps.
+    pub(crate) fn credit(&self, slots: usize, beyond: usize) -> Option<Credit> {
+        let target = self.target(slots) + beyond;
         let count = target.saturating_sub(self.count);
         let bytes = self.max_bytes.saturating_sub(self.bytes);
         let worth = (target / 4).clamp(1, 125);
@@ -110,11 +111,11 @@ mod tests {
     #[test]
     fn a_multiplier_is_kept_to_exactly() {
         let mut prefetch = after(Some(4), Duration::from_micros(20));
-        assert_eq!(prefetch.credit(2).map(|credit| credit.count), Some(8));
+        assert_eq!(prefetch.credit(2, 0).map(|credit| credit.count), Some(8));
 
         prefetch.count = 8;
 
-        assert!(prefetch.credit(2).is_none());
+        assert!(prefetch.credit(2, 0).is_none());
     }
 
     #[test]
@@ -122,6 +123,6 @@ mod tests {
         let mut prefetch = after(None, Duration::from_secs(5));
         prefetch.bytes = 1000;
 
-        assert!(prefetch.credit(4).is_none());
+        assert!(prefetch.credit(4, 0).is_none());
     }
 }

@@ -110,7 +110,7 @@ impl ConsumerLoop {
                 Ok(renewal) => {
                     self.renew_link.worked();
                     if renewal.lost {
-                        self.lease_lost(source, before);
+                        self.lease_lost(source, before, renewal.why.as_deref());
                     }
                     if renewal.recovered > 0 {
                         self.log.line(Level::Warning, "celery.worker.consumer", || {
@@ -128,9 +128,10 @@ impl ConsumerLoop {
     /// Every claim made before the renewal is lost, as far as can be known here: one made between the end
     /// of the lease and its renewal is not. So what waits is given back (which does nothing to a lost
     /// claim), and what runs goes on, and the store is asked before anything of it is published.
-    fn lease_lost(&mut self, source: u32, before: u64) {
+    fn lease_lost(&mut self, source: u32, before: u64, why: Option<&str>) {
         self.log.line(Level::Error, "celery.worker.consumer", || {
-            "the lease ran out before it was renewed: what was claimed goes to other workers".to_owned()
+            let why = why.unwrap_or("the lease ran out before it was renewed");
+            format!("{why}: what was claimed goes to other workers, or comes again")
         });
         let of_source = |(tag, request): (&u64, &mut super::request::Request)| {
             if request.consumer != source || *tag >= before || request.claim.is_none() {
@@ -138,6 +139,9 @@ impl ConsumerLoop {
             }
             request.suspect = true;
             let waits = request.phase == Phase::Ready || request.phase.is_held();
+            if !waits {
+                self.orphans.insert(request.id.clone(), *tag);
+            }
             waits.then_some(*tag)
         };
         let waiting: Vec<_> = self.requests.iter_mut().filter_map(of_source).collect();
@@ -156,6 +160,8 @@ impl ConsumerLoop {
                 request.stale = true;
                 if request.phase == Phase::Ready || request.phase.is_held() {
                     waiting.push(*tag);
+                } else {
+                    self.orphans.insert(request.id.clone(), *tag);
                 }
             }
         }

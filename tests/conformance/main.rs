@@ -2,13 +2,21 @@
 //!
 //! A new driver writes a function that makes a [`Setup`] and adds a line to [`conformance!`].
 
+#[cfg(feature = "amqp")]
+mod amqp;
+#[cfg(feature = "amqp")]
+mod amqp_faults;
 mod backend;
 mod broker;
 mod claims;
 #[cfg(feature = "amqp")]
 mod rabbit;
 #[cfg(feature = "redis")]
+mod redis_backend;
+#[cfg(feature = "redis")]
 mod redis_broker;
+#[cfg(feature = "redis")]
+mod redis_broker_faults;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
@@ -148,7 +156,7 @@ conformance! {
 }
 #[cfg(feature = "redis")]
 mod redis_results {
-    results!(crate::setup::redis_results());
+    results!(crate::setup::redis());
 }
 
 // What AMQP cannot promise, and where it is tested in its own way (`amqp`):

@@ -101,10 +101,7 @@ impl Rabbit {
 
     /// Asks the node itself.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
-        command.arg("-q").args(arguments).stdin(Stdio::null());
-        environment(&mut command, self.directory.path(), self.port, self.ports);
-        let output = command.output().expect("rabbitmqctl runs");
+        let output = self.command(arguments).output().expect("rabbitmqctl runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
             output.status.success(),
@@ -112,6 +109,21 @@ impl Rabbit {
             String::from_utf8_lossy(&output.stderr)
         );
         text
+    }
+
+    /// The same while the test goes on.
+    pub(crate) async fn later(&self, arguments: &[&str]) {
+        let mut command = self.command(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().expect("rabbitmqctl runs"));
+        let output = output.await.expect("it ends");
+        assert!(output.status.success(), "rabbitmqctl: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
+        command.arg("-q").args(arguments).stdin(Stdio::null());
+        environment(&mut command, self.directory.path(), self.port, self.ports);
+        command
     }
 
     /// A virtual host that no test has used.

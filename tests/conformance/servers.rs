@@ -17,25 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TRIES: usize = 5;
 
 /// Ends the server when its standard input ends: on a line from us, and when this process is gone. It goes on in
-/// a shell of its own, so that not even a kill of the tests leaves a server behind.
+/// a shell of its own, so that not even a kill of the tests leaves a server behind. Nor its directory, which nobody
+/// removes if there was no line: a process ends without running the destructors of its statics.
 const WATCHDOG: &str = r#"
 "$@" </dev/null >"$OUTPUT" 2>&1 &
 server=$!
 echo $server
 read line
-kill -9 $server
+kill -9 $server 2>/dev/null
 wait $server 2>/dev/null
-[ -z "$REMOVE" ] || rm -rf "$REMOVE"
+[ -n "$line" ] || rm -rf "$DIRECTORY"
 "#;
-
-/// What a daemon leaves behind.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// Its directory, for whoever owns it.
-    Directory,
-    /// Nothing: it lasts as long as this process, whose end runs no destructor.
-    Nothing,
-}
 
 /// A process with a watchdog. Ends when dropped.
 pub(crate) struct Daemon {
@@ -47,15 +39,15 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a program; what it says goes to a file in `directory`, which is removed after it if that is asked.
-    pub(crate) fn start(program: &str, args: &[String], directory: &Path, keep: Keep) -> Self {
+    /// Starts a program; what it says goes to a file in `directory`.
+    pub(crate) fn start(program: &str, args: &[String], directory: &Path) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let output = directory.join(format!("output-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let mut shell = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog", program])
             .args(args)
             .env("OUTPUT", &output)
-            .env("REMOVE", if keep == Keep::Nothing { directory.as_os_str() } else { "".as_ref() })
+            .env("DIRECTORY", directory)
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -87,7 +79,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        drop(self.stdin.take());
+        if let Some(mut stdin) = self.stdin.take() {
+            let _ = stdin.write_all(b"end\n");
+        }
         // The shell ends after the server: its port is free when this returns.
         let _ = self.shell.wait();
     }
@@ -98,20 +92,15 @@ pub(crate) struct RedisServer {
     pub(crate) port: u16,
     args: Vec<String>,
     daemon: Option<Daemon>,
-    keep: Keep,
     pub(crate) directory: tempfile::TempDir,
 }
 
 impl RedisServer {
     /// Starts one with further arguments, and waits until it answers.
     pub(crate) fn start(args: &[&str]) -> Self {
-        Self::start_and_keep(args, Keep::Directory)
-    }
-
-    fn start_and_keep(args: &[&str], keep: Keep) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let args = args.iter().map(ToString::to_string).collect();
-        let mut server = Self { port: 0, args, daemon: None, keep, directory };
+        let mut server = Self { port: 0, args, daemon: None, directory };
         for _ in 0..TRIES {
             server.port = free_port();
             if server.resume() {
@@ -134,7 +123,7 @@ impl RedisServer {
         let mut args: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
         args.push(self.directory.path().display().to_string());
         args.extend(self.args.iter().cloned());
-        let daemon = Daemon::start("redis-server", &args, self.directory.path(), self.keep);
+        let daemon = Daemon::start("redis-server", &args, self.directory.path());
         let ours = format!("process_id:{}\r", daemon.pid);
         let deadline = Instant::now() + PATIENCE;
         let mut started = false;
@@ -181,18 +170,17 @@ impl RedisServer {
 pub(crate) struct Room {
     pub(crate) url: String,
     pub(crate) database: u32,
-    pub(crate) prefix: String,
     pub(crate) port: u16,
+    pub(crate) prefix: String,
 }
 
 impl Room {
     pub(crate) fn new() -> Self {
-        static SERVER: LazyLock<Mutex<RedisServer>> =
-            LazyLock::new(|| Mutex::new(RedisServer::start_and_keep(&[], Keep::Nothing)));
+        static SERVER: LazyLock<Mutex<RedisServer>> = LazyLock::new(|| Mutex::new(RedisServer::start(&[])));
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let server = SERVER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let database = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { url: server.url(database), database, prefix: format!("test{database}:"), port: server.port }
+        Self { url: server.url(database), database, port: server.port, prefix: format!("test{database}:") }
     }
 
     /// How a store in this room is connected to.

@@ -52,17 +52,6 @@ pub(crate) fn sqlite(threading: celeriac::driver::Threading) -> Setup {
     Setup { wake: Box::new(move || store.wake()), _directory: Some(directory), ..of }
 }
 
-/// Results in Redis. Messages are elsewhere.
-#[cfg(feature = "redis")]
-pub(crate) fn redis_results() -> Setup {
-    use celeriac::driver::connect_backend;
-    let room = crate::servers::Room::new();
-    let clock = Clock::manual(START);
-    let broker = Arc::new(MemoryStore::new(clock.clone()));
-    let backend = connect_backend(&room.url, room.options(&clock)).expect("the URL is one");
-    Setup { age: Box::new(move |by| room.age(by)), ..Setup::of(broker, backend, clock) }
-}
-
 /// Messages and results in Redis.
 #[cfg(feature = "redis")]
 pub(crate) fn redis() -> Setup {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use celeriac::broker::{Broker, ConsumerOptions};
 use celeriac::worker::Stop;
 use celeriac::worker::pool::Mode;
 use serde_json::json;
 
-use crate::common::{START, World, iso, late, message, messages, modes, options, pause, pool, until};
+use crate::common::{START, World, early, iso, late, message, messages, modes, options, pause, pool, until};
 use crate::faults::Flaky;
 
 #[tokio::test(start_paused = true)]
@@ -94,4 +95,48 @@ async fn a_clock_that_steps_back_an_hour_loses_nothing_and_repeats_nothing() {
     for id in ["t-0", "good", "later"] {
         assert_eq!([modes(&played, id), modes(&idle_played, id)].concat(), [Mode::Run], "{id}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_again_while_it_runs_is_not_run_twice() {
+    let world = World::new();
+    let slow = pool(2, Duration::from_secs(20));
+    let played = slow.played();
+    let mut short = options(&[("t", late()), ("e", early())]);
+    short.lease = Duration::from_secs(3);
+    let store = Arc::new(world.store.clone());
+    let flaky = Arc::new(Flaky::new(store.clone()));
+    world.publish([messages("t", 1), messages("e", 1)].concat()).await;
+    // Cut off before the early one is acknowledged, and until its lease has run out.
+    let worker = world.start_on(short, flaky.clone(), store, slow);
+    until("both run", async || {
+        flaky.cut.store(played.lock().len() == 2, Ordering::SeqCst);
+        played.lock().len() == 2
+    })
+    .await;
+    pause(6_000).await;
+    // Someone of another queue notices.
+    let other = ConsumerOptions {
+        queues: vec!["other".into()],
+        node: "celery@other".into(),
+        lease: Duration::from_secs(30),
+        max_crashes: 3,
+        results: None,
+    };
+    let other = world.store.consume(other).await.unwrap();
+    other.renew().await.unwrap();
+    assert_eq!(world.queue().await.ready, 2, "both go back");
+    flaky.cut.store(false, Ordering::SeqCst);
+
+    world.drained().await;
+    let finished = worker.handle.stats().finished;
+    let log = worker.log();
+    worker.stop(Stop::Warm).await;
+
+    for id in ["t-0", "e-0"] {
+        assert_eq!(modes(&played, id), [Mode::Run], "{id}");
+        assert!(world.result(id).await.is_some(), "{id}: its result is stored");
+    }
+    assert_eq!(finished, 2);
+    assert!(log.iter().any(|line| line.contains("t[t-0] was delivered again")), "{log:#?}");
 }

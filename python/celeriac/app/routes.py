@@ -231,8 +231,11 @@ class Router:
             return self.queues[wanted]
         if not getattr(wanted, "name", None):
             raise ImproperlyConfigured(f"a message cannot be sent to the queue {wanted!r}: it has no name")
-        own, given = self.queues.get(wanted.name), self.queues._complete(as_queue(wanted))
-        return own if own is not None and own == given else given
+        own = self.queues.get(wanted.name)
+        if own is not None and own == self.queues._complete(as_queue(wanted)):
+            return own
+        # What it leaves open stays open: it may be bound to nothing at all.
+        return as_queue(wanted)
 
     def _declare(self, place: tuple[str, str], queue: Queue) -> dict[str, Any] | None:
         """What is declared before sending, unless the engine finds it by exchange and key."""

@@ -16,7 +16,7 @@ COMMANDS = {
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
-    "unpark": "Give waiting tasks back to the queues, before Celery's workers take over.",
+    "unpark": "Give waiting tasks back, for Celery's workers.",
     "worker": "Start a worker.",
 }
 

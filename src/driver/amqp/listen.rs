@@ -18,7 +18,7 @@ use crate::protocol::{Arguments, Exchange, Message};
 
 const EVENTS: &str = "celeryev";
 const BACKOFF: Backoff =
-    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(5), jitter: 0.5 };
+    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 
 /// Celery's events have a topic exchange that survives; everything else is a fanout that need not.
 fn exchange(name: &str) -> Exchange {

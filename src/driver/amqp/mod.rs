@@ -50,8 +50,32 @@ pub(super) fn backend(
     url: &StoreUrl,
     options: &ConnectOptions,
 ) -> Result<Arc<dyn ResultBackend>, BackendError> {
+    if url.scheme == "rpc" && url.host.is_none() {
+        let reason = "results over rpc:// go through the broker, which must be RabbitMQ (amqp://)";
+        return Err(BackendError::Config(reason.to_owned()));
+    }
     match reply::ReplyBackend::new(url, options) {
         Ok(backend) => Ok(Arc::new(backend)),
         Err(error) => Err(BackendError::Config(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::driver::{ConnectOptions, backend_url, connect_backend};
+
+    #[test]
+    fn results_over_rpc_go_through_the_broker() {
+        for (backend, broker, reached) in [
+            ("rpc://", "amqp://h/x", "amqp://h/x"),
+            ("rpc://", "pyamqp://", "pyamqp://"),
+            ("rpc://", "redis://h", "rpc://"),
+            ("rpc://other", "amqp://h", "rpc://other"),
+            ("redis://h", "amqp://h", "redis://h"),
+        ] {
+            assert_eq!(backend_url(backend, broker), reached);
+        }
+        assert!(connect_backend("rpc://other", ConnectOptions::default()).is_ok());
+        assert!(connect_backend("rpc://", ConnectOptions::default()).is_err());
     }
 }

@@ -22,7 +22,7 @@ use crate::backoff::Backoff;
 use crate::broker::{BrokerError, Delivery};
 
 const BACKOFF: Backoff =
-    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(5), jitter: 0.5 };
+    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 /// What nobody claims for this long goes back.
 const UNCLAIMED: Duration = Duration::from_millis(100);
 /// How often a channel is looked at that is silent.

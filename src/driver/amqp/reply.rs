@@ -31,7 +31,7 @@ use crate::url::StoreUrl;
 const KEPT: usize = 50_000;
 const KEPT_BYTES: usize = 64 << 20;
 const BACKOFF: Backoff =
-    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(5), jitter: 0.5 };
+    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 /// The state of a record that is not JSON, which only whoever wrote it could read out of it.
 const STATE: &str = "celeriac_state";
 

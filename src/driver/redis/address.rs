@@ -235,3 +235,112 @@ fn tls(url: &StoreUrl, options: Option<&TlsOptions>) -> Result<Option<TlsOptions
     }
     Ok(Some(tls))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str, transport: &str) -> Result<Arc<Address>, BrokerError> {
+        let transport = serde_json::from_str(transport).unwrap();
+        let options = ConnectOptions { transport, ..ConnectOptions::default() };
+        Address::parse(&StoreUrl::parse(url).unwrap(), &options)
+    }
+
+    fn of(url: &str) -> Arc<Address> {
+        parse(url, "{}").unwrap()
+    }
+
+    #[test]
+    fn what_a_url_leaves_out_is_the_usual() {
+        let address = of("redis://");
+        assert_eq!((&*address.server_id(), address.database()), ("localhost:6379", 0));
+        assert!(address.tls.is_none() && address.login.password.is_none());
+    }
+
+    #[test]
+    fn the_server_is_the_same_whatever_the_database_and_password() {
+        for url in ["redis://h:6379/0", "redis://u:p@h/15", "rediss://h//3", "redis://h?db=2"] {
+            assert_eq!(of(url).server_id(), "h:6379", "{url}");
+        }
+        assert_eq!(of("redis://[::1]:7/1").server_id(), "[::1]:7");
+        assert_eq!(of("redis+socket:///run/r.sock?virtual_host=2").server_id(), "/run/r.sock");
+    }
+
+    #[test]
+    fn a_database_is_a_number() {
+        let databases = [
+            ("redis://h/5", 5),
+            ("redis://h//7/", 7),
+            ("redis+socket:///run/0/r.sock", 0),
+            ("redis+socket:///r.sock?virtual_host=/4", 4),
+        ];
+        for (url, database) in databases {
+            assert_eq!(of(url).database(), database, "{url}");
+        }
+        for url in ["redis://h/x", "redis://h/-1", "redis://h/1/2", "redis+socket:///s?virtual_host=x"] {
+            assert!(matches!(parse(url, "{}"), Err(BrokerError::Config(_))), "{url}");
+        }
+    }
+
+    #[test]
+    fn sentinels_are_a_list_with_a_name_and_a_login_of_their_own() {
+        let url = "sentinel://:master@a:1;sentinel://b;c:3/2";
+        let options = r#"{"master_name": "m", "sentinel_kwargs": {"password": "asked", "ssl": true}}"#;
+        let address = parse(url, options).unwrap();
+        let places: Vec<_> = address.endpoints.iter().map(|endpoint| endpoint.place.to_string()).collect();
+        assert_eq!(places, ["a:1", "b:26379", "c:3"]);
+        assert!(address.endpoints.iter().all(|one| one.login.password.as_deref() == Some("asked")));
+        assert_eq!(address.login.password.as_deref(), Some("master"));
+        assert_eq!((&*address.server_id(), address.database()), ("a:1;b:26379;c:3/m", 2));
+        let sentinel = address.sentinel.as_ref().unwrap();
+        assert_eq!((&*sentinel.master, sentinel.tls), ("m", true));
+        assert!(!format!("{address} {address:?}").contains("master@"));
+        for options in ["{}", r#"{"master_name": ""}"#] {
+            assert!(parse(url, options).unwrap_err().to_string().contains("master_name"));
+        }
+    }
+
+    #[test]
+    fn tls_is_asked_for_by_the_scheme_or_the_options_and_shaped_by_the_query() {
+        let tls = |query: &str| of(&format!("rediss://h/0?{query}")).tls.clone().unwrap();
+        assert_eq!(tls(""), TlsOptions::default());
+        let verify = [
+            ("ssl_cert_reqs=required", TlsVerify::Full),
+            ("ssl_cert_reqs=CERT_OPTIONAL", TlsVerify::Full),
+            ("ssl_cert_reqs=CERT_NONE", TlsVerify::Nothing),
+            ("ssl_cert_reqs=none&ssl_check_hostname=false", TlsVerify::Nothing),
+            ("ssl_check_hostname=False", TlsVerify::Certificate),
+            ("ssl_check_hostname=true", TlsVerify::Full),
+        ];
+        for (query, expected) in verify {
+            assert_eq!(tls(query).verify, expected, "{query}");
+        }
+        assert_eq!(tls("ssl_ca_certs=/ca.pem").ca_certs, Some("/ca.pem".into()));
+        let given = TlsOptions { certfile: Some("/c.pem".into()), ..TlsOptions::default() };
+        let options = ConnectOptions { tls: Some(given.clone()), ..ConnectOptions::default() };
+        let address = Address::parse(&StoreUrl::parse("redis://h").unwrap(), &options).unwrap();
+        assert_eq!(address.tls, Some(given));
+    }
+
+    #[test]
+    fn times_are_those_of_the_url_then_of_the_options() {
+        let seconds = Duration::from_secs;
+        let address =
+            parse("redis://h?socket_timeout=2.5", r#"{"socket_timeout": 9, "socket_connect_timeout": 3}"#);
+        let address = address.unwrap();
+        assert_eq!(address.answer_timeout(), Duration::from_millis(2500));
+        assert_eq!(address.connect_timeout(), seconds(3));
+        let address =
+            parse("redis://h", r#"{"socket_timeout": null, "socket_connect_timeout": -1}"#).unwrap();
+        assert_eq!((address.answer_timeout(), address.connect_timeout()), (seconds(5), seconds(5)));
+    }
+
+    #[test]
+    fn a_hash_tag_keeps_all_keys_in_one_slot() {
+        for (prefix, one_slot) in [("{a}:", true), ("x{a}", true), ("", false), ("{}", false), ("{a", false)]
+        {
+            let options = serde_json::json!({"global_keyprefix": prefix}).to_string();
+            assert_eq!(parse("redis://h", &options).unwrap().one_slot, one_slot, "{prefix}");
+        }
+    }
+}

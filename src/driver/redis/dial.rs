@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, FromRedisValue, ProtocolVersion, RedisConnectionInfo};
+use redis::{AsyncConnectionConfig, FromRedisValue, ProtocolVersion, RedisConnectionInfo, RedisResult};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -172,28 +172,31 @@ impl Dial<'_> {
 
     /// Connects to one place and logs in; in the older protocol where the server has no other.
     async fn open_at(&self, target: &Target<'_>) -> Result<Live, LinkError> {
-        match self.log_in(target, ProtocolVersion::RESP3).await {
+        let newest = self.log_in(target, ProtocolVersion::RESP3).await?;
+        let opened = match newest {
             Err(error) if error.kind() == redis::ErrorKind::RESP3NotSupported && self.pushed.is_none() => {
-                self.log_in(target, ProtocolVersion::RESP2).await
+                self.log_in(target, ProtocolVersion::RESP2).await?
             }
-            done => done,
-        }
-        .map_err(|error| self.explained(target.place, &error))
+            opened => opened,
+        };
+        opened.map_err(|error| {
+            let read = LinkError::read(self.url, &error);
+            // The system's own text has no address.
+            match read.fault {
+                Fault::Io => LinkError::new(self.url, Fault::Io, format!("{}: {read}", target.place)),
+                _ => read,
+            }
+        })
     }
 
-    /// The reason with the place, where the system's own text has none.
-    fn explained(&self, place: &Place, error: &redis::RedisError) -> LinkError {
-        let read = LinkError::read(self.url, error);
-        match read.fault {
-            Fault::Io | Fault::Tls => {
-                LinkError::new(self.url, read.fault.clone(), format!("{place}: {read}"))
-            }
-            _ => read,
-        }
-    }
-
-    async fn log_in(&self, target: &Target<'_>, protocol: ProtocolVersion) -> redis::RedisResult<Live> {
-        let wire = self.connect(target).await?;
+    /// The outer error is of connecting, the inner one of logging in.
+    async fn log_in(
+        &self,
+        target: &Target<'_>,
+        protocol: ProtocolVersion,
+    ) -> Result<RedisResult<Live>, LinkError> {
+        let connected = self.connect(target).await;
+        let wire = connected.map_err(|error| LinkError::connecting(self.url, target.place, &error))?;
         let mut info = RedisConnectionInfo::default()
             .set_db(target.database)
             .set_protocol(protocol)
@@ -212,8 +215,9 @@ impl Dial<'_> {
         if let Some(pushed) = &self.pushed {
             config = config.set_push_sender(pushed.clone());
         }
-        let (connection, driver) = MultiplexedConnection::new_with_config(&info, wire, config).await?;
-        Ok(Live { connection, driver: tokio::spawn(driver).abort_handle() })
+        let opened = MultiplexedConnection::new_with_config(&info, wire, config).await;
+        Ok(opened
+            .map(|(connection, driver)| Live { connection, driver: tokio::spawn(driver).abort_handle() }))
     }
 
     async fn connect(&self, target: &Target<'_>) -> io::Result<Box<dyn Wire>> {

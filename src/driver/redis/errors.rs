@@ -1,6 +1,5 @@
 //! What a Redis server or the way to it can do to a call, and what that means to the caller.
 
-use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -57,6 +56,16 @@ impl LinkError {
         Self { fault, url: url.clone(), reason: reason.into() }
     }
 
+    /// Could not connect; TLS has kinds of system errors of its own.
+    pub(super) fn connecting(url: &Arc<str>, place: impl fmt::Display, error: &io::Error) -> Self {
+        let fault = match error.kind() {
+            io::ErrorKind::InvalidData => Fault::Tls,
+            io::ErrorKind::InvalidInput => Fault::Config,
+            _ => Fault::Io,
+        };
+        Self::new(url, fault, format!("{place}: {error}"))
+    }
+
     /// Reads an error of the client library. A command of a pipeline that failed speaks for all of it.
     pub(super) fn read(url: &Arc<str>, error: &RedisError) -> Self {
         let first = error.clone().into_server_errors().and_then(|errors| errors.first().cloned());
@@ -75,7 +84,7 @@ impl LinkError {
             ErrorKind::UnexpectedReturnType | ErrorKind::Client | ErrorKind::InvalidClientConfig => {
                 (Fault::Response, format!("unexpected answer: {error}"))
             }
-            _ => (system(error), error.to_string()),
+            _ => (Fault::Io, error.to_string()),
         };
         Self::new(url, fault, reason)
     }
@@ -119,15 +128,6 @@ impl LinkError {
                 | Fault::NotReady
                 | Fault::Login
         )
-    }
-}
-
-/// What the operating system's kind of error says; TLS has kinds of its own.
-fn system(error: &RedisError) -> Fault {
-    match error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind) {
-        Some(io::ErrorKind::InvalidData) => Fault::Tls,
-        Some(io::ErrorKind::InvalidInput) => Fault::Config,
-        _ => Fault::Io,
     }
 }
 
@@ -188,5 +188,50 @@ impl From<LinkError> for BackendError {
             | Fault::Full
             | Fault::NoScript => Self::Unavailable { url, reason },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: &str, details: &str) -> LinkError {
+        LinkError::server(&"redis://h".into(), code, details)
+    }
+
+    #[test]
+    fn what_passes_is_transient_and_what_does_not_is_final() {
+        for code in
+            ["READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "ASK"]
+        {
+            let error = said(code, "why");
+            assert!(BrokerError::from(error.clone()).is_transient(), "{code}");
+            assert!(BackendError::from(error).is_transient(), "{code}");
+        }
+        for code in ["NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT", "WRONGTYPE", "ERR"] {
+            let error = said(code, "why");
+            assert!(!BrokerError::from(error.clone()).is_transient(), "{code}");
+            assert!(!BackendError::from(error).is_transient(), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_reason_of_the_server_is_never_lost() {
+        for code in ["READONLY", "OOM", "NOAUTH", "WRONGTYPE", "MOVED", "SOMETHING"] {
+            let text = BrokerError::from(said(code, "that is why")).to_string();
+            assert!(
+                text.contains(code) && text.contains("that is why") && text.contains("redis://h"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_is_read_with_any_address() {
+        let moved = |details| said("MOVED", details).fault;
+        let to = |host: &str, port| Fault::Moved { host: host.to_owned(), port };
+        assert_eq!(moved("3999 127.0.0.1:6381"), to("127.0.0.1", 6381));
+        assert_eq!(moved("3999 ::1:6381"), to("::1", 6381));
+        assert_eq!(moved("nonsense"), Fault::NotReady);
     }
 }

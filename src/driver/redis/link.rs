@@ -122,11 +122,6 @@ impl Link {
         }
     }
 
-    /// Connects, if need be, and makes sure that the server answers.
-    pub(super) async fn ready(&self) -> Result<(), LinkError> {
-        self.query::<String>(&redis::cmd("PING")).await.map(drop)
-    }
-
     /// Opens a connection of its own for what the server says unasked. Needs Redis 6.
     pub(super) async fn pushes(&self) -> Result<Pushes, LinkError> {
         let (sender, receiver) = mpsc::channel(PUSHES);
@@ -285,5 +280,20 @@ mod tests {
         let error = ran.await.unwrap_err();
         assert_eq!(error.fault, Fault::Io);
         assert!(error.to_string().starts_with("127.0.0.1:1: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn whoever_is_too_slow_for_what_is_pushed_is_told_by_the_end() {
+        let (sender, mut receiver) = mpsc::channel(2);
+        let pushed = forward(sender);
+        let message = || PushInfo { kind: PushKind::Message, data: Vec::new() };
+        let confirmation = PushInfo { kind: PushKind::Subscribe, data: Vec::new() };
+        assert!(pushed.send(confirmation).is_ok());
+        for _ in 0..4 {
+            assert!(pushed.send(message()).is_ok());
+        }
+        assert!(receiver.recv().await.is_some_and(|info| info.kind == PushKind::Message));
+        assert!(receiver.recv().await.is_some());
+        assert!(receiver.recv().await.is_none(), "messages are missing: this is no stream any more");
     }
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from celeriac import AsyncResult, Celery, Signature, Task, chain, shared_task, task
+from celeriac import AsyncResult, Celery, Exchange, Queue, Signature, Task, binding, chain, shared_task, task
+from celeriac.entities import Broadcast
 
 app = Celery("typing")
 
@@ -69,8 +70,17 @@ assert_type(bound.s(), Signature[bool])
 assert_type(fetch.s(), Signature[bytes])
 assert_type(add.apply((1, 2)).get(), int)
 assert_type(add.apply_async((1, 2), countdown=3).get(), int)
+assert_type(add.delay_many([(1, 2), {"x": 1}]), list[AsyncResult[int]])
+assert_type(app.send_many([add.s(1), show.s("a", times=1), chain(add.s(1))]), list[AsyncResult[Any]])
+app.conf.task_queues = [
+    Queue("a", Exchange("media", type="topic"), routing_key="a.#", queue_arguments={"x-max-priority": 10}),
+    Queue("b", bindings=[binding(Exchange("media"), "b")], max_priority=3, durable=False),
+    Broadcast("news"),
+]
+add.apply_async((1, 2), queue=Queue("b"))
 
 add.delay("1")  # type: ignore[arg-type]
+add.delay_many([5])  # type: ignore[list-item]
 add.delay()  # type: ignore[call-arg]
 add.delay(1, 2, 3)  # type: ignore[call-arg]
 add.delay(1, z=2)  # type: ignore[call-arg]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import _core
+from celeriac import Exchange, Queue, _core
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, OperationalError
 
 
@@ -44,6 +44,52 @@ def record(task_id: str, state: str = "SUCCESS", body: bytes = b"{}") -> _core.R
 
 def ready(client: _core.Client, queue: str = "q") -> int:
     return sum(row["ready"] for row in client.queues() if row["name"] == queue)
+
+
+def test_options_of_connections_are_read_and_errors_name_them(url: str) -> None:
+    queue = Queue("a", Exchange("media", "topic"), "a.#", max_priority=3).declaration()
+    options: dict[str, Any] = {
+        "connect_timeout": 2.0,
+        "backend_connect_timeout": 1,
+        "transport_options": {"visibility_timeout": 5, "nested": {"x": [1, None, True]}},
+        "backend_transport_options": {"global_keyprefix": "p"},
+        "tls": {"ca_certs": "/a.pem", "certfile": "/c.pem", "keyfile": "/k.pem", "verify": "certificate"},
+        "backend_tls": {"verify": "nothing"},
+        "topology": {
+            "queues": {"a": queue},
+            "default_queue": "a",
+            "missing_queue_type": "quorum",
+            "max_priority": None,
+        },
+        "heartbeat": None,
+        "result_content_type": "application/json",
+        "result_expires_ms": 1000,
+        "result_persistent": True,
+        "reply_queue": "mine",
+    }
+
+    _core.Client(url, url, options).publish([publication()])
+
+    for name, wrong, says in (
+        ("tls", {"verify": "often"}, "'verify'|\"verify\""),
+        ("backend_tls", {"cert": "x"}, "cert"),
+        ("topology", {"queues": {"a": 5}}, "topology"),
+        ("heartbeat", -1, "heartbeat"),
+        ("transport_options", 7, "transport_options"),
+    ):
+        with pytest.raises(ImproperlyConfigured, match=says):
+            _core.Client(url, url, {**options, name: wrong})
+
+
+def test_a_declaration_travels_with_its_message() -> None:
+    queue = Queue("a", Exchange("media", "topic"), "a.#", max_length=3, consumer_arguments={"x-priority": 1})
+
+    carried = _core.Publication({}, {}, b"", routing_key="a.1", declare=queue.declaration())
+
+    assert carried.declare == queue.declaration()
+    assert _core.Publication({}, {}, b"", routing_key="a.1").declare is None
+    with pytest.raises(ValueError, match="durable|invalid type"):
+        _core.Publication({}, {}, b"", routing_key="a", declare={"durable": "perhaps"})
 
 
 def test_a_publication_gives_back_what_it_was_made_of() -> None:

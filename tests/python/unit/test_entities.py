@@ -180,6 +180,16 @@ def test_a_message_carries_the_declaration_that_the_engine_cannot_find_by_itself
     assert other["durable"] is False
 
 
+def test_a_queue_given_with_a_call_is_bound_to_nothing_that_it_does_not_name() -> None:
+    app = Celery("x", task_queue_max_priority=9)
+
+    target = app.router.route({"queue": Queue("mine")}, "t")
+
+    assert target[:2] == ("", "mine")
+    assert target.declare == Queue("mine").declaration()
+    assert target.declare["exchange"]["name"] == ""
+
+
 def test_a_missing_queue_of_a_topic_exchange_is_declared_with_the_message() -> None:
     app = Celery("x", task_create_missing_queue_exchange_type="topic")
 

@@ -134,6 +134,22 @@ def test_purge_deletes_what_waits_and_asks_first(run: Any) -> None:
     assert again.stdout == "No messages purged.\n"
 
 
+def test_unpark_says_when_there_is_nowhere_to_move_from(run: Any) -> None:
+    assert 'nothing of queue "celery" has to be moved back' in one_line(run("-A", "cli_app", "unpark"))
+
+
+def test_unpark_moves_back_what_waits_in_each_queue(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celeriac import Celery
+
+    waiting = {"a": 3, "b": 4, "c": 5}
+    monkeypatch.setattr(Celery, "client", type("Client", (), {"unpark": lambda self, name: waiting.pop(name)})())
+
+    result = run("-A", "cli_app", "unpark", "-Q", "a,b,c", "-X", "b")
+
+    assert result.stdout == "Moved 8 tasks back to 2 queues.\n"
+    assert waiting == {"b": 4}
+
+
 def test_list_shows_the_queues(run: Any) -> None:
     run("-A", "cli_app", "purge", "-f")
     run("-A", "cli_app", "call", "add")
