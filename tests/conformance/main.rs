@@ -20,6 +20,8 @@ mod redis_broker_faults;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
+mod redis_parking;
+#[cfg(feature = "redis")]
 mod servers;
 mod setup;
 #[cfg(feature = "sqlite")]
