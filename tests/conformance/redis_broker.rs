@@ -139,6 +139,38 @@ async fn a_message_is_one_command_and_a_task_a_fraction_of_one() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_an_idle_worker_is_few_commands() {
+    let server = RedisServer::start(&[]);
+    let broker = RedisBroker::connect(&server.url(0), &ConnectOptions::default()).expect("the URL is one");
+    let consumer = broker
+        .consume(celeriac::broker::ConsumerOptions { results: Some("0:".to_owned()), ..options("w", &["q"]) })
+        .await
+        .expect("consumes");
+    let mut look = server.connection(0);
+    let mut before = HashMap::new();
+    let tasks = 20;
+    for number in 0..=tasks {
+        let mut claim = consumer.claim(credit(10));
+        let waits = tokio::time::timeout(Duration::from_millis(5), &mut claim).await;
+        assert!(waits.is_err(), "{waits:?}");
+        if number == 0 {
+            // What is asked once only is over, with the first.
+            before = calls(&mut look);
+        }
+        broker.publish(vec![publication("q", "a")]).await.expect("publishes");
+        let taken = in_time(claim).await.expect("claims");
+        let done = Commit {
+            results: vec![record(&number.to_string(), "SUCCESS")],
+            ..settle(&taken[0], Settle::Ack)
+        };
+        assert_eq!(consumer.commit(&[done]).await.expect("commits"), [Committed::Done]);
+    }
+    let used = since(&before, &mut look);
+    let each = used.values().sum::<u64>() as f64 / f64::from(tasks + 1);
+    assert!(each <= 18.0, "{each} commands a task: {used:?}");
+}
+
 #[tokio::test]
 async fn what_a_consumer_of_kombu_restores_is_run_again_and_our_old_claim_is_stale() {
     let room = Room::new();
