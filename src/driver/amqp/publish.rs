@@ -179,7 +179,7 @@ impl Publisher {
         let mut message = message.clone();
         message.properties.expiration_ms = None;
         Ok(Letter {
-            exchange: declare::name(&self.link.url, &delay::entrance())?,
+            exchange: declare::name(&self.link.url, &delay::entrance(seconds))?,
             key: declare::name(&self.link.url, &delay::key(seconds, key))?,
             mandatory: true,
             properties: self.properties(&message)?,
