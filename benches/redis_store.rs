@@ -211,7 +211,7 @@ async fn round(consumer: &dyn Consumer, number: usize, with_results: bool) -> us
         let result = ResultRecord {
             task_id: id(number + at),
             state: "SUCCESS".to_owned(),
-            record: "r".repeat(200).into(),
+            record: format!(r#"{{"status": "SUCCESS", "result": "{}"}}"#, "r".repeat(165)).into(),
             content_type: "application/json".to_owned(),
             expires_ms: Some(86_400_000),
             reply_to: None,

@@ -16,8 +16,9 @@ use crate::errors::Failure;
 
 /// How often a wait looks for signals and for the end of the interpreter.
 const TICK: Duration = Duration::from_millis(100);
-/// Enough for a store's call that blocks its thread not to stop the timers.
-const THREADS: usize = 2;
+/// One: a second would be woken for nothing by every call (a publish cost half as much again). A store's call that
+/// blocks its thread does so for a tenth of a second at most.
+const THREADS: usize = 1;
 
 /// The runtime of this process. Locked only while attached, and never across a release of the interpreter:
 /// so no thread holds it at the moment of a fork, and the child may lock it.
@@ -43,10 +44,8 @@ impl Engine {
     /// The engine of this process.
     pub(crate) fn current(py: Python<'_>) -> PyResult<&'static Self> {
         let pid = std::process::id();
-        let mut current = CURRENT.lock();
-        if let Some(engine) = *current
-            && engine.pid == pid
-        {
+        let of_this_process = |current: Option<&'static Self>| current.filter(|engine| engine.pid == pid);
+        if let Some(engine) = of_this_process(*CURRENT.lock()) {
             return Ok(engine);
         }
         if EXITING.load(Ordering::Acquire) {
@@ -54,9 +53,16 @@ impl Engine {
         }
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(THREADS).thread_name("celeriac").enable_all();
+        // Not under the lock: this runs Python, which may let another thread run that wants the lock.
         let runtime = without_signals(py, || builder.build())?.map_err(|error| {
             PyRuntimeError::new_err(format!("cannot start the engine's threads: {error}"))
         })?;
+        let mut current = CURRENT.lock();
+        if let Some(engine) = of_this_process(*current) {
+            // Another thread was quicker. Its threads are idle and end by themselves.
+            runtime.shutdown_background();
+            return Ok(engine);
+        }
         let engine: &'static Self = Box::leak(Box::new(Self {
             pid,
             handle: runtime.handle().clone(),

@@ -20,7 +20,11 @@ mod redis_broker;
 #[cfg(feature = "redis")]
 mod redis_broker_faults;
 #[cfg(feature = "redis")]
+mod redis_fanout;
+#[cfg(feature = "redis")]
 mod redis_faults;
+#[cfg(feature = "redis")]
+mod redis_parking;
 #[cfg(feature = "redis")]
 mod servers;
 mod setup;

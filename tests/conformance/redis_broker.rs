@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use celeriac::broker::{Broker, BrokerError, Commit, Committed, DeadReason, Settle};
-use celeriac::clock::{Clock, UnixMillis};
+use celeriac::clock::Clock;
 use celeriac::driver::ConnectOptions;
 use celeriac::driver::redis::RedisBroker;
 use celeriac::protocol::{Binding, Envelope, Exchange, Publication, Queue};
@@ -12,20 +12,19 @@ use serde_json::{Value, json};
 
 use crate::servers::{RedisServer, Room, until};
 use crate::setup::{
-    LEASE, START, commit, credit, due, in_time, message, names, options, prioritized, publication, record,
-    settle, take,
+    START, commit, credit, in_time, message, names, options, prioritized, publication, record, settle, take,
 };
 
 const SEPARATOR: &str = "\x06\x16";
 
 /// A room without a prefix, so that keys are as kombu has them by default.
-fn bare(room: &Room, clock: &Clock, transport: &Value) -> RedisBroker {
+pub(crate) fn bare(room: &Room, clock: &Clock, transport: &Value) -> RedisBroker {
     let transport = transport.as_object().cloned().unwrap_or_default();
     let options = ConnectOptions { transport, clock: clock.clone(), ..ConnectOptions::default() };
     RedisBroker::connect(&room.url, &options).expect("the URL is one")
 }
 
-fn ask<T: redis::FromRedisValue>(connection: &mut redis::Connection, words: &[&str]) -> T {
+pub(crate) fn ask<T: redis::FromRedisValue>(connection: &mut redis::Connection, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
     for word in &words[1..] {
         command.arg(word);
@@ -45,7 +44,10 @@ pub(crate) fn calls(connection: &mut redis::Connection) -> HashMap<String, u64> 
 }
 
 /// Calls since `before`, without those that look.
-fn since(before: &HashMap<String, u64>, connection: &mut redis::Connection) -> HashMap<String, u64> {
+pub(crate) fn since(
+    before: &HashMap<String, u64>,
+    connection: &mut redis::Connection,
+) -> HashMap<String, u64> {
     let mut after = calls(connection);
     after.retain(|name, count| {
         *count -= before.get(name).copied().unwrap_or(0);
@@ -54,7 +56,7 @@ fn since(before: &HashMap<String, u64>, connection: &mut redis::Connection) -> H
     after
 }
 
-fn bound(name: &str, kind: &str, exchange: &str, key: &str) -> Queue {
+pub(crate) fn bound(name: &str, kind: &str, exchange: &str, key: &str) -> Queue {
     let exchange = Exchange { name: exchange.to_owned(), kind: kind.to_owned(), ..Exchange::default() };
     Queue { name: name.to_owned(), exchange, routing_key: key.to_owned(), ..Queue::default() }
 }
@@ -135,6 +137,38 @@ async fn a_message_is_one_command_and_a_task_a_fraction_of_one() {
         consumer.close().await.expect("closes");
         broker.purge("q").await.expect("purges");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_an_idle_worker_is_few_commands() {
+    let server = RedisServer::start(&[]);
+    let broker = RedisBroker::connect(&server.url(0), &ConnectOptions::default()).expect("the URL is one");
+    let consumer = broker
+        .consume(celeriac::broker::ConsumerOptions { results: Some("0:".to_owned()), ..options("w", &["q"]) })
+        .await
+        .expect("consumes");
+    let mut look = server.connection(0);
+    let mut before = HashMap::new();
+    let tasks = 20;
+    for number in 0..=tasks {
+        let mut claim = consumer.claim(credit(10));
+        let waits = tokio::time::timeout(Duration::from_millis(5), &mut claim).await;
+        assert!(waits.is_err(), "{waits:?}");
+        if number == 0 {
+            // What is asked once only is over, with the first.
+            before = calls(&mut look);
+        }
+        broker.publish(vec![publication("q", "a")]).await.expect("publishes");
+        let taken = in_time(claim).await.expect("claims");
+        let done = Commit {
+            results: vec![record(&number.to_string(), "SUCCESS")],
+            ..settle(&taken[0], Settle::Ack)
+        };
+        assert_eq!(consumer.commit(&[done]).await.expect("commits"), [Committed::Done]);
+    }
+    let used = since(&before, &mut look);
+    let each = used.values().sum::<u64>() as f64 / f64::from(tasks + 1);
+    assert!(each <= 18.0, "{each} commands a task: {used:?}");
 }
 
 #[tokio::test]
@@ -262,57 +296,6 @@ async fn a_server_that_does_not_tell_of_changes_is_waited_for_all_the_same() {
         }
     })
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_parked_message_comes_by_itself_when_it_is_due() {
-    let room = Room::new();
-    let clock = Clock::system();
-    let broker = bare(&room, &clock, &json!({}));
-    let consumer = broker.consume(options("w", &["q"])).await.expect("consumes");
-    in_time(async {
-        for _ in 0..10 {
-            let at = clock.now().after(Duration::from_millis(30));
-            broker.publish(vec![due("q", "a", at)]).await.expect("publishes");
-            let taken = take(&*consumer, 1).await;
-            assert!(clock.now() >= at);
-            commit(&*consumer, &taken[0], Settle::Ack).await;
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn parked_messages_come_in_the_order_in_which_they_are_due() {
-    let room = Room::new();
-    let clock = Clock::manual(START);
-    let broker = bare(&room, &clock, &json!({}));
-    let at = |ms| UnixMillis(START.0 + ms);
-    // More than one look brings back.
-    let all: Vec<String> = (1..=1200).map(|number| number.to_string()).collect();
-    let batch = (1..=1200).rev().map(|number| due("q", &number.to_string(), at(number)));
-    broker.publish(batch.collect()).await.expect("publishes");
-    let consumer = broker.consume(options("w", &["q"])).await.expect("consumes");
-    clock.advance(Duration::from_secs(60));
-    broker.wake();
-
-    let mut taken = Vec::new();
-    while taken.len() < all.len() {
-        taken.extend(names(&in_time(consumer.claim(credit(500))).await.expect("claims")));
-    }
-
-    assert_eq!(taken, all);
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_park_sends_at_once() {
-    let room = Room::new();
-    let options = ConnectOptions { park: false, ..room.options(&Clock::manual(START)) };
-    let broker = RedisBroker::connect(&room.url, &options).expect("the URL is one");
-
-    broker.publish(vec![due("q", "a", START.after(LEASE))]).await.expect("publishes");
-
-    assert_eq!(ask::<u64>(&mut room.connection(), &["LLEN", &format!("{}q", room.prefix)]), 1);
 }
 
 #[tokio::test]

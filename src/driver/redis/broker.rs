@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use redis::{cmd, pipe};
+use redis::{FromRedisValue as _, cmd, pipe};
 use tokio::sync::{Notify, OnceCell};
 
 use super::address::Address;
@@ -16,7 +16,7 @@ use super::keys::Layout;
 use super::link::Link;
 use super::listen::RedisListener;
 use super::recover::CRASHES_OF_SWEEPER;
-use super::scripts::{BURY, SWEEP};
+use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
 };
@@ -27,6 +27,8 @@ use crate::url::StoreUrl;
 
 /// Clocks that differ by less are taken for the same.
 const SAME_CLOCK_MS: i64 = 1000;
+/// Parked messages that one step moves back.
+const UNPARKED: usize = 1000;
 
 /// A broker on a Redis server. Clones share one connection.
 #[derive(Clone)]
@@ -105,9 +107,9 @@ impl Shared {
         self.measured.get_or_try_init(measure).await.map(drop).map_err(|error| self.failed(error))
     }
 
-    /// The claim time that kombu keeps: seconds.
+    /// The claim time that kombu keeps: seconds. Whole ones, never too early: the server takes far longer for fractions.
     pub(super) fn score(&self) -> String {
-        format!("{:.3}", self.now().0 as f64 / 1000.0)
+        (self.now().0 + 999).div_euclid(1000).to_string()
     }
 }
 
@@ -133,6 +135,26 @@ impl Broker for RedisBroker {
         pipeline.cmd("DEL").arg(lists).arg(parked).ignore();
         let counts: Vec<u64> = self.0.link.pipeline(&pipeline).await.map_err(|error| self.0.failed(error))?;
         Ok(counts.iter().sum())
+    }
+
+    async fn unpark(&self, queue: &str) -> Result<u64, BrokerError> {
+        let layout = &self.0.layout;
+        let keys: Vec<String> = std::iter::once(layout.parked(queue)).chain(layout.lists(queue)).collect();
+        let steps = layout.steps.iter().map(ToString::to_string);
+        let args: Vec<String> = std::iter::once(UNPARKED.to_string()).chain(steps).collect();
+        let mut count = cmd("ZCARD");
+        count.arg(&keys[0]);
+        // No more than there were: a worker of ours that consumes the queue parks them again.
+        let there: u64 = self.0.link.query(&count).await.map_err(|error| self.0.failed(error))?;
+        let mut moved = 0;
+        while moved < there {
+            let answer = self.0.link.script(&UNPARK, &keys, &args).await;
+            match u64::from_redis_value(answer.map_err(|error| self.0.failed(error))?).unwrap_or(0) {
+                0 => break,
+                more => moved += more,
+            }
+        }
+        Ok(moved)
     }
 
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {

@@ -30,13 +30,16 @@ pub(super) enum Looked {
     NothingUntil(Option<UnixMillis>),
 }
 
+/// Ends of leases are asked for this often.
+const LEASES_MS: i64 = 1000;
+
 /// The answer of the script, apart.
 struct Answer {
     due: Option<i64>,
     lease_end: Option<i64>,
     lease_token: String,
-    /// Number of the list, and the element.
-    elements: Vec<(usize, Vec<u8>)>,
+    /// Number of the list, and the elements.
+    elements: Vec<(usize, Vec<Value>)>,
 }
 
 impl Inner {
@@ -45,7 +48,9 @@ impl Inner {
         self.disown().await?;
         let count = credit.count.min(MOST);
         let (token, first) = self.reserve(count);
-        let called = self.call(&token, first, count, credit.bytes, queues).await;
+        let now = self.store.now();
+        let leases = self.state.lock().leases.are_due(now);
+        let called = self.call(&token, first, Credit { count, ..credit }, queues, leases).await;
         let answer = called.inspect_err(|_| self.doubt(&token, first, count))?;
         let answer = match answer {
             Value::Nil => {
@@ -55,27 +60,26 @@ impl Inner {
             answer => read(answer),
         };
         let Some(answer) = answer else { return Ok(Looked::Again) };
-        let now = self.store.now();
-        let found = answer.elements.len();
+        let found = answer.elements.iter().map(|(_, elements)| elements.len()).sum::<usize>();
+        if leases {
+            self.state.lock().leases = Leases { asked: Some(now), end: answer.lease_end.map(UnixMillis) };
+        }
         self.keep(&token, first, answer.elements, queues);
         self.settle_condemned().await?;
-        let mut moment = answer.due;
         let mut recovered = false;
-        if let Some(end) = answer.lease_end {
-            if end <= now.0 {
-                let ended =
-                    self.store.recover(&answer.lease_token, End::Expired, self.options.max_crashes).await?;
-                recovered = ended.is_some();
-            } else {
-                moment = Some(moment.map_or(end, |due| due.min(end)));
-            }
+        if answer.lease_end.is_some_and(|end| end <= now.0) {
+            let ended =
+                self.store.recover(&answer.lease_token, End::Expired, self.options.max_crashes).await?;
+            recovered = ended.is_some();
+            self.state.lock().leases = Leases::default();
         }
         Ok(if self.has_kept() {
             Looked::Found { less: found < count }
         } else if found > 0 || recovered {
             Looked::Again
         } else {
-            Looked::NothingUntil(moment.map(UnixMillis))
+            let moments = [answer.due.map(UnixMillis), self.state.lock().leases.end];
+            Looked::NothingUntil(moments.into_iter().flatten().min())
         })
     }
 
@@ -83,9 +87,9 @@ impl Inner {
         &self,
         token: &str,
         first: u64,
-        count: usize,
-        bytes: usize,
+        credit: Credit,
         queues: &Queues,
+        leases: bool,
     ) -> Result<Value, BrokerError> {
         let layout = &self.store.layout;
         let fair = layout.order == QueueOrder::RoundRobin;
@@ -96,12 +100,13 @@ impl Inner {
             self.store.now().0.to_string().into(),
             self.store.score().into(),
             first.to_string().into(),
-            count.to_string().into(),
-            bytes.min(MOST_BYTES).to_string().into(),
+            credit.count.to_string().into(),
+            credit.bytes.min(MOST_BYTES).to_string().into(),
             queues.names.len().to_string().into(),
             layout.steps.len().to_string().into(),
             if fair { "fair" } else { "fixed" }.into(),
             layout.dead_letters.to_string().into(),
+            if leases { "1" } else { "0" }.into(),
         ];
         args.extend(queues.names.iter().map(|name| Cow::Borrowed(&**name)));
         args.extend(queues.json.iter().map(|name| Cow::Borrowed(&**name)));
@@ -141,13 +146,19 @@ impl Inner {
     }
 
     /// Opens what was claimed. What cannot be opened is condemned: it must not come back, and not stop anything.
-    fn keep(&self, token: &str, first: u64, elements: Vec<(usize, Vec<u8>)>, queues: &Queues) {
-        let mut opened = Vec::with_capacity(elements.len());
+    fn keep(&self, token: &str, first: u64, lists: Vec<(usize, Vec<Value>)>, queues: &Queues) {
+        let mut opened = Vec::new();
         let mut names = Names::default();
-        for (number, (list, element)) in (first..).zip(elements) {
+        let mut number = first;
+        for (list, elements) in lists {
             let Some((queue, step)) = queues.place(&self.store.layout, list) else { continue };
-            let delivery = names.delivery(number, &queue, &element);
-            opened.push((number, Claim { queue, step, marked: false }, delivery));
+            let shown = super::hear::shown(&queue);
+            for element in elements {
+                let Value::BulkString(element) = element else { continue };
+                let delivery = names.delivery(number, &shown, &element);
+                opened.push((number, Claim { queue: queue.clone(), step, marked: false }, delivery));
+                number += 1;
+            }
         }
         let mut state = self.state.lock();
         if *state.token != *token {
@@ -161,6 +172,23 @@ impl Inner {
                 Err(error) => state.condemned.push((number, DeadReason::Malformed, error.to_string())),
             }
         }
+    }
+}
+
+/// What a consumer knows of the leases of others.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    /// When they were last asked for.
+    asked: Option<UnixMillis>,
+    /// The next one to end.
+    pub(super) end: Option<UnixMillis>,
+}
+
+impl Leases {
+    /// Whether it is time to ask. Of a consumer that came after the last time is not known.
+    fn are_due(&self, now: UnixMillis) -> bool {
+        self.asked.is_none_or(|asked| (now.0 - asked.0).abs() >= LEASES_MS)
+            || self.end.is_some_and(|end| end <= now)
     }
 }
 
@@ -205,11 +233,10 @@ fn read(answer: Value) -> Option<Answer> {
     };
     let moment = |text: &str| text.parse::<f64>().ok().map(|ms| ms as i64);
     let (due, lease_end, lease_token) = (moment(&text()), moment(&text()), text());
-    let mut elements = Vec::with_capacity(items.len() / 2);
-    while let (Some(Value::BulkString(list)), Some(Value::BulkString(element))) = (items.next(), items.next())
-    {
+    let mut elements = Vec::new();
+    while let (Some(Value::BulkString(list)), Some(Value::Array(of_list))) = (items.next(), items.next()) {
         let list = std::str::from_utf8(&list).ok().and_then(|list| list.parse().ok()).unwrap_or(usize::MAX);
-        elements.push((list, element));
+        elements.push((list, of_list));
     }
     Some(Answer { due, lease_end, lease_token, elements })
 }

@@ -15,14 +15,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::broker::Shared;
-use super::claim::Looked;
+use super::claim::{Leases, Looked};
+use super::hear::Hearing;
 use super::keys::Queues;
 use super::publish::expires_ms;
 use super::record::ResultPlace;
 use super::recover::{End, Holder, Registered, abandon};
 use super::scripts::{REGISTER, RENEW};
 use super::settle::settlement;
-use super::wake::Alarm;
+use super::wake::{Alarm, Armed};
 use crate::broker::{
     BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadReason, Delivery, Renewal, Settle,
 };
@@ -65,6 +66,8 @@ pub(super) struct Inner {
     next: AtomicU64,
     /// Counts looks: each starts with another queue.
     turn: AtomicUsize,
+    /// Puts into our lists what is published to fanout exchanges. Ends with this consumer.
+    hearing: tokio::sync::Mutex<Hearing>,
     /// Set by whoever finds the lease lost, taken by `renew`, which reports it.
     lost: AtomicBool,
     /// Set once, by `close` or the drop; read by every call.
@@ -89,6 +92,8 @@ pub(super) struct State {
     /// Other consumers of this host as of the last renewal.
     neighbours: Vec<Registered>,
     neighbours_seen: Instant,
+    /// Ends of the leases of others, as of the last look that asked.
+    pub(super) leases: Leases,
     foreign_seen: Option<Instant>,
 }
 
@@ -113,6 +118,7 @@ impl RedisConsumer {
             rotations: Vec::new(),
             neighbours: Vec::new(),
             neighbours_seen: Instant::now(),
+            leases: Leases::default(),
             foreign_seen: None,
         };
         let own_place = || ResultPlace::new(store.address.database(), &store.layout.prefix);
@@ -124,6 +130,7 @@ impl RedisConsumer {
             alarm: tokio::sync::Mutex::default(),
             next: AtomicU64::new(1),
             turn: AtomicUsize::new(0),
+            hearing: tokio::sync::Mutex::default(),
             lost: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             options,
@@ -211,6 +218,7 @@ impl Inner {
             state.kept.clear();
             state.condemned.clear();
             state.doubtful.clear();
+            state.leases = Leases::default();
         }
         self.lost.store(true, Ordering::SeqCst);
         let others = self.register().await?;
@@ -223,7 +231,10 @@ impl Inner {
         if !declarations.is_empty() {
             self.store.declare(&declarations).await?;
         }
-        let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+        let mut hearing = self.hearing.lock().await;
+        hearing.change(&self.store, &self.options.node, &declarations).await?;
+        let names: Vec<Arc<str>> =
+            declarations.iter().map(|queue| super::hear::list_of(&self.options.node, queue).into()).collect();
         let rotations =
             (0..names.len().max(1)).map(|turn| Queues::new(&self.store.layout, &names, turn).into());
         self.state.lock().rotations = rotations.collect();
@@ -323,7 +334,7 @@ impl Inner {
         mut rung: Pin<&mut Notified<'_>>,
     ) -> Result<(), BrokerError> {
         let longest = until.map_or(LONGEST_WAIT, |until| self.store.now().until(until));
-        let deadline = Instant::now() + longest.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        let deadline = Instant::now() + longest.clamp(SHORTEST_WAIT, LONGEST_WAIT.min(alarm.covers()));
         while Instant::now() < deadline {
             let moment = deadline.min(Instant::now() + NEIGHBOURS);
             tokio::select! {
@@ -341,7 +352,7 @@ impl Inner {
     /// Binds anew what would expire though it is consumed from.
     async fn keep_bindings(&self) -> Result<(), BrokerError> {
         let names = self.state.lock().rotations[0].names.clone();
-        let queues = names.iter().map(|name| self.store.topology.queue(name));
+        let queues = names.iter().map(|name| self.store.topology.queue(&super::hear::shown(name)));
         let expiring: Vec<_> = queues.filter(|queue| expires_ms(queue).is_some()).collect();
         if expiring.is_empty() { Ok(()) } else { self.store.declare(&expiring).await }
     }
@@ -416,17 +427,27 @@ impl Consumer for RedisConsumer {
             tokio::pin!(rung);
             rung.as_mut().enable();
             let queues = inner.queues();
-            let armed = alarm.hungry;
-            if armed {
-                alarm.arm(&inner.store, &queues).await.map_err(|error| inner.store.failed(error))?;
+            let armed = if alarm.hungry {
+                alarm.arm(&inner.store, &queues).await.map_err(|error| inner.store.failed(error))?
+            } else {
+                alarm.armed()
+            };
+            if armed == Armed::Empty {
+                inner.check_open()?;
+                let end = inner.state.lock().leases.end;
+                inner.wait(&mut alarm, &queues, end, rung.as_mut()).await?;
+                // Something is there, most probably: it is claimed before anything is armed again.
+                alarm.hungry = false;
+                continue;
             }
             match inner.look_apart(credit, queues.clone()).await? {
                 Looked::Found { less } => alarm.hungry = less,
                 Looked::Again => {}
-                Looked::NothingUntil(_) if !armed => alarm.hungry = true,
+                Looked::NothingUntil(_) if armed == Armed::Not => alarm.hungry = true,
                 Looked::NothingUntil(moment) => {
                     inner.check_open()?;
                     inner.wait(&mut alarm, &queues, moment, rung.as_mut()).await?;
+                    alarm.hungry = false;
                 }
             }
         }
@@ -489,6 +510,7 @@ impl Consumer for RedisConsumer {
         };
         // A claim that waits finds out that it is closed.
         inner.store.bell.notify_waiters();
+        inner.hearing.lock().await.stop();
         let closed = inner.store.recover(&token, End::Closed, inner.options.max_crashes).await;
         if closed.is_err() {
             abandon(&token);

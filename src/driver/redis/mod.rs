@@ -2,7 +2,7 @@
 //!
 //! - `address`, `dial`, `link`, `errors`, `script`: the connection.
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
-//! - `broker`, `publish`, `listen`, `inspect`, `dead`: the broker.
+//! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`: the broker.
 //! - `consumer`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `watch`: results.
 
@@ -14,6 +14,7 @@ mod consumer;
 mod dead;
 mod dial;
 mod errors;
+mod hear;
 mod inspect;
 mod keys;
 mod link;

@@ -7,6 +7,7 @@ use redis::{Cmd, Pipeline, cmd, pipe};
 
 use super::broker::Shared;
 use super::errors::LinkError;
+use super::hear::is_heard;
 use super::keys;
 use super::scripts::BIND_EXPIRING;
 use crate::broker::BrokerError;
@@ -159,7 +160,8 @@ impl Shared {
     pub(super) async fn declare(&self, queues: &[Arc<Queue>]) -> Result<(), BrokerError> {
         let mut pipeline = pipe();
         pipeline.atomic();
-        for queue in queues {
+        // A queue of one worker on a fanout exchange is nowhere: its name would stay behind.
+        for queue in queues.iter().filter(|queue| !(queue.auto_delete && is_heard(queue))) {
             pipeline.cmd("SADD").arg(&self.layout.queues).arg(&queue.name).ignore();
             if queue.no_declare {
                 continue;
@@ -187,7 +189,9 @@ impl Shared {
                 }
             }
         }
-        self.link.pipeline::<()>(&pipeline).await.map_err(|error| self.failed(error))?;
+        if !pipeline.is_empty() {
+            self.link.pipeline::<()>(&pipeline).await.map_err(|error| self.failed(error))?;
+        }
         let mut declared = self.declared.lock();
         // By its name alone too: that is all that the default exchange needs.
         declared.extend(queues.iter().map(|queue| queue.name.clone()));

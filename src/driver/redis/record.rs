@@ -17,7 +17,8 @@ const HEAD: usize = 64;
 
 /// Defines the Lua function `store_results(keys, ttls, bodies)`: what [`super::backend`] and the broker's commits
 /// store with. Each argument is a list; a `ttl` of `'0'` is for ever. A record whose stored state is SUCCESS is kept.
-/// One MGET for all, then SET and PUBLISH for each: Celery's clients wait for the message, which is the record.
+/// SET and PUBLISH for each (Celery's clients wait for the message, which is the record), and before that one MGET for
+/// those that are not SUCCESS: only they have to give way.
 ///
 /// SUCCESS is found without parsing, in the forms that Celery's serializers give a record: JSON, msgpack and pickle
 /// have `status` as their first member, YAML a line of its own. Packed records are not looked into.
@@ -27,6 +28,7 @@ local function is_success(stored)
   local first = string.byte(stored, 1)
   if not first then return false end
   if string.find(stored, '^%s*{%s*"status"%s*:%s*"SUCCESS"') then return true end
+  if first == 123 then return false end
   if first >= 128 then
     local head = string.sub(stored, 1, 64)
     return (string.find(head, '\166status\167SUCCESS', 1, true)
@@ -37,24 +39,28 @@ local function is_success(stored)
 end
 
 local function store_results(keys, ttls, bodies)
-  local final = {}
-  for from = 1, #keys, 1000 do
-    local to = math.min(from + 999, #keys)
-    local stored = redis.call('MGET', unpack(keys, from, to))
+  local final, successes, asked = {}, {}, {}
+  for i = 1, #keys do
+    successes[i] = is_success(bodies[i])
+    if not successes[i] then asked[#asked + 1] = keys[i] end
+  end
+  for from = 1, #asked, 1000 do
+    local to = math.min(from + 999, #asked)
+    local stored = redis.call('MGET', unpack(asked, from, to))
     for i = from, to do
-      if is_success(stored[i - from + 1]) then final[keys[i]] = true end
+      if is_success(stored[i - from + 1]) then final[asked[i]] = true end
     end
   end
   for i = 1, #keys do
     local key = keys[i]
-    if not final[key] or is_success(bodies[i]) then
+    if not final[key] or successes[i] then
       if ttls[i] == '0' then
         redis.call('SET', key, bodies[i])
       else
         redis.call('SET', key, bodies[i], 'PX', ttls[i])
       end
       redis.call('PUBLISH', key, bodies[i])
-      final[key] = is_success(bodies[i])
+      final[key] = successes[i]
     end
   end
 end

@@ -20,6 +20,8 @@ scripts! {
     RENEW = "lua/shared.lua", "lua/renew.lua";
     BURY = "lua/shared.lua", "lua/bury.lua";
     RESTORE = "lua/restore.lua";
+    HEAR = "lua/hear.lua";
+    UNPARK = "lua/unpark.lua";
     BIND_EXPIRING = "lua/bind_expiring.lua";
     SWEEP = "lua/sweep.lua";
 }

@@ -2,6 +2,12 @@
 //!
 //! The server tells a connection that tracks keys when one of them changes (client-side caching), whoever changed it:
 //! so one connection waits for any number of lists, also for pushes of stock Celery.
+//!
+//! No wake-up is lost: one command, `EXISTS` of all lists, both says whether there is anything and makes the server tell
+//! of the next change. What was pushed before it is counted, what is pushed after it rings, and what rings is kept
+//! until the wait takes it. Waiting begins only after an `EXISTS` that counted nothing, or after a look behind an
+//! `EXISTS` that found nothing; and nothing is read from these rings in between. After a ring the lists are
+//! looked at without arming, which costs one round trip; a look that finds less than it might have taken arms anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +21,17 @@ use super::link::{Link, Pushes};
 
 /// How long the server holds a call of the fallback.
 const BLOCKED: Duration = Duration::from_secs(1);
+
+/// What is known before a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Armed {
+    /// A change between the look and a wait would not ring.
+    Not,
+    /// It would.
+    Yes,
+    /// It would, and there is nothing in the lists and nothing parked: no look is needed.
+    Empty,
+}
 
 /// Waits for a change of a consumer's queues.
 #[derive(Default)]
@@ -37,14 +54,18 @@ enum Way {
 }
 
 impl Alarm {
-    /// Arms for the lists and parked messages of these queues: what changes from now on rings. Whoever has armed looks
-    /// again before waiting.
-    pub(super) async fn arm(&mut self, store: &Shared, queues: &Queues) -> Result<(), LinkError> {
+    /// What is known without asking: a blocking call looks by itself.
+    pub(super) fn armed(&self) -> Armed {
+        if matches!(self.way, Way::Blocking(_)) { Armed::Yes } else { Armed::Not }
+    }
+
+    /// Arms for the lists and parked messages of these queues: what changes from now on rings.
+    pub(super) async fn arm(&mut self, store: &Shared, queues: &Queues) -> Result<Armed, LinkError> {
         if matches!(self.way, Way::None) {
             self.way = connect(store).await?;
         }
-        let Way::Tracking(pushes) = &mut self.way else { return Ok(()) };
-        // What rang before is answered by the look that follows.
+        let Way::Tracking(pushes) = &mut self.way else { return Ok(Armed::Yes) };
+        // What rang before is counted by the command that follows.
         while pushes.receiver.try_recv().is_ok() {}
         let mut command = cmd("EXISTS");
         command.arg(&queues.lists).arg(&queues.parked);
@@ -52,7 +73,12 @@ impl Alarm {
         if armed.is_err() {
             self.way = Way::None;
         }
-        armed.map(drop)
+        armed.map(|there| if there == 0 { Armed::Empty } else { Armed::Yes })
+    }
+
+    /// How long may be waited for it before other queues have to be looked at.
+    pub(super) fn covers(&self) -> Duration {
+        if matches!(self.way, Way::Blocking(_)) { BLOCKED } else { Duration::MAX }
     }
 
     /// Waits until it rings, or for so long. Cancel-safe.

@@ -2,14 +2,15 @@
 --
 -- KEYS: the shared ones; the parked set of each queue; the lists, step by step, in each step queue by queue.
 -- ARGV: 1 token, 2 now in ms, 3 now in seconds, 4 first number, 5 count, 6 bytes, 7 queues, 8 steps, 9 fair or fixed,
--- 10 dead letters at most; then names of the queues, their names in JSON, the steps.
--- Answer: nil when the token is not registered; 0 when the numbers were disowned meanwhile; else the next due moment, the next end of another's lease, its token,
--- and for each element the number of its list (from 0) and the element.
+-- 10 dead letters at most, 11 whether to look at leases; then names of the queues, their names in JSON, the steps.
+-- Answer: nil when the token is not registered; 0 when the numbers were disowned meanwhile; else the next due moment,
+-- the next end of another's lease, its token, and in turns the number of a list (from 0) and elements of it.
 local token, now, score = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local first, left, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local queues, steps = tonumber(ARGV[7]), tonumber(ARGV[8])
 local fair = ARGV[9] == 'fair'
-local FIXED = 10
+local FIXED = 11
+local byte, format = string.byte, string.format
 
 local holder = redis.call('HGET', PROCESSES, token)
 if not holder then
@@ -46,29 +47,44 @@ local function unpark(queue)
   end
 end
 
-local parked_keys = {}
-for queue = 1, queues do
-  parked_keys[queue] = KEYS[8 + queue]
+-- Mostly there is nothing but in the lists of the first step, which one command tells.
+local others = {}
+for at = 1, queues do
+  others[at] = KEYS[8 + at]
 end
-if queues == 1 or redis.call('EXISTS', unpack(parked_keys)) > 0 then
+for at = 8 + 2 * queues + 1, #KEYS do
+  others[#others + 1] = KEYS[at]
+end
+local steps_used = 1
+if #others > 0 and redis.call('EXISTS', unpack(others)) > 0 then
+  steps_used = steps
   for queue = 1, queues do
     unpark(queue)
   end
 end
 
 local number, full = first, false
-local scores, values, answer, drained = {}, {}, {}, {}
+local scores, values, answer, drained = {}, {}, { '', '', '' }, {}
+local places = 0
 
-local function register(step, queue, element)
-  local tag = token .. ':' .. number .. ':' .. ARGV[FIXED + 2 * queues + step] .. ':' .. ARGV[FIXED + queue]
-  scores[#scores + 1] = score
-  scores[#scores + 1] = tag
-  values[#values + 1] = tag
-  values[#values + 1] = '[' .. element .. ', "", ' .. ARGV[FIXED + queues + queue] .. ']'
-  answer[#answer + 1] = tostring((step - 1) * queues + queue - 1)
-  answer[#answer + 1] = element
-  number = number + 1
-  left = left - 1
+-- Elements of one list that are fit to be claimed.
+local function register(step, queue, elements)
+  if #elements == 0 then return end
+  local head = token .. ':'
+  local tail = ':' .. ARGV[FIXED + 2 * queues + step] .. ':' .. ARGV[FIXED + queue]
+  local ending = ', "", ' .. ARGV[FIXED + queues + queue] .. ']'
+  for at = 1, #elements do
+    local tag = head .. format('%d', number) .. tail
+    scores[places + 1] = score
+    scores[places + 2] = tag
+    values[places + 1] = tag
+    values[places + 2] = '[' .. elements[at] .. ending
+    places = places + 2
+    number = number + 1
+  end
+  answer[#answer + 1] = format('%d', (step - 1) * queues + queue - 1)
+  answer[#answer + 1] = elements
+  left = left - #elements
 end
 
 -- What is too much goes back as it was.
@@ -95,19 +111,23 @@ local function take(step, queue, share)
       drained[queue] = true
       return
     end
-    for at, element in ipairs(got) do
-      local brace = string.byte(element, 1) == 123 and string.byte(element, -1) == 125
+    local fit, first_here = {}, number == first
+    for at = 1, #got do
+      local element = got[at]
+      local brace = byte(element, 1) == 123 and byte(element, -1) == 125
       if not brace and not (string.find(element, '^%s*{') and string.find(element, '}%s*$')) then
         bury(ARGV[FIXED + queue], 'malformed', 'envelope: not a JSON object', 0, ARGV[2], tonumber(ARGV[10]), element)
-      elseif #element > bytes and number > first then
+      elseif #element > bytes and not (first_here and #fit == 0) then
         put_back(key, got, at)
+        register(step, queue, fit)
         return
       else
         bytes = bytes - #element
-        share = share - 1
-        register(step, queue, element)
+        fit[#fit + 1] = element
       end
     end
+    share = share - #fit
+    register(step, queue, fit)
     if #got < wanted then
       drained[queue] = true
       return
@@ -115,7 +135,7 @@ local function take(step, queue, share)
   end
 end
 
-for step = 1, steps do
+for step = 1, steps_used do
   drained = {}
   for queue = 1, queues do
     if left > 0 and not full then
@@ -133,9 +153,13 @@ if number > first then
   many('HSET', UNACKED, values)
 end
 
-local ends = redis.call('ZRANGE', CONSUMERS, 0, 1, 'WITHSCORES')
-local other = ends[1] == token and 3 or 1
-table.insert(answer, 1, due_next and string.format('%.0f', due_next) or '')
-table.insert(answer, 2, ends[other + 1] or '')
-table.insert(answer, 3, ends[other] or '')
+if ARGV[11] == '1' then
+  local ends = redis.call('ZRANGE', CONSUMERS, 0, 1, 'WITHSCORES')
+  local other = ends[1] == token and 3 or 1
+  answer[2] = ends[other + 1] or ''
+  answer[3] = ends[other] or ''
+end
+if due_next then
+  answer[1] = format('%.0f', due_next)
+end
 return answer

@@ -9,6 +9,26 @@ local prefix, separator, kinds = ARGV[4], ARGV[5], ARGV[6]
 local claims = #kinds
 local FIXED = 9
 
+-- Nothing but acknowledgements: what is removed was held. A claim is in both keys or in neither.
+local extras = tonumber(ARGV[7])
+if extras == FIXED + claims + 1 and not string.find(kinds, '[^a]') then
+  local removed = 0
+  for start = 1, claims, 1000 do
+    removed = removed + redis.call('ZREM', INDEX, unpack(ARGV, FIXED + start, FIXED + math.min(start + 999, claims)))
+  end
+  if removed == claims then
+    for start = 1, claims, 1000 do
+      redis.call('HDEL', UNACKED, unpack(ARGV, FIXED + start, FIXED + math.min(start + 999, claims)))
+    end
+    return string.rep('1', claims)
+  end
+  local answer = {}
+  for claim = 1, claims do
+    answer[claim] = redis.call('HDEL', UNACKED, ARGV[FIXED + claim])
+  end
+  return table.concat(answer)
+end
+
 local function list_key(queue, step)
   return prefix .. queue .. ((step == '0' or step == '') and '' or separator .. step)
 end
@@ -45,7 +65,7 @@ local push_right, flush_right = pushes('RPUSH')
 
 -- Operations: a letter, the number of the claim (0: none), and what it needs.
 local expiring, keys, ttls, bodies = {}, {}, {}, {}
-local at, extras = FIXED + claims + 1, tonumber(ARGV[7])
+local at = FIXED + claims + 1
 while at < extras do
   local kind, claim = ARGV[at], tonumber(ARGV[at + 1])
   local live = claim == 0 or held[claim]
@@ -76,11 +96,12 @@ if #keys > 0 then
 end
 
 local settled, begun, unmarked = {}, {}, {}
+local sub, lower = string.sub, string.lower
 local answer = {}
 at = extras
 for claim = 1, claims do
-  local letter = string.sub(kinds, claim, claim)
-  local kind = string.lower(letter)
+  local letter = sub(kinds, claim, claim)
+  local kind = lower(letter)
   local tag = ARGV[FIXED + claim]
   local reason, detail, due
   if kind == 'd' then

@@ -44,6 +44,9 @@ for _, entry in ipairs(mine) do
 end
 for _, key in ipairs(order) do
   many('RPUSH', key, lists[key])
+  if string.find(key, 'celeriac:heard:', #prefix + 1, true) == #prefix + 1 then
+    redis.call('PEXPIRE', key, 3600000)
+  end
 end
 many('SREM', BEGUN, tags)
 many('ZREM', INDEX, tags)

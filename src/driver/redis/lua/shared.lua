@@ -87,6 +87,8 @@ end
 
 -- Keeps a dead letter; the oldest go when there are too many.
 local function bury(queue, reason, detail, count, now, most, element)
+  -- What was heard for a queue lies in a list of its worker's own.
+  queue = string.match(queue, '^celeriac:heard:[^:]*:(.*)$') or queue
   local id = redis.call('INCR', LETTER_ID)
   redis.call('ZADD', DEAD, id, id .. ':' .. queue)
   redis.call('HSET', LETTERS, id, table.concat({ reason, detail, count, now, element }, '\0'))
