@@ -38,6 +38,8 @@ struct Answer {
     due: Option<i64>,
     lease_end: Option<i64>,
     lease_token: String,
+    /// How many elements were no objects and are dead letters now, and of which queue; mostly empty.
+    buried: String,
     /// Number of the list, and the elements.
     elements: Vec<(usize, Vec<Value>)>,
 }
@@ -63,6 +65,12 @@ impl Inner {
         let found = answer.elements.iter().map(|(_, elements)| elements.len()).sum::<usize>();
         if leases {
             self.state.lock().leases = Leases { asked: Some(now), end: answer.lease_end.map(UnixMillis) };
+        }
+        if !answer.buried.is_empty() {
+            tracing::error!(
+                "refused list elements that are no messages: {}; they are kept as dead letters (malformed)",
+                answer.buried
+            );
         }
         self.keep(&token, first, answer.elements, queues);
         self.settle_condemned().await?;
@@ -169,7 +177,13 @@ impl Inner {
             state.claims.insert(number, claim);
             match delivery {
                 Ok(delivery) => state.kept.push_back(delivery),
-                Err(error) => state.condemned.push((number, DeadReason::Malformed, error.to_string())),
+                Err(error) => {
+                    let queue = &state.claims[&number].queue;
+                    tracing::error!(
+                        "refused a message from queue {queue:?} (malformed): {error}; it is kept as a dead letter"
+                    );
+                    state.condemned.push((number, DeadReason::Malformed, error.to_string()));
+                }
             }
         }
     }
@@ -232,11 +246,11 @@ fn read(answer: Value) -> Option<Answer> {
         _ => String::new(),
     };
     let moment = |text: &str| text.parse::<f64>().ok().map(|ms| ms as i64);
-    let (due, lease_end, lease_token) = (moment(&text()), moment(&text()), text());
+    let (due, lease_end, lease_token, buried) = (moment(&text()), moment(&text()), text(), text());
     let mut elements = Vec::new();
     while let (Some(Value::BulkString(list)), Some(Value::Array(of_list))) = (items.next(), items.next()) {
         let list = std::str::from_utf8(&list).ok().and_then(|list| list.parse().ok()).unwrap_or(usize::MAX);
         elements.push((list, of_list));
     }
-    Some(Answer { due, lease_end, lease_token, elements })
+    Some(Answer { due, lease_end, lease_token, buried, elements })
 }

@@ -4,7 +4,7 @@
 -- ARGV: 1 token, 2 now in ms, 3 now in seconds, 4 first number, 5 count, 6 bytes, 7 queues, 8 steps, 9 fair or fixed,
 -- 10 dead letters at most, 11 whether to look at leases; then names of the queues, their names in JSON, the steps.
 -- Answer: nil when the token is not registered; 0 when the numbers were disowned meanwhile; else the next due moment,
--- the next end of another's lease, its token, and in turns the number of a list (from 0) and elements of it.
+-- the next end of another's lease, its token, what was buried, and in turns the number of a list (from 0) and elements of it.
 local token, now, score = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local first, left, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local queues, steps = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -64,7 +64,7 @@ if #others > 0 and redis.call('EXISTS', unpack(others)) > 0 then
 end
 
 local number, full = first, false
-local scores, values, answer, drained = {}, {}, { '', '', '' }, {}
+local scores, values, answer, drained = {}, {}, { '', '', '', '' }, {}
 local places = 0
 
 -- Elements of one list that are fit to be claimed.
@@ -97,6 +97,7 @@ local function put_back(key, got, from)
   full = true
 end
 
+local buried = {}
 local function take(step, queue, share)
   local key = list_key(step, queue)
   while share > 0 and not full do
@@ -117,6 +118,7 @@ local function take(step, queue, share)
       local brace = byte(element, 1) == 123 and byte(element, -1) == 125
       if not brace and not (string.find(element, '^%s*{') and string.find(element, '}%s*$')) then
         bury(ARGV[FIXED + queue], 'malformed', 'envelope: not a JSON object', 0, ARGV[2], tonumber(ARGV[10]), element)
+        buried[#buried + 1] = ARGV[FIXED + queue]
       elseif #element > bytes and not (first_here and #fit == 0) then
         put_back(key, got, at)
         register(step, queue, fit)
@@ -126,7 +128,8 @@ local function take(step, queue, share)
         fit[#fit + 1] = element
       end
     end
-    share = share - #fit
+    -- What is buried counts too: a list full of it must not make this script long.
+    share = share - #got
     register(step, queue, fit)
     if #got < wanted then
       drained[queue] = true
@@ -158,6 +161,9 @@ if ARGV[11] == '1' then
   local other = ends[1] == token and 3 or 1
   answer[2] = ends[other + 1] or ''
   answer[3] = ends[other] or ''
+end
+if buried[1] then
+  answer[4] = format('%d of queue %s', #buried, buried[1])
 end
 if due_next then
   answer[1] = format('%.0f', due_next)
