@@ -74,6 +74,9 @@ async fn every_message_of_celery_goes_out_and_comes_back_field_for_field() {
                 let Some(mut message) = from_golden(sent) else { continue };
                 // Celery always sends one, and so do we.
                 message.properties.priority.get_or_insert(0);
+                // An expiration that RabbitMQ closes the channel for is left to the header.
+                let taken = |ms: &u64| u32::try_from(*ms).is_ok();
+                message.properties.expiration_ms = message.properties.expiration_ms.filter(taken);
                 // An empty queue, read by a plain client: what is on the wire.
                 let there = Publication { routing_key: "wire".into(), message, ..Publication::default() };
                 broker.publish(vec![there.clone()]).await.expect("publishes");
