@@ -39,7 +39,7 @@ use crate::clock::Clock;
 use crate::protocol::ControlRequest;
 
 /// Outcomes that may wait for their commit before no more is claimed.
-const MAX_UNCOMMITTED: usize = 2_000;
+const MAX_UNCOMMITTED: usize = 500;
 
 /// A claim that is not answered for so long has found nothing and waits.
 const WAITS: Duration = Duration::from_millis(100);
