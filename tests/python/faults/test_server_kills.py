@@ -66,4 +66,5 @@ def test_tasks_survive_kills_in_a_mixed_fleet(
     load.resumed("theirs was killed")
 
     broker = server_fleet.broker.partition(":")[0]
-    figure(f"{broker}, mixed fleet, kills on both sides: {load.finish()}")
+    theirs_may_lose = 1 if broker == "redis" else 0
+    figure(f"{broker}, mixed fleet, kills on both sides: {load.finish(may_vanish=theirs_may_lose)}")

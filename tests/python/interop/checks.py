@@ -46,17 +46,23 @@ def check(reference: Reference, subtests: pytest.Subtests, client: str, worker: 
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True))
 
     assert seen.keys() == expected.keys()
-    for name, case in expected.items():
+    if worker == "celery":
+        # Celery's worker sends a retry and then stores RETRY: now and then over what the retry, in another process of
+        # it, has stored already. So what it did differently counts if it does it twice.
+        suspects = tuple(name for name in expected if apart(name, expected, seen, client, worker))
+        if suspects:
+            seen |= battery(reference.place(), client=client, worker=worker, folder=folder / "again", cases=suspects)
+    for name in expected:
         with subtests.test(case=name):
-            if "failed" in seen[name]:
-                assert is_meant(name, client, worker, seen[name]["failed"]), seen[name]["failed"]
-                continue
-            apart = [
-                difference
-                for difference in differences(case, seen[name])
-                if not is_meant(name, client, worker, difference)
-            ]
-            assert not apart, "\n".join(apart)
+            found = apart(name, expected, seen, client, worker)
+            assert not found, "\n".join(found)
+
+
+def apart(name: str, expected: dict[str, Any], seen: dict[str, Any], client: str, worker: str) -> list[str]:
+    """The differences of one case that are not meant."""
+    failed = seen[name].get("failed")
+    found = [failed] if failed is not None else differences(expected[name], seen[name])
+    return [difference for difference in found if not is_meant(name, client, worker, difference)]
 
 
 def differences(expected: Any, seen: Any, path: str = "") -> list[str]:
