@@ -98,7 +98,7 @@ class Load:
         """Waits for every result, and checks that none is lost and no more has run again than could not be known.
 
         `may_vanish` is for stock Celery on Redis: it takes a message out of the list and writes it down among the
-        unacknowledged in two steps, so that each worker of it that is killed may take one message along.
+        unacknowledged in two steps, so that each worker of it that is killed, or cut off, in between may take one message along.
         """
         try:
             until(lambda: self.settled(may_vanish), seconds, f"{self.tasks} done")
@@ -112,7 +112,7 @@ class Load:
         lost = len(vanished)
         text = f"{self.tasks} tasks, seed {self.seed}: lost {lost}, begun again {again} (of at most {self.at_risk})"
         if may_vanish:
-            text += f", lost by Celery's own kill: {lost}"
+            text += f", lost by Celery itself: {lost}"
         assert lost <= may_vanish, text
         assert not begun.keys() & vanished, text
         assert again <= self.at_risk, text

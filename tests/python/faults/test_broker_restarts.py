@@ -45,5 +45,7 @@ def test_redis_that_writes_everything_down(
         load.risk(before)
         load.resumed(f"restart {restart + 1}")
 
-    figure(f"redis, {RESTARTS} restarts{', mixed fleet' if mixed else ''}: {load.finish()}")
+    # Celery's worker may have popped a message that it could not write down any more: see `finish`.
+    told = load.finish(may_vanish=RESTARTS if mixed else 0)
+    figure(f"redis, {RESTARTS} restarts{', mixed fleet' if mixed else ''}: {told}")
     assert worker.poll() is None
