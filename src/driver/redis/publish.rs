@@ -96,17 +96,10 @@ impl Shared {
         expires: Option<u64>,
     ) -> Result<Vec<Step>, BrokerError> {
         let Publication { exchange, routing_key, message, .. } = publication;
-        let queues: Vec<&str> = if exchange.is_empty() {
-            vec![routing_key]
+        let queues = if exchange.is_empty() {
+            vec![&**routing_key]
         } else {
-            let bound = bindings.get(exchange).into_iter().flatten();
-            let matching = bound.filter(|[key, pattern, _]| {
-                if pattern.is_empty() { key == routing_key } else { keys::topic_matches(key, routing_key) }
-            });
-            let mut queues: Vec<&str> = matching.map(|[_, _, queue]| &**queue).collect();
-            queues.sort_unstable();
-            queues.dedup();
-            queues
+            bound_queues(bindings.get(exchange).into_iter().flatten(), routing_key)
         };
         if queues.is_empty() {
             return Err(self.refused(format!(
@@ -234,13 +227,8 @@ impl Shared {
             return Ok(vec![self.layout.list(routing_key, step)]);
         }
         let bindings = self.bindings(HashSet::from([exchange.to_owned()])).await?;
-        let matching = bindings.into_values().flatten().filter(|[key, pattern, _]| {
-            if pattern.is_empty() { key == routing_key } else { keys::topic_matches(key, routing_key) }
-        });
-        let mut lists: Vec<String> = matching.map(|[_, _, queue]| self.layout.list(&queue, step)).collect();
-        lists.sort_unstable();
-        lists.dedup();
-        Ok(lists)
+        let queues = bound_queues(bindings.values().flatten(), routing_key);
+        Ok(queues.into_iter().map(|queue| self.layout.list(queue, step)).collect())
     }
 
     /// An error of the link. What was declared may have been lost with the server.
@@ -252,6 +240,17 @@ impl Shared {
     fn refused(&self, reason: String) -> BrokerError {
         BrokerError::Refused { url: self.link.url().to_owned(), reason }
     }
+}
+
+/// The queues that bindings of one exchange lead to, each once.
+fn bound_queues<'a>(bindings: impl Iterator<Item = &'a [String; 3]>, routing_key: &str) -> Vec<&'a str> {
+    let matching = bindings.filter(|[key, pattern, _]| {
+        if pattern.is_empty() { key == routing_key } else { keys::topic_matches(key, routing_key) }
+    });
+    let mut queues: Vec<&str> = matching.map(|[_, _, queue]| &**queue).collect();
+    queues.sort_unstable();
+    queues.dedup();
+    queues
 }
 
 /// A name that no other message has.

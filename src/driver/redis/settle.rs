@@ -193,10 +193,7 @@ impl Inner {
         }
         let commits: Vec<Commit> = condemned
             .iter()
-            .map(|(number, reason, detail)| {
-                tracing::error!("a message that cannot be read is kept as a dead letter: {detail}");
-                settlement(*number, Settle::Dead(*reason, detail.clone()))
-            })
+            .map(|(number, reason, detail)| settlement(*number, Settle::Dead(*reason, detail.clone())))
             .collect();
         if let Err(error) = self.carry_out(&commits).await {
             self.state.lock().condemned.extend(condemned);
