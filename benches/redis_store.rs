@@ -3,13 +3,16 @@
 //! Tasks look like Celery's (800 bytes of headers, results of 200 bytes). CPU is that of this whole process, and of the
 //! server as it counts it itself.
 
+mod common;
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use celeriac::broker::{Broker, Commit, Consumer, ConsumerOptions, Credit, Settle};
 use celeriac::driver::ConnectOptions;
 use celeriac::driver::redis::RedisBroker;
-use celeriac::protocol::{Message, Properties, Publication, ResultRecord};
+use celeriac::protocol::ResultRecord;
+use common::{cpu, id, options, publication};
 
 const BATCH: usize = 100;
 const TASKS: usize = 20_000;
@@ -59,49 +62,6 @@ fn start(port: u16) -> Server {
         std::thread::yield_now();
     }
     server
-}
-
-fn publication(number: usize) -> Publication {
-    Publication {
-        routing_key: "celery".to_owned(),
-        message: Message {
-            headers: format!("{{\"h\": \"{}\"}}", "h".repeat(790)).into(),
-            properties: Properties {
-                content_type: "application/json".to_owned(),
-                content_encoding: "utf-8".to_owned(),
-                correlation_id: Some(id(number)),
-                delivery_mode: 2,
-                priority: Some(0),
-                ..Properties::default()
-            },
-            body:
-                b"[[2, 3], {}, {\"callbacks\": null, \"errbacks\": null, \"chain\": null, \"chord\": null}]"
-                    .as_slice()
-                    .into(),
-        },
-        ..Publication::default()
-    }
-}
-
-fn id(number: usize) -> String {
-    let mixed = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    format!("{:08x}-{:04x}-4000-8000-{number:012x}", mixed >> 32, mixed & 0xffff)
-}
-
-fn options() -> ConsumerOptions {
-    ConsumerOptions {
-        queues: vec!["celery".to_owned()],
-        node: "bench".to_owned(),
-        lease: Duration::from_secs(30),
-        max_crashes: 3,
-        results: Some("0:".to_owned()),
-    }
-}
-
-/// CPU time of this process so far.
-fn cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// A moment: wall time, our CPU, the server's CPU and commands.
@@ -167,7 +127,11 @@ impl Bench {
             self.broker.publish((first..first + BATCH).map(publication).collect()).await.expect("publishes");
         }
         self.report("publish, batches of 100", TASKS, &since);
-        let consumer = self.broker.consume(options()).await.expect("consumes");
+        let consumer = self
+            .broker
+            .consume(ConsumerOptions { results: Some("0:".to_owned()), ..options() })
+            .await
+            .expect("consumes");
         let (mut done, since) = (0, self.now());
         while done < TASKS {
             done += round(&*consumer, done, with_results).await;
@@ -180,7 +144,11 @@ impl Bench {
 
     /// From the push to the claim of a consumer that waits.
     async fn trips(&mut self) {
-        let consumer = self.broker.consume(options()).await.expect("consumes");
+        let consumer = self
+            .broker
+            .consume(ConsumerOptions { results: Some("0:".to_owned()), ..options() })
+            .await
+            .expect("consumes");
         let since = self.now();
         let mut times = Vec::with_capacity(TRIPS);
         for number in 0..TRIPS {

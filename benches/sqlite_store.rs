@@ -2,15 +2,18 @@
 //!
 //! Tasks look like Celery's (800 bytes of headers, results of 200 bytes). CPU is that of the whole process.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use celeriac::backend::ResultBackend;
-use celeriac::broker::{Broker, Commit, ConsumerOptions, Credit, Settle};
+use celeriac::broker::{Broker, Commit, Credit, Settle};
 use celeriac::driver::Threading;
 use celeriac::driver::sqlite::{SqliteOptions, SqliteStore};
-use celeriac::protocol::{Message, Properties, Publication, ResultRecord};
+use celeriac::protocol::ResultRecord;
+use common::{cpu, id, options, publication};
 
 const BATCH: usize = 100;
 const TASKS: usize = 20_000;
@@ -45,50 +48,6 @@ fn open(file: &Path, survive_power_cut: bool, threading: Threading) -> SqliteSto
 fn attach(file: &Path, survive_power_cut: bool, threading: Threading) -> SqliteStore {
     SqliteStore::open(SqliteOptions { survive_power_cut, threading, ..SqliteOptions::new(file) })
         .expect("opens")
-}
-
-fn publication(number: usize) -> Publication {
-    Publication {
-        routing_key: "celery".to_owned(),
-        message: Message {
-            headers: "h".repeat(800).into(),
-            properties: Properties {
-                content_type: "application/json".to_owned(),
-                content_encoding: "utf-8".to_owned(),
-                correlation_id: Some(id(number)),
-                delivery_mode: 2,
-                priority: Some(0),
-                ..Properties::default()
-            },
-            body:
-                b"[[2, 3], {}, {\"callbacks\": null, \"errbacks\": null, \"chain\": null, \"chord\": null}]"
-                    .as_slice()
-                    .into(),
-        },
-        ..Publication::default()
-    }
-}
-
-/// As random as Celery's ids, which decides how many pages a batch of results touches.
-fn id(number: usize) -> String {
-    let mixed = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    format!("{:08x}-{:04x}-4000-8000-{number:012x}", mixed >> 32, mixed & 0xffff)
-}
-
-fn options() -> ConsumerOptions {
-    ConsumerOptions {
-        queues: vec!["celery".to_owned()],
-        node: "bench".to_owned(),
-        lease: Duration::from_secs(30),
-        max_crashes: 3,
-        results: None,
-    }
-}
-
-/// CPU time of this process so far.
-fn cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn report(what: &str, tasks: usize, since: (Instant, Duration)) {

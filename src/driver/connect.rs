@@ -147,14 +147,7 @@ pub fn backend_url<'a>(backend: &'a str, broker: &'a str) -> &'a str {
 
 /// The result backend behind a URL; the same store as the broker's when the URLs name the same.
 pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn ResultBackend>, BackendError> {
-    let store = store(url, options).map_err(|error| match error {
-        BrokerError::Config(reason) => BackendError::Config(reason),
-        BrokerError::Unavailable { url, reason } => BackendError::Unavailable { url, reason },
-        BrokerError::Timeout { url, after, reason } => BackendError::Timeout { url, after, reason },
-        BrokerError::Broken { url, reason } => BackendError::Broken { url, reason },
-        BrokerError::Refused { url, reason } => BackendError::Refused { url, reason },
-        BrokerError::TooLarge { .. } | BrokerError::Closed => BackendError::Closed,
-    })?;
+    let store = store(url, options).map_err(backend_error)?;
     Ok(match store {
         Store::Memory(store) => Arc::new(store),
         #[cfg(feature = "sqlite")]
@@ -164,6 +157,18 @@ pub fn connect_backend(url: &str, options: ConnectOptions) -> Result<Arc<dyn Res
         #[cfg(feature = "amqp")]
         Store::Amqp(url, options) => super::amqp::backend(&url, &options)?,
     })
+}
+
+/// The same error, of a store that is asked for results.
+pub(super) fn backend_error(error: BrokerError) -> BackendError {
+    match error {
+        BrokerError::Config(reason) => BackendError::Config(reason),
+        BrokerError::Unavailable { url, reason } => BackendError::Unavailable { url, reason },
+        BrokerError::Timeout { url, after, reason } => BackendError::Timeout { url, after, reason },
+        BrokerError::Broken { url, reason } => BackendError::Broken { url, reason },
+        BrokerError::Refused { url, reason } => BackendError::Refused { url, reason },
+        BrokerError::TooLarge { .. } | BrokerError::Closed => BackendError::Closed,
+    }
 }
 
 enum Store {

@@ -23,6 +23,7 @@ use super::{declare, table, wire};
 use crate::backend::{BackendError, ResultBackend, Watch};
 use crate::backoff::Backoff;
 use crate::broker::BrokerError;
+use crate::driver::connect::backend_error;
 use crate::driver::{ConnectOptions, ReplyOptions};
 use crate::protocol::{Arguments, Message, Properties, ResultDocument, ResultRecord};
 use crate::url::StoreUrl;
@@ -80,7 +81,7 @@ impl ReplyBackend {
             return Ok(());
         }
         let queue = Queue { name: queue.clone(), expires_ms: self.reply.expires_ms };
-        let ear = queue.open(&self.link).await.map_err(error)?;
+        let ear = queue.open(&self.link).await.map_err(backend_error)?;
         let reading = read(self.link.clone(), queue, ear, self.inbox.clone());
         *reader = Some(tokio::spawn(reading).abort_handle());
         Ok(())
@@ -247,8 +248,8 @@ impl ResultBackend for ReplyBackend {
             .filter(|(_, queue)| !queue.is_empty())
             .map(|(record, queue)| self.publisher.bare("", queue, &reply(record, self.reply.persistent)))
             .collect::<Result<_, _>>()
-            .map_err(error)?;
-        self.publisher.deliver(letters).await.map_err(error)
+            .map_err(backend_error)?;
+        self.publisher.deliver(letters).await.map_err(backend_error)
     }
 
     async fn read(&self, task_ids: &[String]) -> Result<Vec<Option<ResultRecord>>, BackendError> {
@@ -305,17 +306,6 @@ impl Watch for ReplyWatch {
                 return Err(BackendError::Closed);
             }
         }
-    }
-}
-
-fn error(error: BrokerError) -> BackendError {
-    match error {
-        BrokerError::Config(reason) => BackendError::Config(reason),
-        BrokerError::Unavailable { url, reason } => BackendError::Unavailable { url, reason },
-        BrokerError::Timeout { url, after, reason } => BackendError::Timeout { url, after, reason },
-        BrokerError::Broken { url, reason } => BackendError::Broken { url, reason },
-        BrokerError::Refused { url, reason } => BackendError::Refused { url, reason },
-        BrokerError::TooLarge { .. } | BrokerError::Closed => BackendError::Closed,
     }
 }
 

@@ -9,6 +9,7 @@ use redis::{ErrorKind, RedisError};
 
 use crate::backend::BackendError;
 use crate::broker::BrokerError;
+use crate::driver::connect::backend_error;
 
 /// Why a call failed. `Display` is the reason alone; it never holds a password.
 #[derive(Clone, Debug)]
@@ -173,20 +174,10 @@ impl From<LinkError> for BrokerError {
 
 impl From<LinkError> for BackendError {
     fn from(error: LinkError) -> Self {
-        let LinkError { fault, url, reason } = error;
-        let url = url.to_string();
-        match fault {
-            Fault::Timeout(after) => Self::Timeout { url, after, reason },
-            Fault::Login | Fault::Tls => Self::Broken { url, reason },
-            Fault::Config => Self::Config(format!("result backend {url}: {reason}")),
-            Fault::NoPermission | Fault::Response => Self::Refused { url, reason },
-            Fault::Io
-            | Fault::Moved { .. }
-            | Fault::ReadOnly
-            | Fault::NotReady
-            | Fault::Busy
-            | Fault::Full
-            | Fault::NoScript => Self::Unavailable { url, reason },
+        match error.fault {
+            // The one text that names the role.
+            Fault::Config => Self::Config(format!("result backend {}: {}", error.url, error.reason)),
+            _ => backend_error(error.into()),
         }
     }
 }

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,34 +44,29 @@ def server_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def own_redis(server_folder: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Starts servers that the test may kill and restart."""
-    started: list[RedisServer] = []
+def _own(kind: Callable[..., Any], folder: Path) -> Iterator[Callable[..., Any]]:
+    started: list[Any] = []
 
-    def start(*options: str) -> RedisServer:
-        server = RedisServer(server_folder / f"redis-{len(started)}", *options)
+    def start(*settings: str) -> Any:
+        server = kind(folder / str(len(started)), *settings)
         started.append(server)
         return server.start()
 
     yield start
     for server in started:
         server.stop(hard=True)
+
+
+@pytest.fixture
+def own_redis(server_folder: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers that the test may kill and restart."""
+    yield from _own(RedisServer, server_folder / "redis")
 
 
 @pytest.fixture
 def own_rabbitmq(server_folder: Path) -> Iterator[Callable[..., RabbitServer]]:
     """Starts nodes that the test may kill and restart."""
-    started: list[RabbitServer] = []
-
-    def start(*settings: str) -> RabbitServer:
-        server = RabbitServer(server_folder / f"rabbitmq-{len(started)}", *settings)
-        started.append(server)
-        return server.start()
-
-    yield start
-    for server in started:
-        server.stop(hard=True)
+    yield from _own(RabbitServer, server_folder / "rabbitmq")
 
 
 @pytest.fixture
