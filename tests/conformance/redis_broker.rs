@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use celeriac::broker::{Broker, BrokerError, Commit, Committed, DeadReason, Settle};
+use celeriac::broker::{Broker, BrokerError, Commit, Committed, ConsumerOptions, DeadReason, Settle};
 use celeriac::clock::Clock;
 use celeriac::driver::ConnectOptions;
 use celeriac::driver::redis::RedisBroker;
@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::servers::{RedisServer, Room, until};
 use crate::setup::{
-    START, commit, credit, in_time, message, names, options, prioritized, publication, record, settle, take,
+    LEASE, START, commit, credit, in_time, message, names, options, prioritized, publication, record, settle,
+    take,
 };
 
 const SEPARATOR: &str = "\x06\x16";
@@ -422,6 +423,28 @@ async fn a_queue_that_expires_does_and_its_binding_is_swept() {
     ask::<()>(&mut look, &["ZADD", "_kombu.binding_deadlines", "1", "short"]);
     broker.sweep().await.expect("sweeps");
     assert_eq!(ask::<u64>(&mut look, &["EXISTS", "_kombu.binding.short", "_kombu.binding_deadlines"]), 0);
+}
+
+#[tokio::test]
+async fn sweeping_counts_no_crash_against_a_limit_that_is_not_the_workers() {
+    let room = Room::new();
+    let clock = Clock::manual(START);
+    let broker = bare(&room, &clock, &json!({}));
+    broker.publish(vec![publication("q", "a")]).await.expect("publishes");
+    let patient = || ConsumerOptions { max_crashes: 10, ..options("w", &["q"]) };
+
+    for crashes in 0..5 {
+        let consumer = broker.consume(patient()).await.expect("consumes");
+        let taken = take(&*consumer, 1).await;
+        assert_eq!(taken[0].crashes, crashes);
+        let begun = Commit { begun: true, ..settle(&taken[0], Settle::Keep) };
+        assert_eq!(consumer.commit(&[begun]).await.expect("commits"), [Committed::Done]);
+        clock.advance(LEASE);
+        broker.sweep().await.expect("sweeps");
+        drop(consumer);
+    }
+
+    assert!(broker.dead_letters(None, 10).await.expect("lists").is_empty());
 }
 
 #[tokio::test]

@@ -15,7 +15,6 @@ use super::consumer::RedisConsumer;
 use super::keys::Layout;
 use super::link::Link;
 use super::listen::RedisListener;
-use super::recover::CRASHES_OF_SWEEPER;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
@@ -213,9 +212,9 @@ impl Broker for RedisBroker {
         self.0.advice().await
     }
 
+    /// Dead leases are left to consumers, who look for them all the time and know how many crashes are allowed.
     async fn sweep(&self) -> Result<(), BrokerError> {
         self.0.measure_clock().await?;
-        self.0.recover_expired(CRASHES_OF_SWEEPER).await?;
         self.0.restore_foreign().await?;
         let args = [self.0.layout.binding(""), self.0.layout.permanent_binding("")];
         let swept = self.0.link.script(&SWEEP, &[self.0.layout.binding_deadlines()], &args).await;

@@ -164,9 +164,6 @@ impl Shared {
     }
 }
 
-/// The sweeper is no consumer with an own limit: the usual one of workers.
-pub(super) const CRASHES_OF_SWEEPER: u32 = 3;
-
 /// What kombu keeps of a claim: `[envelope, exchange, routing key]`.
 #[derive(Debug)]
 pub(super) struct ForeignClaim {
