@@ -163,4 +163,19 @@ pub trait Pool: Send {
 
     /// Process ids of the children that live.
     fn pids(&self) -> Vec<u32>;
+
+    /// Changes how many requests run at the same time: processes where each has one slot, slots elsewhere. What
+    /// runs in a child that is to go ends first; what it has not begun comes back as [`PoolEvent::Returned`].
+    /// An error says, in a sentence, why this pool stays as it is.
+    fn resize(&mut self, concurrency: usize) -> Result<(), String> {
+        let _ = concurrency;
+        Err("this pool cannot change its size".to_owned())
+    }
+
+    /// Replaces all children one after another, each when it has ended what it runs; with `reload` by children
+    /// of a new fork server, which imports the app anew. An error says why this pool cannot.
+    fn restart(&mut self, reload: bool) -> Result<(), String> {
+        let _ = reload;
+        Err("this pool cannot replace its processes".to_owned())
+    }
 }
