@@ -6,11 +6,12 @@
 //! - `running`: requests go to the `pool`, and come back as outcomes; `request` says what that does to the
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
-//! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
+//! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog; `control`: what others ask for;
 //! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
 
 pub mod pool;
 
+mod autoscale;
 mod commit;
 mod consumer;
 mod control;
@@ -50,6 +51,7 @@ use prefetch::Prefetch;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
+pub use autoscale::AutoscaleOptions;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{TaskOptions, WorkerOptions};
@@ -139,6 +141,7 @@ impl Worker {
         ConsumerLoop {
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
+            autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
             orders: self.orders.subscribe(),
             claim_link: upkeep::link("claim from the broker", &log),
             renew_link: upkeep::link("renew the lease", &log),

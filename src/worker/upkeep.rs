@@ -75,6 +75,7 @@ impl ConsumerLoop {
             self.tick_at = now + TICK;
             self.tick(now);
         }
+        self.scale(now);
         self.life_on_time(now);
     }
 

@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout};
 
 fn options(concurrency: usize, argv: Vec<OsString>) -> ProcessPoolOptions {
     ProcessPoolOptions {
-        concurrency,
+        processes: concurrency,
+        slots: None,
         spawner: Spawner::fork_server(None, Some(argv)),
         max_tasks_per_child: None,
         max_memory_per_child: None,
