@@ -1,6 +1,8 @@
 //! The process pool with real processes and no Python: this test binary plays the fork server and the children.
 
+mod renewal;
 mod roles;
+mod several;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
