@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod acks;
+mod autoscale;
 mod brokers;
 mod common;
 mod eta;
