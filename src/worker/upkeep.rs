@@ -40,7 +40,7 @@ pub(super) enum Chore {
     /// Revoked tasks that wait are stored as such.
     Marked,
     /// Somebody was told something, or it was logged why not.
-    Told,
+    Answered,
     /// A step of asking the other workers.
     Met(Met),
     Buried,
@@ -193,7 +193,12 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried | Chore::Told => {}
+            Chore::Advised
+            | Chore::Swept
+            | Chore::Closed
+            | Chore::Marked
+            | Chore::Buried
+            | Chore::Answered => {}
             Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Consumed(Ok(consumer)) => {

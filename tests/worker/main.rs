@@ -5,6 +5,7 @@
 mod acks;
 mod brokers;
 mod common;
+mod control;
 mod eta;
 mod faults;
 mod lease;

@@ -12,10 +12,13 @@ from celeriac.bin.options import Shared, shared_options
 #: Name -> what `--help` says of it. A command's module has its name, and a `main` in it.
 COMMANDS = {
     "call": "Call a task by name.",
+    "control": "Tell workers to change something.",
+    "inspect": "Ask workers something.",
     "list": "List the queues that the broker has.",
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
+    "status": "Show the workers that are online.",
     "unpark": "Give waiting tasks back, for Celery's workers.",
     "worker": "Start a worker.",
 }
@@ -23,8 +26,7 @@ COMMANDS = {
 #: Commands of Celery that come with a later version.
 LATER = frozenset(
     {
-        "amqp", "beat", "control", "events", "flower", "graph", "inspect", "logtool", "migrate", "multi",
-        "shell", "status", "upgrade",
+        "amqp", "beat", "events", "flower", "graph", "logtool", "migrate", "multi", "shell", "upgrade",
     }
 )  # fmt: skip
 

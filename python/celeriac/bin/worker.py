@@ -18,7 +18,6 @@ _LATER = {
     "scheduler": "--scheduler",
     "autoscale": "--autoscale",
     "detach": "-D",
-    "statedb": "-S",
     "uid": "--uid",
     "gid": "--gid",
     "umask": "--umask",
@@ -35,6 +34,7 @@ _SETTINGS = {
     "disable_prefetch": "worker_disable_prefetch",
     "max_tasks_per_child": "worker_max_tasks_per_child",
     "max_memory_per_child": "worker_max_memory_per_child",
+    "statedb": "worker_state_db",
 }
 
 
@@ -70,7 +70,7 @@ class Concurrency(ParamType):
 @click.option("--max-memory-per-child", type=click.IntRange(min=1), help="Replace a process above so many KiB.")
 @click.option("--purge", "--discard", is_flag=True, help="Delete all waiting messages first.")
 @click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip to switch off.")
-@click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingling to switch off.")
+@click.option("--without-mingle", is_flag=True, help="Do not ask others for revoked tasks.")
 @click.option("--without-heartbeat", is_flag=True, help="Accepted: there are no heartbeat events to switch off.")
 @click.option("--heartbeat-interval", type=float, hidden=True)
 @click.option("-B", "--beat", is_flag=True, hidden=True)
@@ -78,7 +78,7 @@ class Concurrency(ParamType):
 @click.option("--scheduler", hidden=True)
 @click.option("--autoscale", hidden=True)
 @click.option("-D", "--detach", is_flag=True, hidden=True)
-@click.option("-S", "--statedb", hidden=True)
+@click.option("-S", "--statedb", help="Keep revoked tasks in this file.")
 @click.option("--uid", hidden=True)
 @click.option("--gid", hidden=True)
 @click.option("--umask", hidden=True)

@@ -25,6 +25,7 @@ from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, process
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
+from celeriac.worker.control import Desk
 from celeriac.worker.pidfile import PidFile
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class WorkController:
         # When the first SIGTERM came.
         self._first_term: float | None = None
         self._consumer = Consumer(app, self.hostname, self)
+        self._desk = Desk(app, self.hostname, self._consumer)
 
     def run(self) -> int:
         """Runs the worker until it is told to stop.
@@ -167,6 +169,12 @@ class WorkController:
         if self.app.conf.worker_disable_prefetch:
             # As many messages as there are processes: none waits behind a task that runs.
             options["prefetch_multiplier"] = 1
+        from celeriac.worker.about import control_options
+
+        without_mingle = bool(self.arguments.options.get("without_mingle"))
+        options["control"] = control_options(
+            self.app, self.hostname, pool=self.arguments.pool, without_mingle=without_mingle
+        )
         options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
         return options
 
@@ -247,6 +255,8 @@ class WorkController:
                 case ("ready",):
                     signals.worker_ready.send(sender=self._consumer)
                     logger.info("%s ready.", self.hostname)
+                case ("command", number, method, arguments):
+                    self._desk.carry_out(self._engine, number, method, arguments)
                 case ("stopped", code, text):
                     self.exitcode = code
                     if text:

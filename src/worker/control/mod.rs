@@ -259,7 +259,7 @@ impl ConsumerLoop {
             if let Some(why) = failed {
                 log.line(Level::Warning, LOGGER, || format!("a control request was not answered: {why}"));
             }
-            Chore::Told
+            Chore::Answered
         }));
     }
 
