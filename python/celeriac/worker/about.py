@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -55,7 +57,16 @@ def control_options(app: Celery, node: str, *, pool: str, without_mingle: bool =
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, default=repr, skipkeys=True)
+    return json.dumps(_plain(value), default=repr, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """The same in what every reader of JSON knows: keys are texts, numbers finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _attributes(task: Task[..., Any]) -> dict[str, str]:
