@@ -9,6 +9,7 @@ mod connections;
 mod convert;
 mod errors;
 mod json;
+mod listener;
 mod logging;
 mod options;
 mod record;
@@ -37,6 +38,8 @@ mod _core {
     use crate::compression::{compress, decompress};
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
+    #[pymodule_export]
+    use crate::listener::Listener;
     #[pymodule_export]
     use crate::record::json_record;
     #[pymodule_export]

@@ -75,6 +75,8 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         connect_attempts: given.take("connect_attempts")?,
         disable_rate_limits: given.take("disable_rate_limits")?.unwrap_or(default.disable_rate_limits),
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
+        task_events: given.take("task_events")?.unwrap_or(default.task_events),
+        heartbeat: given.duration("heartbeat_seconds")?.filter(|interval| !interval.is_zero()),
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
     })
@@ -103,6 +105,7 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         acks_on_failure: given.take("acks_on_failure")?.unwrap_or(default.acks_on_failure),
         acks_on_timeout: given.take("acks_on_timeout")?.unwrap_or(default.acks_on_timeout),
         reject_on_worker_lost: given.take("reject_on_worker_lost")?.unwrap_or(default.reject_on_worker_lost),
+        send_events: given.take("send_events")?.unwrap_or(default.send_events),
         rate_limit,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,

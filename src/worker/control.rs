@@ -8,14 +8,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::commit::ANSWER_WITHIN;
+use super::commit::Stores;
 use super::consumer::ConsumerLoop;
+use super::events;
 use super::link::Link;
-use super::log::Log;
 use super::notice::Level;
 use super::request::Phase;
 use super::upkeep::Chore;
 use crate::backend::{BackendError, ResultBackend};
-use crate::broker::Broker;
+use crate::clock::Lamport;
 use crate::protocol::{ControlRequest, ExceptionText, ResultDocument, state};
 
 /// Where control requests are broadcast.
@@ -37,11 +38,12 @@ impl Drop for Ear {
 
 /// Starts to listen. Requests for other nodes and nonsense are dropped here.
 pub(super) fn listen(
-    broker: Arc<dyn Broker>,
+    stores: &Stores,
     node: String,
-    log: Arc<Log>,
+    lamport: Arc<Lamport>,
 ) -> (Ear, mpsc::Receiver<ControlRequest>) {
     let (sender, receiver) = mpsc::channel(WAITING);
+    let (broker, log) = (stores.broker.clone(), stores.log.clone());
     let task = tokio::spawn(async move {
         let mut link = Link::new("listen for control requests", log);
         loop {
@@ -52,6 +54,7 @@ pub(super) fn listen(
                         Err(error) => break error,
                         Ok(message) => {
                             link.worked();
+                            events::adjust(&lamport, &message.headers);
                             let request = ControlRequest::parse(&message.body);
                             let Some(request) = request.ok().filter(|request| request.addresses(&node))
                             else {
@@ -73,6 +76,12 @@ pub(super) fn listen(
 impl ConsumerLoop {
     /// Carries out a control request; methods that are not known are not for this version.
     pub(super) fn asked(&mut self, request: &ControlRequest) {
+        match request.method.as_str() {
+            "enable_events" => _ = self.set_task_events(true),
+            "disable_events" => _ = self.set_task_events(false),
+            "heartbeat" => self.send_heartbeat(),
+            _ => {}
+        }
         if request.method == "revoke" || request.method == "terminate" {
             let ids: Vec<&str> = match request.arguments.get("task_id") {
                 Some(Value::String(id)) => vec![id],

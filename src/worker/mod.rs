@@ -7,6 +7,7 @@
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
+//! - `events`: what monitors are told;
 //! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
 
 pub mod pool;
@@ -15,6 +16,7 @@ mod commit;
 mod consumer;
 mod control;
 mod eta;
+mod events;
 mod intake;
 mod lifecycle;
 mod link;
@@ -41,7 +43,7 @@ use tokio::time::Instant;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
-use crate::clock::Clock;
+use crate::clock::{Clock, Lamport};
 use commit::{Commits, Stores};
 use consumer::ConsumerLoop;
 use log::Log;
@@ -76,6 +78,7 @@ pub struct Worker {
     notices: Arc<NoticeQueue>,
     stats: Arc<Counters>,
     orders: Arc<watch::Sender<Option<Stop>>>,
+    lamport: Arc<Lamport>,
 }
 
 impl Worker {
@@ -96,7 +99,7 @@ impl Worker {
             options.tasks.keys().map(|name| (Arc::from(name.as_str()), Counter::default())).collect();
         let stats = Arc::new(Counters { totals, ..Counters::default() });
         let orders = Arc::new(watch::Sender::new(None));
-        Self { options, stores, pool, clock, notices, stats, orders }
+        Self { options, stores, pool, clock, notices, stats, orders, lamport: Arc::default() }
     }
 
     /// The same, with another broker for follow-ups (`broker_write_url`). They are sent before the claim is
@@ -121,7 +124,7 @@ impl Worker {
         // Kept to the end: the loop's receiver must not see all senders gone.
         let orders = self.orders.clone();
         let (_ear, control) =
-            control::listen(self.stores.broker.clone(), self.options.node.clone(), self.stores.log.clone());
+            control::listen(&self.stores, self.options.node.clone(), self.lamport.clone());
         let mut consumer = self.into_loop(control);
         consumer.connect().await?;
         consumer.turn().await;
@@ -136,7 +139,9 @@ impl Worker {
     ) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
+        let monitor = events::Events::new(&self.options, self.lamport, &log);
         ConsumerLoop {
+            monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
             orders: self.orders.subscribe(),

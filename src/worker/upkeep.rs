@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::commit::broker_timeout;
 use super::consumer::{ConsumerLoop, Source};
+use super::events::Told;
 use super::link::Link;
 use super::notice::Level;
 use super::request::Phase;
@@ -40,6 +41,8 @@ pub(super) enum Chore {
     Marked,
     Buried,
     Nap,
+    /// Monitors were told.
+    Told(Told),
 }
 
 impl ConsumerLoop {
@@ -75,6 +78,7 @@ impl ConsumerLoop {
             self.tick_at = now + TICK;
             self.tick(now);
         }
+        self.tell_monitors(now);
         self.life_on_time(now);
     }
 
@@ -83,7 +87,8 @@ impl ConsumerLoop {
         let young = self.young.front().map(|(at, _)| *at);
         let mark = self.marks.front().map(|(at, _)| *at);
         let renew = self.renewing.is_none().then_some(self.renew_at);
-        let moments = [self.held.next(), young, mark, self.claim_after, renew, self.life_deadline()];
+        let monitor = self.monitor.next();
+        let moments = [self.held.next(), young, mark, self.claim_after, renew, self.life_deadline(), monitor];
         moments.into_iter().flatten().min().map_or(self.tick_at, |next| next.min(self.tick_at))
     }
 
@@ -190,6 +195,7 @@ impl ConsumerLoop {
         match chore {
             Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried => {}
             Chore::Backlog(backlog) => self.watched(backlog),
+            Chore::Told(told) => self.told(told),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;
                 self.stats.reconnected.add(1);
