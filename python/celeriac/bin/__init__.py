@@ -12,6 +12,7 @@ from celeriac.bin.options import Shared, shared_options
 #: Name -> what `--help` says of it. A command's module has its name, and a `main` in it.
 COMMANDS = {
     "call": "Call a task by name.",
+    "events": "Show what workers tell of themselves and of tasks.",
     "list": "List the queues that the broker has.",
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
@@ -23,7 +24,7 @@ COMMANDS = {
 #: Commands of Celery that come with a later version.
 LATER = frozenset(
     {
-        "amqp", "beat", "control", "events", "flower", "graph", "inspect", "logtool", "migrate", "multi",
+        "amqp", "beat", "control", "flower", "graph", "inspect", "logtool", "migrate", "multi",
         "shell", "status", "upgrade",
     }
 )  # fmt: skip
