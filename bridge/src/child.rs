@@ -350,6 +350,7 @@ impl Child {
     /// Answers a request.
     #[expect(clippy::too_many_arguments, reason = "the whole outcome, in one call of the hot path")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None))]
     fn respond(
         &self,
         py: Python<'_>,
@@ -359,6 +360,7 @@ impl Child {
         publications: Vec<Py<Publication>>,
         summary: String,
         runtime: Option<f64>,
+        traceback: Option<String>,
     ) -> PyResult<()> {
         same_process(self.pid, "Child")?;
         let outcome = Outcome {
@@ -367,6 +369,7 @@ impl Child {
             publications: publications.iter().map(|one| one.get().0.clone()).collect(),
             runtime: maybe_seconds(runtime)?,
             summary,
+            traceback: traceback.unwrap_or_default(),
         };
         let mut bytes = Vec::new();
         frame::encode_outcome(tag, &outcome, &mut bytes).map_err(|error| too_large(py, error))?;

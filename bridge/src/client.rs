@@ -17,6 +17,7 @@ use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
 use crate::inbox::Inbox;
 use crate::json::from_json;
+use crate::listener::Listener;
 use crate::options::Options;
 use crate::runtime::{Engine, same_process};
 use crate::values::{Publication, ResultRecord, properties_to};
@@ -221,8 +222,14 @@ impl Client {
         ttl: f64,
     ) -> PyResult<()> {
         let ttl = seconds(ttl)?.unwrap_or(Duration::MAX);
-        let message = publication.get().0.message.clone();
-        self.now(py, |client| async move { client.broadcast(exchange, message, ttl).await })
+        let Publication(publication) = publication.get();
+        let (key, message) = (&*publication.routing_key, publication.message.clone());
+        self.now(py, |client| async move { client.announce(exchange, key, message, ttl).await })
+    }
+
+    fn listen(&self, py: Python<'_>, exchange: &str) -> PyResult<Listener> {
+        let listener = self.now(py, |client| async move { client.listen(exchange).await })?;
+        Ok(Listener::new(listener))
     }
 
     /// Opens a mailbox for replies.

@@ -10,6 +10,7 @@ mod convert;
 mod errors;
 mod inbox;
 mod json;
+mod listener;
 mod logging;
 mod options;
 mod record;
@@ -40,6 +41,8 @@ mod _core {
     use crate::inbox::Inbox;
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
+    #[pymodule_export]
+    use crate::listener::Listener;
     #[pymodule_export]
     use crate::record::json_record;
     #[pymodule_export]

@@ -232,9 +232,12 @@ class Client:
         """name, ready, claimed, parked, dead."""
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """id, queue, reason, detail, crashes, died_ms, headers (None: unreadable), properties, body. Oldest first."""
-    def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None: ...
+    def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None:
+        """To whoever listens now, with the publication's routing key (which commands have not, and events have)."""
     def inbox(self, exchange: str, key: str) -> Inbox:
         """Opens a mailbox: receives what is replied to that exchange and key from now on."""
+    def listen(self, exchange: str) -> Listener:
+        """Hears what is broadcast on that exchange from now on."""
     def broker_url(self) -> str:
         """Without the password."""
     def close(self, timeout: float = 5.0) -> None:
@@ -248,6 +251,16 @@ class Inbox:
         """The next reply: headers and body. None after the time (seconds), or when closed."""
     def close(self) -> None:
         """Removes it from the store."""
+
+@final
+class Listener:
+    """What is broadcast on one exchange, as `Client.listen` gives it. Belongs to its process; used by one thread at a time."""
+
+    def receive(self, timeout: float | None = None) -> tuple[dict[str, Any], dict[str, Any], bytes] | None:
+        """Headers, properties and body of the next message; None on time-out, and after `close`. Interruptible by
+        signals. Connects anew by itself: what is said meanwhile is not heard (but in the embedded store)."""
+    def close(self) -> None:
+        """Stops listening."""
 
 def shutdown_runtime(timeout: float = 2.0) -> None:
     """Stops the engine's threads in this process; calls that wait raise RuntimeError. The next call starts
@@ -309,8 +322,10 @@ class Child:
         publications: Sequence[Publication],
         summary: str,
         runtime: float | None,
+        traceback: str | None = None,
     ) -> None:
         """kind: success, failure, retry, ignored, rejected, requeued, revoked, malformed, disallowed.
+        `traceback`: where the task raised, for its event.
         Raises EncodeError when it is over 1 GiB, OSError when the supervisor is gone."""
     def update(self, tag: int, record: ResultRecord) -> None:
         """Stores a state of the running task's own (in order, before its outcome)."""
@@ -331,7 +346,7 @@ class Worker:
         connect_attempts (int | None: until it can): how often it tries to reach the broker when it starts
         node (str), queues (list[str]), concurrency (int), prefetch_multiplier (int | None)
         tasks: {name: {acks_late, acks_on_failure, acks_on_timeout, reject_on_worker_lost, track_started,
-                ignore_result, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
+                ignore_result, send_events, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
         accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit
         lease_seconds (float), max_crashes (int), drain_seconds (float | None: warm stop waits without limit)
         max_tasks_per_child, max_memory_per_child (KiB), disable_rate_limits (bool)
@@ -341,6 +356,7 @@ class Worker:
         log_level (int)
         control: {enabled, exchange, mingle (bool), state_file (path | None), pool_restarts, commands (own ones),
                 conf, conf_with_defaults, tasks, broker (JSON texts), report, pool (texts), max_tasks_per_child}
+        task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects
         to nothing and starts no thread, so that a fork may follow."""
     def start(self) -> None:

@@ -84,6 +84,19 @@ pub trait Broker: Send + Sync {
     /// At most once for each.
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
 
+    /// [`Broker::broadcast`] with a routing key, as events have one (their type; `task.multi` for several). A store
+    /// that has no such keys sends it to the same listeners without.
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
+        let _ = routing_key;
+        self.broadcast(exchange, message, ttl).await
+    }
+
     /// Receives what is broadcast on `exchange` from now on.
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError>;
 

@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Heard};
 use super::eta::Held;
+use super::events::Events;
 use super::lifecycle::{Phase as LifePhase, Stop};
 use super::link::Link;
 use super::log::Log;
@@ -100,6 +101,7 @@ pub(super) struct ConsumerLoop {
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
     pub(super) prefetch: Prefetch,
+    pub(super) monitor: Events,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
     pub(super) stale_logged: u64,

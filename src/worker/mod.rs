@@ -7,7 +7,7 @@
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
-//!   `saved`: what is known beyond the worker's life;
+//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
 //! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
 
 pub mod pool;
@@ -16,6 +16,7 @@ mod commit;
 mod consumer;
 mod control;
 mod eta;
+mod events;
 mod intake;
 mod lifecycle;
 mod link;
@@ -43,7 +44,7 @@ use tokio::time::Instant;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
-use crate::clock::Clock;
+use crate::clock::{Clock, Lamport};
 use commit::{Commits, Stores};
 use consumer::ConsumerLoop;
 use control::Heard;
@@ -83,6 +84,7 @@ pub struct Worker {
     stats: Arc<Counters>,
     orders: Arc<watch::Sender<Option<Stop>>>,
     heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
+    lamport: Arc<Lamport>,
 }
 
 impl Worker {
@@ -104,7 +106,8 @@ impl Worker {
         let stats = Arc::new(Counters { totals, ..Counters::default() });
         let orders = Arc::new(watch::Sender::new(None));
         let heard = mpsc::channel(control::WAITING);
-        Self { options, stores, pool, clock, notices, stats, orders, heard }
+        let lamport = Arc::default();
+        Self { options, stores, pool, clock, notices, stats, orders, heard, lamport }
     }
 
     /// The same, with another broker for follow-ups (`broker_write_url`). They are sent before the claim is
@@ -135,8 +138,7 @@ impl Worker {
         let orders = self.orders.clone();
         let _ear = self.options.control.enabled.then(|| {
             let (exchange, node) = (self.options.control.exchange.clone(), self.options.node.clone());
-            let (broker, log) = (self.stores.broker.clone(), self.stores.log.clone());
-            control::listen(broker, exchange, node, log, self.heard.0.clone())
+            control::listen(&self.stores, exchange, node, self.lamport.clone(), self.heard.0.clone())
         });
         let mut consumer = self.into_loop();
         consumer.load_state().map_err(WorkerError::State)?;
@@ -150,7 +152,9 @@ impl Worker {
     fn into_loop(self) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
+        let monitor = events::Events::new(&self.options, self.lamport, &log);
         ConsumerLoop {
+            monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
             orders: self.orders.subscribe(),

@@ -47,6 +47,10 @@ pub struct WorkerOptions {
     pub log_level: u8,
     /// Remote control.
     pub control: ControlOptions,
+    /// Events are sent of what happens to tasks (`-E`); control commands change it while the worker runs.
+    pub task_events: bool,
+    /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
+    pub heartbeat: Option<Duration>,
 }
 
 /// How a worker is controlled from outside, and what it tells of itself.
@@ -125,6 +129,8 @@ impl Default for WorkerOptions {
             connect_attempts: None,
             log_level: super::notice::Level::Warning as u8,
             control: ControlOptions::default(),
+            task_events: false,
+            heartbeat: None,
         }
     }
 }
@@ -141,6 +147,8 @@ pub struct TaskOptions {
     pub acks_on_timeout: bool,
     /// With late acknowledgement: when its process dies it is delivered again, up to `max_crashes`.
     pub reject_on_worker_lost: bool,
+    /// Events are sent of it, when the worker sends any.
+    pub send_events: bool,
     /// How often it may start.
     pub rate_limit: Option<RateLimit>,
     /// Its hard limit.
@@ -156,6 +164,7 @@ impl Default for TaskOptions {
             acks_on_failure: true,
             acks_on_timeout: true,
             reject_on_worker_lost: false,
+            send_events: true,
             rate_limit: None,
             time_limit: None,
             soft_time_limit: None,

@@ -111,6 +111,8 @@ impl ConsumerLoop {
         if let Some(signal) = request.terminate {
             self.pool.terminate(tag, signal);
         }
+        self.event_started(tag);
+        let Some(request) = self.requests.get(&tag) else { return };
         if self.tasks.options(request.task).acks_late {
             self.marks.push_back((now + MARK_AFTER, tag));
         } else {
@@ -157,6 +159,7 @@ impl ConsumerLoop {
             Some(_) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
             None => Settle::Keep,
         };
+        self.event_ended(&request, &outcome, &settle);
         if request.claim.is_none() {
             self.bury_acknowledged(&request, &outcome);
         }
@@ -253,6 +256,7 @@ impl ConsumerLoop {
                 self.log.task(Level::Error, "celery.worker.request", &request, || {
                     format!("Task {}[{}] lost its process", request.name, request.id)
                 });
+                self.event_rejected(&request, &settle);
                 self.settle(&request, settle);
                 self.requests.insert(tag, request);
                 self.remove(tag);

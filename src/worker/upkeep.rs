@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::commit::broker_timeout;
 use super::consumer::{ConsumerLoop, Source};
 use super::control::mingle::Met;
+use super::events::Told;
 use super::link::Link;
 use super::notice::Level;
 use super::request::Phase;
@@ -39,12 +40,14 @@ pub(super) enum Chore {
     Closed,
     /// Revoked tasks that wait are stored as such.
     Marked,
-    /// Somebody was told something, or it was logged why not.
+    /// A request was answered, or it was logged why not.
     Answered,
     /// A step of asking the other workers.
     Met(Met),
     Buried,
     Nap,
+    /// Monitors were told.
+    Told(Told),
 }
 
 impl ConsumerLoop {
@@ -80,6 +83,7 @@ impl ConsumerLoop {
             self.tick_at = now + TICK;
             self.tick(now);
         }
+        self.tell_monitors(now);
         self.life_on_time(now);
     }
 
@@ -88,7 +92,8 @@ impl ConsumerLoop {
         let young = self.young.front().map(|(at, _)| *at);
         let mark = self.marks.front().map(|(at, _)| *at);
         let renew = self.renewing.is_none().then_some(self.renew_at);
-        let moments = [self.held.next(), young, mark, self.claim_after, renew, self.life_deadline()];
+        let monitor = self.monitor.next();
+        let moments = [self.held.next(), young, mark, self.claim_after, renew, self.life_deadline(), monitor];
         moments.into_iter().flatten().min().map_or(self.tick_at, |next| next.min(self.tick_at))
     }
 
@@ -201,6 +206,7 @@ impl ConsumerLoop {
             | Chore::Answered => {}
             Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
+            Chore::Told(told) => self.told(told),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;
                 self.stats.reconnected.add(1);

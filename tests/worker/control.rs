@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use celeriac::broker::{Broker, Listener};
+use celeriac::broker::Broker;
 use celeriac::protocol::{ControlReply, Message};
 use celeriac::worker::pool::Mode;
 use celeriac::worker::pool::scripted::{Scene, ScriptedPool, usual};

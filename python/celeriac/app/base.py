@@ -24,9 +24,12 @@ from celeriac.utils.time import zone
 if TYPE_CHECKING:
     from celeriac._core import Client, ResultRecord
     from celeriac.app.amqp import AMQP
+    from celeriac.app.connection import Connection
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
+    from celeriac.app.events import Events
     from celeriac.canvas.signature import Signature
+    from celeriac.utils.clocks import LamportClock
 
     # `Celery.Task` hides the class in the annotations below it.
     AnyTask = Task[..., Any]
@@ -106,6 +109,9 @@ class Celery:
         self._lock = threading.RLock()
         self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
+        # Both made on first use.
+        self._events: Events | None = None
+        self._clock: LamportClock | None = None
         # Made of `task_cls` on first use, or set by hand.
         self._task_class: Any = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
@@ -494,6 +500,50 @@ class Celery:
     def select_queues(self, queues: Iterable[str] | str | None = None) -> None:
         """Workers of this app consume from these queues only."""
         self.amqp.queues.select(queues)
+
+    @property
+    def events(self) -> Events:
+        """Events: `Receiver`, `Dispatcher`, `State`."""
+        if self._events is None:
+            from celeriac.app.events import Events
+
+            self._events = Events(self)
+        return self._events
+
+    @property
+    def clock(self) -> LamportClock:
+        """The logical clock of this process, as events have it."""
+        if self._clock is None:
+            from celeriac.utils.clocks import LamportClock
+
+            self._clock = LamportClock()
+        return self._clock
+
+    def connection(self, url: str | None = None, **kwargs: Any) -> Connection:
+        """Stands for the connection to the broker, where code written for Celery passes one around.
+
+        Args:
+            url: Another broker is not supported: that would be another app.
+            **kwargs: Accepted for compatibility.
+
+        Raises:
+            ImproperlyConfigured: Another broker is asked for.
+        """
+        from celeriac.app.connection import Connection
+
+        if url is not None and url != self.broker_url_effective:
+            raise ImproperlyConfigured("a connection to another broker needs an app of its own, with that broker_url")
+        return Connection(self, self.broker_url_effective)
+
+    connection_for_write = broker_connection = connection
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Connection:
+        """The same."""
+        return self.connection(url)
+
+    def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> Any:
+        """The given connection, or one of the app's; for `with`."""
+        return self.connection() if connection is None else connection
 
     @property
     def control(self) -> Control:

@@ -13,6 +13,7 @@ from celeriac.bin.options import Shared, shared_options
 COMMANDS = {
     "call": "Call a task by name.",
     "control": "Tell workers to change something.",
+    "events": "Show what workers tell of themselves and of tasks.",
     "inspect": "Ask workers something.",
     "list": "List the queues that the broker has.",
     "purge": "Delete all waiting messages of the queues.",
@@ -26,7 +27,7 @@ COMMANDS = {
 #: Commands of Celery that come with a later version.
 LATER = frozenset(
     {
-        "amqp", "beat", "events", "flower", "graph", "logtool", "migrate", "multi", "shell", "upgrade",
+        "amqp", "beat", "flower", "graph", "logtool", "migrate", "multi", "shell", "upgrade",
     }
 )  # fmt: skip
 

@@ -71,8 +71,12 @@ class Concurrency(ParamType):
 @click.option("--purge", "--discard", is_flag=True, help="Delete all waiting messages first.")
 @click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip to switch off.")
 @click.option("--without-mingle", is_flag=True, help="Do not ask others for revoked tasks.")
-@click.option("--without-heartbeat", is_flag=True, help="Accepted: there are no heartbeat events to switch off.")
-@click.option("--heartbeat-interval", type=float, hidden=True)
+@click.option("--without-heartbeat", is_flag=True, help="Do not tell monitors that the worker lives.")
+@click.option(
+    "--heartbeat-interval",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds between heartbeat events; 2 unless given.",
+)
 @click.option("-B", "--beat", is_flag=True, hidden=True)
 @click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
 @click.option("--scheduler", hidden=True)

@@ -98,8 +98,6 @@ class WorkController:
         self._announce_start()
         log_options = self._setup.log_options(self.app)
         owns_logging = log.setup(log_options)
-        if self.app.conf.worker_send_task_events:
-            logger.warning("Task events (-E) are not in this version: none will be sent.")
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
         pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
@@ -169,6 +167,11 @@ class WorkController:
         if self.app.conf.worker_disable_prefetch:
             # As many messages as there are processes: none waits behind a task that runs.
             options["prefetch_multiplier"] = 1
+        given = self.arguments.options
+        if given.get("without_heartbeat"):
+            options["heartbeat_seconds"] = None
+        elif given.get("heartbeat_interval"):
+            options["heartbeat_seconds"] = given["heartbeat_interval"]
         from celeriac.worker.about import control_options
 
         without_mingle = bool(self.arguments.options.get("without_mingle"))

@@ -128,6 +128,7 @@ class TaskTracer:
         self._after_return = _overridden(task, "after_return")
         self._ignores = bool(task.ignore_result)
         self._keeps = tracer.app.results_enabled
+        self._tells_sent = bool(tracer.app.conf.task_send_sent_event)
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
     def run(self, tag: int, request: Context) -> None:
@@ -174,7 +175,8 @@ class TaskTracer:
             runtime = perf_counter() - started
             kind, state, results, einfo = self._raised(exc, request)
             retval = exc
-            summary = safe_repr(exc)
+            # What monitors are told of a retry is why.
+            summary = safe_repr(exc.exc if isinstance(exc, Retry) else exc)
         else:
             runtime = perf_counter() - started
             summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
@@ -185,9 +187,13 @@ class TaskTracer:
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=retval, state=state
             )
-        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
-        if einfo is not None:
-            _release(einfo)
+        if self._tells_sent and request._follow_ups:
+            self._tracer.app.events.tasks_sent(request._follow_ups)
+        if einfo is None:
+            self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
+            return
+        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, einfo.traceback)
+        _release(einfo)
 
     def _stores(self, request: Context) -> bool:
         ignores = request.ignore_result

@@ -123,10 +123,19 @@ impl Broker for AmqpBroker {
     }
 
     /// Queues of listeners keep a broadcast as long as Celery's do; `ttl` does not change that.
-    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        _ttl: Duration,
+    ) -> Result<(), BrokerError> {
         listen::declare(&self.publisher.link, &listen::broadcasts(exchange)).await?;
-        let key = listen::key(exchange, &message);
-        let letter = self.publisher.bare(exchange, &key, &message)?;
+        let letter = self.publisher.bare(exchange, routing_key, &message)?;
         self.publisher.deliver(vec![letter]).await
     }
 

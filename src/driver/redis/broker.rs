@@ -193,11 +193,22 @@ impl Broker for RedisBroker {
         buried.map(drop).map_err(|error| self.0.failed(error))
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        _ttl: Duration,
+    ) -> Result<(), BrokerError> {
         // Whoever does not listen now does not hear it: the server keeps nothing that could be over.
         let tag = uuid::Uuid::new_v4().to_string();
         let mut command = cmd("PUBLISH");
-        command.arg(self.0.layout.channel(exchange, "")).arg(Envelope::encode(&message, exchange, "", &tag));
+        let envelope = Envelope::encode(&message, exchange, routing_key, &tag);
+        command.arg(self.0.layout.channel(exchange, routing_key)).arg(envelope);
         self.0.link.query::<i64>(&command).await.map(drop).map_err(|error| self.0.failed(error))
     }
 

@@ -68,6 +68,8 @@ pub struct Outcome {
     pub runtime: Option<Duration>,
     /// Repr of the return value, or of the exception; or why the message is refused.
     pub summary: String,
+    /// Where the task raised, for its event; empty when it did not, or when nobody knows.
+    pub traceback: String,
 }
 
 /// How a request ended; decides, with the task's options, what happens to the claim.
