@@ -6,6 +6,7 @@ mod client;
 mod completions;
 mod compression;
 mod connections;
+mod consumer;
 mod convert;
 mod errors;
 mod json;
@@ -35,6 +36,8 @@ mod _core {
     use crate::completions::Completions;
     #[pymodule_export]
     use crate::compression::{compress, decompress};
+    #[pymodule_export]
+    use crate::consumer::{Consumer, Delivery};
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
     #[pymodule_export]
