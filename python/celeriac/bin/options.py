@@ -62,6 +62,15 @@ class Shared:
                 result_backend=self.result_backend,
             )
 
+    def enter_workdir(self) -> None:
+        """Changes to `--workdir` now, so that relative paths of other options are below it."""
+        if self.workdir:
+            try:
+                os.chdir(self.workdir)
+            except OSError as exc:
+                stop(f"cannot change to {self.workdir!r}: {exc.strerror}", "give --workdir a directory")
+            self.workdir = os.getcwd()
+
     def error(self, message: str) -> None:
         """A line for people, not for pipes."""
         if not self.quiet:
