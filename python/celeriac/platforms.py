@@ -155,7 +155,7 @@ def create_pidlock(pidfile: str) -> Pidfile:
     try:
         lock.acquire()
     except LockFailed as exc:
-        print(f"Error: {exc}", file=sys.stderr)
+        sys.stderr.write(f"Error: {exc}\n")
         raise SystemExit(EX_CANTCREAT) from None
     atexit.register(lock.release)
     return lock
@@ -242,8 +242,8 @@ def detached(
     meanwhile: Callable[[], int] | None = None,
     **opts: Any,
 ) -> DaemonContext:
-    """What detaches this process when it is entered (`with detached(...):`). What can be checked is checked here,
-    where there still is someone to tell.
+    """Prepares to detach this process, which happens when the result is entered by `with`. What can be checked is
+    checked here, where there still is someone to tell.
 
     Raises:
         OSError: The log file cannot be written.
@@ -255,7 +255,7 @@ def detached(
     if logfile:
         open(logfile, "a").close()
     if pidfile and not Pidfile(pidfile).remove_if_stale():
-        print(f"Error: the pid file {pidfile!r} says that another process runs already", file=sys.stderr)
+        sys.stderr.write(f"Error: the pid file {pidfile!r} says that another process runs already\n")
         raise SystemExit(EX_CANTCREAT)
     return DaemonContext(umask=umask, workdir=workdir or os.getcwd(), output=logfile, fake=fake, meanwhile=meanwhile)
 
@@ -399,9 +399,7 @@ class Signals:
         except (AttributeError, ValueError):
             pass
 
-    def update(
-        self, handlers: Mapping[str, _Handler] | Iterable[tuple[str, _Handler]] = (), **more: _Handler
-    ) -> None:
+    def update(self, handlers: Mapping[str, _Handler] | Iterable[tuple[str, _Handler]] = (), **more: _Handler) -> None:
         """Sets many."""
         for name, handler in {**dict(handlers), **more}.items():
             self[name] = handler
@@ -413,4 +411,3 @@ signals = Signals()
 def signal_name(number: int) -> str:
     """`SIGTERM` for 15."""
     return _signal.Signals(number).name
-

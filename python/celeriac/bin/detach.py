@@ -164,7 +164,7 @@ class Report:
     def __enter__(self) -> Report:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: object) -> None:
         if exc is not None:
             self.failed(exc.code if isinstance(exc, SystemExit) else EXIT_FAILURE)
 
@@ -195,13 +195,13 @@ class _Waiting:
             click.echo(f"The {self._what} runs in the background as process {number}; its log is {self._logfile}")
             code = 0
         elif word == "waiting":
-            click.echo(
-                f"The {self._what} is still starting in the background: see its log {self._logfile}", err=True
-            )
+            click.echo(f"The {self._what} is still starting in the background: see its log {self._logfile}", err=True)
             code = 0
         else:
             code = int(number) if number.isdigit() and int(number) else EXIT_FAILURE
-            click.echo(f"Error: the {self._what} did not start (exit code {code}); its log {self._logfile} says:", err=True)
+            click.echo(
+                f"Error: the {self._what} did not start (exit code {code}); its log {self._logfile} says:", err=True
+            )
             click.echo(self._log_tail(), err=True)
         sys.stdout.flush()
         return code
@@ -225,7 +225,7 @@ class _Waiting:
 
 def without_detach(arguments: list[str]) -> list[str]:
     """A command line without `-D` and `--detach`."""
-    kept = []
+    kept: list[str] = []
     for position, argument in enumerate(arguments):
         if argument == "--":
             return kept + arguments[position:]

@@ -136,7 +136,11 @@ class Multi:
 
     def _start(self, nodes: list[Node], line: CommandLine) -> int:
         self._note("> Starting nodes...")
-        return int(any([self._start_one(node) for node in nodes]))
+        return self._start_all(nodes)
+
+    def _start_all(self, nodes: list[Node]) -> int:
+        codes = [self._start_one(node) for node in nodes]
+        return int(any(codes))
 
     def _start_one(self, node: Node) -> int:
         self._note(f"\t> {node.name}: ", newline=False)
@@ -157,7 +161,7 @@ class Multi:
     def _restart(self, nodes: list[Node], line: CommandLine) -> int:
         self._wait(self._signal(nodes, line.signal))
         self._note("> Restarting nodes...")
-        return int(any([self._start_one(node) for node in nodes]))
+        return self._start_all(nodes)
 
     def _kill(self, nodes: list[Node], line: CommandLine) -> int:
         from celeriac.platforms import Pidfile

@@ -57,8 +57,8 @@ class CommandLine:
                 option, equals, value = argument.partition("=")
                 line._add(option, value if equals else None)
             elif argument.startswith("-") and len(argument) > 1:
-                value = left.pop(0) if left and not left[0].startswith("-") else None
-                line._add(argument, value)
+                follows = bool(left) and not left[0].startswith("-")
+                line._add(argument, left.pop(0) if follows else None)
             else:
                 line.names.append(argument)
         return line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,16 @@ def friendly_errors() -> Iterator[None]:
         stop(str(exc))
     except OperationalError as exc:
         stop(str(exc), "is the broker's URL right, and does it run?", EXIT_FAILURE)
+
+
+@contextmanager
+def progress_bar(total: int, label: str, *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while it is a terminal, and nothing elsewhere; gives what advances it."""
+    if hidden or total < 1 or not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
