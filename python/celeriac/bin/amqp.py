@@ -109,14 +109,16 @@ def main(ctx: click.Context) -> None:
     ctx.obj = session
     ctx.call_on_close(session.close)
     if ctx.invoked_subcommand is None:
-        with friendly_errors():
-            session.client.queues()
+        ctx.invoke(repl)
+
+
+@main.command("repl")
+@click.pass_obj
+def repl(session: Session) -> None:
+    """Read commands until the end of the input, `exit` or `quit`."""
+    with friendly_errors():
+        session.client.queues()
         click.echo(f"-> connected to {session.client.broker_url()}", err=True)
-        _repl(session)
-
-
-def _repl(session: Session) -> None:
-    """Reads commands until the end of the input, `exit` or `quit`."""
     while True:
         try:
             words = shlex.split(click.prompt("amqp", prompt_suffix="> ", default="", show_default=False, err=True))

@@ -86,7 +86,10 @@ class Daemon:
     def _detach(self, what: str) -> Report:
         from celeriac.exceptions import SecurityError
         from celeriac.platforms import detached
+        from celeriac.worker.process import thread_count
 
+        if thread_count() > 1:
+            stop("--detach needs a process without threads", "start it as a program of its own: python -m celeriac ...")
         assert self.logfile is not None
         if self.executable and not os.access(self.executable, os.X_OK):
             stop(f"--executable {self.executable} is no program that can be run")

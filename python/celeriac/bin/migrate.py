@@ -105,6 +105,8 @@ class Migration:
         Raises:
             OperationalError: A broker cannot be reached; what was taken and not sent goes back.
         """
+        # Before anything is taken: a destination that is not there is told at once.
+        self._destination.examine_broker()
         self._unpark()
         total = self._waiting()
         self._consumer = self._source.consume(list(self._names), consumer_name("migrate"), LEASE_SECONDS)

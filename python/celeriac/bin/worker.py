@@ -51,7 +51,7 @@ class Concurrency(ParamType):
 @click.option("-Q", "--queues", type=CommaList(), help="Consume from these queues only.")
 @click.option("-X", "--exclude-queues", type=CommaList(), help="Consume from all but these queues.")
 @click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
-@click.option("-O", "optimization", type=click.Choice(["default", "fair"]), help="fair is what there is.")
+@click.option("-O", "--optimization", type=click.Choice(["default", "fair"]), help="fair is what there is.")
 @click.option("-l", "--loglevel", type=LogLevel(), default="WARNING", show_default=True, help="Level of the log.")
 @click.option("-f", "--logfile", help="Log to this file instead of standard error.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
