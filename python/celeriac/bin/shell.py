@@ -57,9 +57,10 @@ def _names(app: Any, without_tasks: bool) -> dict[str, Any]:
 
     names: dict[str, Any] = {"app": app, "celery": app, "celeriac": celeriac}
     for name in ("Task", "chain", "chord", "chunks", "group", "signature", "xmap", "xstarmap"):
-        # Those of canvas that this version has.
-        if (found := getattr(celeriac, name, None)) is not None:
-            names[name] = found
+        try:
+            names[name] = getattr(celeriac, name)
+        except (AttributeError, ImportError):
+            pass  # Not in this version.
     if "signature" in names:
         names["subtask"] = names["signature"]
     if not without_tasks:

@@ -54,8 +54,8 @@ def test_a_careless_redis_is_told_from_a_careful_one(good: Project, own_redis: C
     careless = own_redis("--maxmemory-policy", "allkeys-lru", "--appendonly", "no", "--save", "")
     careful = own_redis("--maxmemory-policy", "noeviction", "--appendonly", "yes")
 
-    bad_code, bad = doctor(good, "-b", careless.url, "--result-backend", careless.url)
-    code, fine = doctor(good, "-b", careful.url, "--result-backend", careful.url)
+    bad_code, bad = doctor(good, "-b", careless.url(), "--result-backend", careless.url())
+    code, fine = doctor(good, "-b", careful.url(), "--result-backend", careful.url())
 
     assert bad_code == 1
     assert "throws messages away when its memory is full (maxmemory-policy allkeys-lru)" in about(bad, "warning")
@@ -67,8 +67,7 @@ def test_a_careless_redis_is_told_from_a_careful_one(good: Project, own_redis: C
 
 
 def test_a_wrong_password_is_an_error(good: Project, own_redis: Callable[..., Any]) -> None:
-    server = own_redis("--requirepass", "geheim")
-    url = re.sub(r"//.*@|//", "//:falsch@", server.url, count=1)
+    url = own_redis().url().replace("//", "//stranger:falsch@", 1)
 
     code, found = doctor(good, "-b", url, "--result-backend", url)
 
