@@ -11,9 +11,10 @@ import pytest
 
 from celeriac import Celery
 from celeriac.bin.connect import client_for
+from celeriac.bin.migrate import BATCH
 
 from .command_lines import CommandLines
-from .conftest import Project
+from .conftest import Project, wait_until
 
 COUNT = 2000
 
@@ -160,3 +161,48 @@ def test_a_source_cannot_be_its_own_destination(project: Project, shell: Command
 
     assert done.returncode == 2
     assert "are the same broker" in done.stderr
+
+
+@pytest.mark.parametrize("direction", ["away from the file", "into the file"])
+def test_a_migration_that_is_killed_again_and_again_loses_nothing(
+    direction: str, project: Project, shell: CommandLines, redis_url: str
+) -> None:
+    kills, count = 4, 1500
+    fill(project, count)
+    wanted = set(peek(project.url))
+    source, destination = project.url, redis_url
+    if direction == "into the file":
+        assert shell.run("-A", "tasks", "migrate", "-a", source, destination).returncode == 0
+        source, destination = destination, source
+    counter = client_for(Celery("count", broker=destination, set_as_current=False), destination)
+
+    def arrived() -> int:
+        return sum(queue["ready"] for queue in counter.queues())
+
+    for _ in range(kills):
+        before = arrived()
+        process = shell.begin("-A", "tasks", "migrate", "-a", source, destination)
+        wait_until(lambda: arrived() > before or process.poll() is not None, "some arrived")
+        process.kill()
+        process.communicate()
+    done = shell.run("-A", "tasks", "migrate", "-a", source, destination)
+    counter.close()
+
+    assert done.returncode == 0, done.stderr
+    ids = drain_ids(destination)
+    assert set(ids) == wanted
+    assert len(ids) - count <= kills * BATCH, "at the most one batch for each kill is there twice"
+    assert drain_ids(source) == []
+
+
+def drain_ids(url: str) -> list[str]:
+    """Takes all messages away: their ids, however often each is there."""
+    client = client_for(Celery("ids", broker=url, set_as_current=False), url)
+    consumer = client.consume(["celery"], "ids@test")
+    ids = []
+    while taken := consumer.claim(500, 1.0):
+        ids += [one.headers["id"] for one in taken if one.headers]
+        consumer.settle([one.claim for one in taken], "ack")
+    consumer.close()
+    client.close()
+    return ids
