@@ -16,6 +16,7 @@ use crate::connections::Connections;
 use crate::consumer::Consumer;
 use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
+use crate::inbox::Inbox;
 use crate::json::from_json;
 use crate::options::Options;
 use crate::runtime::{Engine, same_process};
@@ -243,6 +244,12 @@ impl Client {
         let options = ConsumerOptions { queues, node, lease, max_crashes: u32::MAX, results: None };
         let consumer = self.now(py, |client| async move { client.consume(options).await })?;
         Ok(Consumer::new(consumer))
+    }
+
+    /// Opens a mailbox for replies.
+    fn inbox(&self, py: Python<'_>, exchange: &str, key: &str) -> PyResult<Inbox> {
+        let listener = self.now(py, |client| async move { client.inbox(exchange, key).await })?;
+        Ok(Inbox::new(listener))
     }
 
     /// Without the password.

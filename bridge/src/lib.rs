@@ -9,6 +9,7 @@ mod connections;
 mod consumer;
 mod convert;
 mod errors;
+mod inbox;
 mod json;
 mod logging;
 mod options;
@@ -38,6 +39,8 @@ mod _core {
     use crate::compression::{compress, decompress};
     #[pymodule_export]
     use crate::consumer::{Consumer, Delivery};
+    #[pymodule_export]
+    use crate::inbox::Inbox;
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
     #[pymodule_export]

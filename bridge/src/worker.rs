@@ -237,6 +237,13 @@ impl Worker {
         Ok(())
     }
 
+    /// Answers a command of the app's own with JSON text; false when the worker has ended.
+    fn reply(&self, py: Python<'_>, number: u64, json: String) -> PyResult<bool> {
+        same_process(self.pid, "Worker")?;
+        let handle = self.shared.state.lock().handle.clone();
+        Ok(handle.is_some_and(|handle| py.detach(|| handle.reply(number, json))))
+    }
+
     /// Counters; empty before the start.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         same_process(self.pid, "Worker")?;
@@ -269,6 +276,9 @@ impl Drop for Worker {
 fn to_tuple(py: Python<'_>, notice: Notice) -> PyResult<Py<PyAny>> {
     match notice {
         Notice::Ready => ("ready",).into_py_any(py),
+        Notice::Command { number, method, arguments } => {
+            ("command", number, method, arguments).into_py_any(py)
+        }
         Notice::Log(line) => {
             let (id, name) = line.task.unzip();
             let created = line.created.0 as f64 / 1000.0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::patience::RetryPolicy;
 use super::{Client, ClientError};
-use crate::broker::{Consumer, ConsumerOptions, DeadLetter, QueueStatus, StoreReport};
+use crate::broker::{Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus, StoreReport};
 use crate::protocol::{Message, Publication};
 
 /// How a batch is sent.
@@ -82,6 +82,11 @@ impl Client {
     /// Starts to take messages by hand.
     pub async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, ClientError> {
         self.patiently(None, || async { Ok(self.broker()?.consume(options.clone()).await?) }).await
+    }
+
+    /// Opens a mailbox for replies.
+    pub async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.inbox(exchange, key).await?) }).await
     }
 
     /// Sends to whoever listens to `exchange` now.

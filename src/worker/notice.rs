@@ -48,6 +48,15 @@ pub enum Notice {
     Ready,
     /// A log line.
     Log(LogLine),
+    /// A command of the app's own was asked for: carry it out, and answer with its number.
+    Command {
+        /// For [`super::WorkerHandle::reply`].
+        number: u64,
+        /// The command.
+        method: String,
+        /// Its arguments: a JSON object.
+        arguments: String,
+    },
 }
 
 type Hook = Box<dyn Fn() + Send + Sync>;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +182,7 @@ def test_a_migration_that_is_killed_again_and_again_loses_nothing(
         return sum(queue["ready"] for queue in counter.queues())
 
     for _ in range(kills):
-        before = arrived()
-        process = shell.begin("-A", "tasks", "migrate", "-a", source, destination)
-        wait_until(lambda: arrived() > before or process.poll() is not None, "some arrived")
-        process.kill()
-        process.communicate()
+        kill_when_it_moves(shell.begin("-A", "tasks", "migrate", "-a", source, destination), arrived)
     done = shell.run("-A", "tasks", "migrate", "-a", source, destination)
     counter.close()
 
@@ -193,6 +191,13 @@ def test_a_migration_that_is_killed_again_and_again_loses_nothing(
     assert set(ids) == wanted
     assert len(ids) - count <= kills * BATCH, "at the most one batch for each kill is there twice"
     assert drain_ids(source) == []
+
+
+def kill_when_it_moves(process: subprocess.Popen[str], arrived: Callable[[], int]) -> None:
+    before = arrived()
+    wait_until(lambda: arrived() > before or process.poll() is not None, "some arrived")
+    process.kill()
+    process.communicate()
 
 
 def drain_ids(url: str) -> list[str]:
