@@ -232,6 +232,14 @@ class Client:
         """name, ready, claimed, parked, dead."""
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """id, queue, reason, detail, crashes, died_ms, headers (None: unreadable), properties, body. Oldest first."""
+    def examine_broker(self) -> dict[str, Any]:
+        """version, clock_offset_ms, workers (of ours, with a lease), consumers (by queue), settings (of the server): None
+        or empty where the store does not tell; advice: sentences for an operator."""
+    def examine_backend(self) -> dict[str, Any]:
+        """The same without advice. Raises ImproperlyConfigured when there is no result backend."""
+    def consume(self, queues: Sequence[str], node: str, lease: float = 60.0) -> Consumer:
+        """Declares the queues, and starts to take messages by hand. `lease`: seconds that what was taken stays taken
+        without a `renew`."""
     def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None:
         """To whoever listens now, with the publication's routing key (which commands have not, and events have)."""
     def listen(self, exchange: str) -> Listener:
@@ -250,6 +258,44 @@ class Listener:
         signals. Connects anew by itself: what is said meanwhile is not heard (but in the embedded store)."""
     def close(self) -> None:
         """Stops listening."""
+
+@final
+class Consumer:
+    """Takes messages by hand: for commands that move them or look at them. Made by `Client.consume`."""
+
+    def claim(self, count: int, timeout: float) -> list[Delivery]:
+        """Up to `count` messages; none when none came within `timeout` seconds."""
+    def settle(self, claims: Sequence[tuple[int, int]], how: str) -> int:
+        """how: ack, requeue (to the end of the queue), release (to its old place). Returns how many of these claims were
+        lost before, and are where they were."""
+    def renew(self) -> bool:
+        """Holds what was taken for another lease. False: it was lost, and goes to others."""
+    def close(self) -> None:
+        """Gives back, in order, what was taken and not settled."""
+
+@final
+class Delivery:
+    """A message that was taken. Immutable."""
+
+    @property
+    def claim(self) -> tuple[int, int]: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def headers(self) -> dict[str, Any] | None:
+        """None when they cannot be read."""
+    @property
+    def properties(self) -> dict[str, Any]: ...
+    @property
+    def body(self) -> bytes: ...
+    def publication(self, exchange: str, routing_key: str) -> Publication:
+        """The same message, byte for byte, to be sent elsewhere."""
 
 def shutdown_runtime(timeout: float = 2.0) -> None:
     """Stops the engine's threads in this process; calls that wait raise RuntimeError. The next call starts
