@@ -7,7 +7,7 @@
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
-//! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
+//! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
 
@@ -26,9 +26,11 @@ mod rate_limit;
 mod request;
 mod revoked;
 mod running;
+mod service;
 mod stats;
 mod strategy;
 mod tasks;
+mod told;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
@@ -47,6 +49,7 @@ use consumer::ConsumerLoop;
 use log::Log;
 use pool::Pool;
 use prefetch::Prefetch;
+use service::Service;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
@@ -54,7 +57,9 @@ pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{TaskOptions, WorkerOptions};
 pub use rate_limit::{RateLimit, RateLimitError};
+pub use service::ServiceManager;
 pub use stats::Stats;
+pub use told::{TaskEvent, TaskNotice};
 
 /// Why a worker ended otherwise than by a stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -65,6 +70,9 @@ pub enum WorkerError {
     /// There is nothing to run tasks any more.
     #[error("{0}")]
     Pool(String),
+    /// The service manager that started the worker cannot be told of it.
+    #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
+    Service(Arc<std::io::Error>),
 }
 
 /// A worker that does not run yet.
@@ -88,6 +96,7 @@ impl Worker {
         clock: Clock,
     ) -> Self {
         let notices = Arc::new(NoticeQueue::new(options.log_level));
+        notices.want_tasks(&options.tell);
         let log = Arc::new(Log::new(notices.clone(), clock.clone()));
         let store = broker.store_id();
         let one_store = store.is_some() && backend.as_ref().is_none_or(|backend| backend.store_id() == store);
@@ -122,7 +131,9 @@ impl Worker {
         let orders = self.orders.clone();
         let (_ear, control) =
             control::listen(self.stores.broker.clone(), self.options.node.clone(), self.stores.log.clone());
-        let mut consumer = self.into_loop(control);
+        let service = Service::new(self.options.service_manager.as_ref());
+        let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
+        let mut consumer = self.into_loop(control, service);
         consumer.connect().await?;
         consumer.turn().await;
         let exit = consumer.finish().await;
@@ -133,6 +144,7 @@ impl Worker {
     fn into_loop(
         self,
         control: tokio::sync::mpsc::Receiver<crate::protocol::ControlRequest>,
+        service: Service,
     ) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
@@ -147,6 +159,7 @@ impl Worker {
             stores: self.stores,
             pool: self.pool,
             notices: self.notices,
+            service,
             log,
             stats: self.stats,
             born: now,

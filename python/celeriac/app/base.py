@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, cast
@@ -101,6 +102,8 @@ class Celery:
         if task_cls is not None:
             self.task_cls = symbol_by_name(task_cls)
         self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
+        #: Boot steps: see `celeriac.bootsteps`.
+        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
         self._autodiscover: list[tuple[Any, str | None]] = []
         # Guards finalising.
         self._lock = threading.RLock()
