@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use celeriac::client::ClientError;
 use celeriac::clock::Clock;
 use celeriac::driver::{connect_backend, connect_broker};
-use celeriac::worker::{
-    self, Exit, Notice, NoticeQueue, Stats, Stop, TaskEvent, TaskNotice, WorkerHandle,
-};
+use celeriac::worker::{self, Exit, Notice, NoticeQueue, Stats, Stop, TaskEvent, TaskNotice, WorkerHandle};
 use parking_lot::{Condvar, Mutex};
 use pyo3::IntoPyObjectExt as _;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -230,7 +228,9 @@ impl Worker {
             "soft" => Stop::Soft,
             "cold" => Stop::Cold,
             other => {
-                return Err(PyValueError::new_err(format!("a worker stops warm, soft or cold, not {other:?}")));
+                return Err(PyValueError::new_err(format!(
+                    "a worker stops warm, soft or cold, not {other:?}"
+                )));
             }
         };
         let mut state = self.shared.state.lock();

@@ -203,11 +203,7 @@ impl ConsumerLoop {
             return;
         }
         self.life = Phase::Killing;
-        self.ending = Ending {
-            deadline: Some(Instant::now() + KILL_WAIT),
-            cold: true,
-            spares: false,
-        };
+        self.ending = Ending { deadline: Some(Instant::now() + KILL_WAIT), cold: true, spares: false };
         self.stop_taking();
         self.kill_running(false);
     }
@@ -229,7 +225,11 @@ impl ConsumerLoop {
     fn drained_long_enough(&mut self) {
         let spares = self.ending.spares;
         self.log.line(Level::Warning, "celery.worker", || {
-            let fate = if spares { "; those that were acknowledged run on" } else { " unless they were acknowledged" };
+            let fate = if spares {
+                "; those that were acknowledged run on"
+            } else {
+                " unless they were acknowledged"
+            };
             format!("The time for a warm shutdown is over: tasks that run are killed, and handed back{fate}")
         });
         if spares {

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from celeriac.app.amqp import AMQP
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
+    from celeriac.app.log import Logging
     from celeriac.canvas.signature import Signature
 
     # `Celery.Task` hides the class in the annotations below it.
@@ -504,6 +505,13 @@ class Celery:
         from celeriac.app.control import Control
 
         return Control(self)
+
+    @property
+    def log(self) -> Logging:
+        """Logging as a worker of this app has it."""
+        from celeriac.app.log import Logging
+
+        return Logging(self)
 
     # -- programs
 

@@ -45,11 +45,28 @@ def facts(given: dict[str, Any]) -> dict[str, Any]:
     plain = {
         name: value
         for name, value in given.items()
-        if name in {"state", "sig", "how", "exitcode", "terminated", "expired", "signum", "name", "retval", "result", "args", "kwargs"}
+        if name
+        in {
+            "state",
+            "sig",
+            "how",
+            "exitcode",
+            "terminated",
+            "expired",
+            "signum",
+            "name",
+            "retval",
+            "result",
+            "args",
+            "kwargs",
+        }
     }
     request = given.get("request")
     if request is not None:
-        plain["request"] = [request.id, getattr(request, "task", None) and (getattr(request, "name", None) or request.task)]
+        plain["request"] = [
+            request.id,
+            getattr(request, "task", None) and (getattr(request, "name", None) or request.task),
+        ]
         plain["arguments"] = [list(request.args or ()), dict(request.kwargs or {})]
     for name in ("task_id", "id"):
         if name in given:
