@@ -15,6 +15,7 @@ use crate::completions::{Completions, Reply};
 use crate::connections::Connections;
 use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
+use crate::inbox::Inbox;
 use crate::json::from_json;
 use crate::options::Options;
 use crate::runtime::{Engine, same_process};
@@ -222,6 +223,12 @@ impl Client {
         let ttl = seconds(ttl)?.unwrap_or(Duration::MAX);
         let message = publication.get().0.message.clone();
         self.now(py, |client| async move { client.broadcast(exchange, message, ttl).await })
+    }
+
+    /// Opens a mailbox for replies.
+    fn inbox(&self, py: Python<'_>, exchange: &str, key: &str) -> PyResult<Inbox> {
+        let listener = self.now(py, |client| async move { client.inbox(exchange, key).await })?;
+        Ok(Inbox::new(listener))
     }
 
     /// Without the password.

@@ -8,6 +8,7 @@ mod compression;
 mod connections;
 mod convert;
 mod errors;
+mod inbox;
 mod json;
 mod logging;
 mod options;
@@ -35,6 +36,8 @@ mod _core {
     use crate::completions::Completions;
     #[pymodule_export]
     use crate::compression::{compress, decompress};
+    #[pymodule_export]
+    use crate::inbox::Inbox;
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
     #[pymodule_export]

@@ -252,6 +252,13 @@ impl Worker {
         Ok(())
     }
 
+    /// Answers a command of the app's own with JSON text; false when the worker has ended.
+    fn reply(&self, py: Python<'_>, number: u64, json: String) -> PyResult<bool> {
+        same_process(self.pid, "Worker")?;
+        let handle = self.shared.state.lock().handle.clone();
+        Ok(handle.is_some_and(|handle| py.detach(|| handle.reply(number, json))))
+    }
+
     /// Counters; empty before the start.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         same_process(self.pid, "Worker")?;
@@ -302,6 +309,9 @@ fn to_tuple(py: Python<'_>, notice: Notice) -> PyResult<Py<PyAny>> {
             let TaskNotice { event, execution, detail, signal } = *told;
             let name = EVENTS.iter().find(|(_, known)| *known == event).map(|(name, _)| *name);
             ("task", name, Execution(Box::new(execution)), detail, signal).into_py_any(py)
+        }
+        Notice::Command { number, method, arguments } => {
+            ("command", number, method, arguments).into_py_any(py)
         }
         Notice::Log(line) => {
             let (id, name) = line.task.unzip();

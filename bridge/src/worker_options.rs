@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 
 use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
-use celeriac::worker::{RateLimit, ServiceManager, TaskEvent, TaskOptions, WorkerOptions};
+use celeriac::worker::{
+    About, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions, WorkerOptions,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -40,8 +42,9 @@ pub(crate) fn read(dict: &Bound<'_, PyDict>) -> PyResult<Plan> {
         None => None,
     };
     let connections = Connections::read(&given, Threading::Dedicated)?;
-    let options =
+    let mut options =
         WorkerOptions { result_expires_ms: connections.broker.reply.expires_ms, ..worker_options(&given)? };
+    options.control.topology = connections.broker.topology.clone();
     let pool = pool(&given, &options)?;
     given.finish()?;
     Ok(Plan { broker_url, write_url, result_backend, connections, options, pool })
@@ -81,6 +84,7 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
+        control: control(given)?,
     })
 }
 
@@ -93,6 +97,33 @@ fn service_manager(given: &Options<'_>) -> PyResult<Option<ServiceManager>> {
     let watchdog = given.duration("watchdog_seconds")?;
     let socket = given.take::<OsString>("notify_socket")?;
     Ok(socket.map(|socket| ServiceManager { socket, watchdog }))
+}
+
+fn control(given: &Options<'_>) -> PyResult<ControlOptions> {
+    let default = ControlOptions::default();
+    let Some(dict) = given.take::<Bound<'_, PyDict>>("control")? else { return Ok(default) };
+    let given = Options::new("control", &dict)?;
+    let text = |name| given.take::<String>(name).map(Option::unwrap_or_default);
+    let control = ControlOptions {
+        enabled: given.take("enabled")?.unwrap_or(default.enabled),
+        exchange: given.take("exchange")?.unwrap_or(default.exchange),
+        mingle: given.take("mingle")?.unwrap_or(default.mingle),
+        state_file: given.take("state_file")?,
+        pool_restarts: given.take("pool_restarts")?.unwrap_or(default.pool_restarts),
+        commands: given.take::<Vec<String>>("commands")?.unwrap_or_default().into_iter().collect(),
+        topology: default.topology,
+        about: About {
+            conf: text("conf")?,
+            conf_with_defaults: text("conf_with_defaults")?,
+            report: text("report")?,
+            tasks: text("tasks")?,
+            broker: text("broker")?,
+            pool: text("pool")?,
+            max_tasks_per_child: given.take("max_tasks_per_child")?,
+        },
+    };
+    given.finish()?;
+    Ok(control)
 }
 
 fn tasks(given: &Options<'_>) -> PyResult<HashMap<String, TaskOptions>> {

@@ -30,6 +30,14 @@ use crate::protocol::{Message, Publication, ResultRecord};
 
 pub use error::BrokerError;
 
+/// How long a reply waits for whoever asked, where the store keeps it.
+pub(crate) const REPLY_KEPT: Duration = Duration::from_secs(60);
+
+/// The broadcast exchange that stands for an inbox, in stores that have no queues for it.
+fn mailbox(exchange: &str, key: &str) -> String {
+    format!("{exchange}/{key}")
+}
+
 /// What moves messages. One per process and URL, shared by all threads.
 #[async_trait]
 pub trait Broker: Send + Sync {
@@ -71,6 +79,18 @@ pub trait Broker: Send + Sync {
 
     /// Receives what is broadcast on `exchange` from now on.
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError>;
+
+    /// A private mailbox: receives what [`Broker::reply`] sends to `exchange` with `key`, from now on and for as long as
+    /// the listener lives. Nobody else may use that key.
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        self.listen(&mailbox(exchange, key)).await
+    }
+
+    /// Sends to the inbox that was opened for `exchange` and `key`. One that is gone gets nothing, and that is no error:
+    /// whoever asked does not wait any more.
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        self.broadcast(&mailbox(exchange, key), message, REPLY_KEPT).await
+    }
 
     /// Names the store behind this broker, such as a canonical path or `host:port`. A backend that answers
     /// the same is the same store, and [`Consumer::commit`] then takes results as well.
@@ -299,4 +319,7 @@ pub struct QueueStatus {
 pub trait Listener: Send {
     /// The next message. Cancel-safe.
     async fn next(&mut self) -> Result<Message, BrokerError>;
+
+    /// Removes what the store keeps for this listener, where it keeps anything. Dropping it does so too, a moment later.
+    async fn close(&mut self) {}
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::patience::RetryPolicy;
 use super::{Client, ClientError};
-use crate::broker::{DeadLetter, QueueStatus};
+use crate::broker::{DeadLetter, Listener, QueueStatus};
 use crate::protocol::{Message, Publication};
 
 /// How a batch is sent.
@@ -68,6 +68,11 @@ impl Client {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ClientError> {
         self.patiently(None, || async { Ok(self.broker()?.dead_letters(queue, limit).await?) }).await
+    }
+
+    /// Opens a mailbox for replies.
+    pub async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.inbox(exchange, key).await?) }).await
     }
 
     /// Sends to whoever listens to `exchange` now.

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
+use super::control::{Desk, Heard};
 use super::eta::Held;
 use super::lifecycle::{Phase as LifePhase, Stop};
 use super::link::Link;
@@ -31,12 +32,12 @@ use super::prefetch::Prefetch;
 use super::rate_limit::RateLimits;
 use super::request::Request;
 use super::revoked::Revoked;
+use super::saved::Saving;
 use super::stats::Counters;
 use super::tasks::Tasks;
 use super::upkeep::{Chore, Renewed};
 use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
 use crate::clock::Clock;
-use crate::protocol::ControlRequest;
 
 /// Outcomes that may wait for their commit before no more is claimed.
 const MAX_UNCOMMITTED: usize = 500;
@@ -61,7 +62,7 @@ enum Happened {
     Committed(Done),
     Renewed(Vec<Renewed>),
     Chore(Chore),
-    Control(ControlRequest),
+    Control(Heard),
     Stop,
     Time,
 }
@@ -124,7 +125,9 @@ pub(super) struct ConsumerLoop {
     pub(super) broken: Option<String>,
     /// Written by handles, read here.
     pub(super) orders: watch::Receiver<Option<Stop>>,
-    pub(super) control: mpsc::Receiver<ControlRequest>,
+    pub(super) control: mpsc::Receiver<Heard>,
+    pub(super) desk: Desk,
+    pub(super) saving: Saving,
 
     pub(super) claiming: Option<Claim>,
     pub(super) committing: Option<BoxFuture<'static, Done>>,
@@ -215,7 +218,7 @@ impl ConsumerLoop {
             (number, claimed) = claim(&mut self.claiming) => Happened::Claimed(number, claimed),
             renewed = slot(&mut self.renewing) => Happened::Renewed(renewed),
             Some(chore) = self.chores.next() => Happened::Chore(chore),
-            Some(request) = self.control.recv() => Happened::Control(request),
+            Some(heard) = self.control.recv() => Happened::Control(heard),
             Ok(()) = self.orders.changed() => Happened::Stop,
             () = &mut self.timer => Happened::Time,
         }
@@ -228,7 +231,7 @@ impl ConsumerLoop {
             Happened::Committed(done) => self.committed(&done),
             Happened::Renewed(renewed) => self.renewed(renewed),
             Happened::Chore(chore) => self.chore_done(chore),
-            Happened::Control(request) => self.asked(&request),
+            Happened::Control(heard) => self.heard(heard),
             Happened::Stop => self.ordered(),
             Happened::Time => {}
         }

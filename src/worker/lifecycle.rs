@@ -91,6 +91,7 @@ impl ConsumerLoop {
                     link.worked();
                     self.add_source(consumer.into());
                     self.ask_advice();
+                    self.mingle();
                     self.service.ready(&self.options.queues, Instant::now());
                     self.notices.push(Notice::Ready);
                     return Ok(());
@@ -138,7 +139,8 @@ impl ConsumerLoop {
         }
     }
 
-    fn drain(&mut self) {
+    /// Begins a warm stop.
+    pub(super) fn drain(&mut self) {
         if self.life != Phase::Running {
             return;
         }
@@ -287,6 +289,7 @@ impl ConsumerLoop {
             // When the broker cannot be reached the claims end with their lease.
             let _ = timeout(CLOSE_WAIT, source.consumer.close()).await;
         }
+        self.save_last();
         match self.broken.take() {
             Some(why) => Err(WorkerError::Pool(why)),
             None => Ok(Exit { code: i32::from(self.ending.cold), text: String::new() }),

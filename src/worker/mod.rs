@@ -7,6 +7,7 @@
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
+//!   `saved`: what is known beyond the worker's life;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
@@ -26,6 +27,7 @@ mod rate_limit;
 mod request;
 mod revoked;
 mod running;
+mod saved;
 mod service;
 mod stats;
 mod strategy;
@@ -38,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::backend::ResultBackend;
@@ -46,6 +48,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::clock::Clock;
 use commit::{Commits, Stores};
 use consumer::ConsumerLoop;
+use control::Heard;
 use log::Log;
 use pool::Pool;
 use prefetch::Prefetch;
@@ -55,7 +58,7 @@ use tasks::Tasks;
 
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
-pub use options::{TaskOptions, WorkerOptions};
+pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
 pub use rate_limit::{RateLimit, RateLimitError};
 pub use service::ServiceManager;
 pub use stats::Stats;
@@ -73,6 +76,9 @@ pub enum WorkerError {
     /// The service manager that started the worker cannot be told of it.
     #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
     Service(Arc<std::io::Error>),
+    /// The file with what is kept beyond the worker's life cannot be used.
+    #[error("{0}")]
+    State(String),
 }
 
 /// A worker that does not run yet.
@@ -84,6 +90,7 @@ pub struct Worker {
     notices: Arc<NoticeQueue>,
     stats: Arc<Counters>,
     orders: Arc<watch::Sender<Option<Stop>>>,
+    heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
 }
 
 impl Worker {
@@ -105,7 +112,8 @@ impl Worker {
             options.tasks.keys().map(|name| (Arc::from(name.as_str()), Counter::default())).collect();
         let stats = Arc::new(Counters { totals, ..Counters::default() });
         let orders = Arc::new(watch::Sender::new(None));
-        Self { options, stores, pool, clock, notices, stats, orders }
+        let heard = mpsc::channel(control::WAITING);
+        Self { options, stores, pool, clock, notices, stats, orders, heard }
     }
 
     /// The same, with another broker for follow-ups (`broker_write_url`). They are sent before the claim is
@@ -122,18 +130,27 @@ impl Worker {
 
     /// What the rest of the program holds while the worker runs.
     pub fn handle(&self) -> WorkerHandle {
-        WorkerHandle { orders: self.orders.clone(), stats: self.stats.clone(), notices: self.notices.clone() }
+        WorkerHandle {
+            orders: self.orders.clone(),
+            stats: self.stats.clone(),
+            notices: self.notices.clone(),
+            heard: self.heard.0.clone(),
+        }
     }
 
     /// Runs until a handle stops it. Must be called on a tokio runtime with time and IO.
     pub async fn run(self) -> Result<Exit, WorkerError> {
         // Kept to the end: the loop's receiver must not see all senders gone.
         let orders = self.orders.clone();
-        let (_ear, control) =
-            control::listen(self.stores.broker.clone(), self.options.node.clone(), self.stores.log.clone());
+        let _ear = self.options.control.enabled.then(|| {
+            let (exchange, node) = (self.options.control.exchange.clone(), self.options.node.clone());
+            let (broker, log) = (self.stores.broker.clone(), self.stores.log.clone());
+            control::listen(broker, exchange, node, log, self.heard.0.clone())
+        });
         let service = Service::new(self.options.service_manager.as_ref());
         let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
-        let mut consumer = self.into_loop(control, service);
+        let mut consumer = self.into_loop(service);
+        consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
         consumer.turn().await;
         let exit = consumer.finish().await;
@@ -141,11 +158,7 @@ impl Worker {
         exit
     }
 
-    fn into_loop(
-        self,
-        control: tokio::sync::mpsc::Receiver<crate::protocol::ControlRequest>,
-        service: Service,
-    ) -> ConsumerLoop {
+    fn into_loop(self, service: Service) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
         ConsumerLoop {
@@ -185,7 +198,9 @@ impl Worker {
             life: lifecycle::Phase::Running,
             ending: lifecycle::Ending::default(),
             broken: None,
-            control,
+            control: self.heard.1,
+            desk: control::Desk::default(),
+            saving: saved::Saving::default(),
             claiming: None,
             committing: None,
             in_flight: 0,
@@ -204,6 +219,7 @@ pub struct WorkerHandle {
     orders: Arc<watch::Sender<Option<Stop>>>,
     stats: Arc<Counters>,
     notices: Arc<NoticeQueue>,
+    heard: mpsc::Sender<Heard>,
 }
 
 impl WorkerHandle {
@@ -221,6 +237,12 @@ impl WorkerHandle {
     /// Counters.
     pub fn stats(&self) -> Stats {
         self.stats.snapshot()
+    }
+
+    /// Answers a command of the app's own ([`Notice::Command`]) with JSON text. Waits for a place in the worker's queue, so
+    /// it must not be called on a runtime's thread. False when the worker has ended.
+    pub fn reply(&self, number: u64, json: String) -> bool {
+        self.heard.blocking_send(Heard::Answer(number, json)).is_ok()
     }
 
     /// What the worker has to tell.

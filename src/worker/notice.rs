@@ -51,6 +51,15 @@ pub enum Notice {
     Log(LogLine),
     /// Something happened to a request.
     Task(Box<TaskNotice>),
+    /// A command of the app's own was asked for: carry it out, and answer with its number.
+    Command {
+        /// For [`super::WorkerHandle::reply`].
+        number: u64,
+        /// The command.
+        method: String,
+        /// Its arguments: a JSON object.
+        arguments: String,
+    },
 }
 
 type Hook = Box<dyn Fn() + Send + Sync>;

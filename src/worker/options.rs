@@ -1,9 +1,12 @@
 //! How a worker works, given at construction.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rate_limit::RateLimit;
+use crate::protocol::Topology;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -50,6 +53,63 @@ pub struct WorkerOptions {
     pub connect_attempts: Option<u32>,
     /// Log lines below this (Python's numbers) are not made.
     pub log_level: u8,
+    /// Remote control.
+    pub control: ControlOptions,
+}
+
+/// How a worker is controlled from outside, and what it tells of itself.
+#[derive(Clone, Debug)]
+pub struct ControlOptions {
+    /// Listen for commands (`worker_enable_remote_control`).
+    pub enabled: bool,
+    /// The fanout exchange of commands: `celery.pidbox`. Replies go to `reply.` and its name.
+    pub exchange: String,
+    /// Ask other workers for their revoked tasks at the start.
+    pub mingle: bool,
+    /// Where revoked tasks are kept beyond the worker's life (`worker_state_db`).
+    pub state_file: Option<PathBuf>,
+    /// `pool_restart` is allowed (`worker_pool_restarts`).
+    pub pool_restarts: bool,
+    /// Commands of the app's own, which the program around the worker carries out.
+    pub commands: HashSet<String>,
+    /// Queues as the app has configured them; shared with the broker.
+    pub topology: Arc<Topology>,
+    /// What only the program around the worker knows.
+    pub about: About,
+}
+
+/// What a worker tells of itself, made once when it starts.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Settings that differ from their defaults, as a JSON object without secrets.
+    pub conf: String,
+    /// All settings, likewise.
+    pub conf_with_defaults: String,
+    /// The report for bug reports.
+    pub report: String,
+    /// Attributes of tasks as texts: a JSON object of objects.
+    pub tasks: String,
+    /// The broker's connection, as a JSON object without its password.
+    pub broker: String,
+    /// The name of the pool's kind.
+    pub pool: String,
+    /// `worker_max_tasks_per_child`.
+    pub max_tasks_per_child: Option<u64>,
+}
+
+impl Default for ControlOptions {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            exchange: "celery.pidbox".to_owned(),
+            mingle: false,
+            state_file: None,
+            pool_restarts: false,
+            commands: HashSet::new(),
+            topology: Arc::default(),
+            about: About::default(),
+        }
+    }
 }
 
 impl Default for WorkerOptions {
@@ -76,6 +136,7 @@ impl Default for WorkerOptions {
             watchdog: Duration::from_secs(20),
             connect_attempts: None,
             log_level: super::notice::Level::Warning as u8,
+            control: ControlOptions::default(),
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) phase: Phase,
     /// Revoked with this signal before it had begun.
     pub(crate) terminate: Option<i32>,
+    /// The process that has begun it.
+    pub(crate) pid: Option<u32>,
 }
 
 /// Where a request is.

@@ -74,7 +74,8 @@ impl ConsumerLoop {
         let Some(request) = self.requests.get_mut(&tag).filter(|request| request.mode == Mode::Run) else {
             return false;
         };
-        let revoked = self.revoked.contains(&request.id, now);
+        let revoked =
+            self.revoked.contains(&request.id, now) || self.revoked.stamps.any(&request.message.headers);
         let Some(mode) = strategy::discard(revoked, request.expires_ms, now) else { return false };
         request.mode = mode;
         let request = &self.requests[&tag];
@@ -90,7 +91,7 @@ impl ConsumerLoop {
         let mut returned = Vec::new();
         for event in events.drain(..) {
             match event {
-                PoolEvent::Began { tag, .. } => self.began(tag, now),
+                PoolEvent::Began { tag, pid } => self.began(tag, pid, now),
                 PoolEvent::Finished(tag, outcome) => self.finished(tag, outcome, now),
                 PoolEvent::Update(tag, record) => self.updated(tag, record),
                 PoolEvent::Lost { tag, hard_limit, terminated, how } => {
@@ -112,9 +113,9 @@ impl ConsumerLoop {
         }
     }
 
-    fn began(&mut self, tag: RequestTag, now: Instant) {
+    fn began(&mut self, tag: RequestTag, pid: u32, now: Instant) {
         let Some(request) = self.requests.get_mut(&tag) else { return };
-        request.phase = Phase::Running(now);
+        (request.phase, request.pid) = (Phase::Running(now), Some(pid));
         if request.mode != Mode::Run {
             return;
         }
@@ -300,7 +301,7 @@ impl ConsumerLoop {
     fn returned(&mut self, tag: RequestTag) {
         let takes_work = self.takes_work();
         let Some(request) = self.requests.get_mut(&tag) else { return };
-        request.phase = Phase::Ready;
+        (request.phase, request.pid) = (Phase::Ready, None);
         if request.stale {
             self.remove(tag);
         } else if takes_work || request.mode != Mode::Run || request.claim.is_none() {

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::commit::broker_timeout;
 use super::consumer::{ConsumerLoop, Source};
+use super::control::mingle::Met;
 use super::link::Link;
 use super::notice::Level;
 use super::request::Phase;
@@ -38,6 +39,10 @@ pub(super) enum Chore {
     Closed,
     /// Revoked tasks that wait are stored as such.
     Marked,
+    /// Somebody was told something, or it was logged why not.
+    Told,
+    /// A step of asking the other workers.
+    Met(Met),
     Buried,
     Nap,
 }
@@ -191,7 +196,8 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried => {}
+            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried | Chore::Told => {}
+            Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;
@@ -229,6 +235,7 @@ impl ConsumerLoop {
         self.log_stale();
         self.hand_back_stuck(now);
         self.close_old_sources();
+        self.save_when_due(now);
         self.watch(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_EVERY;

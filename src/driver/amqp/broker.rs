@@ -124,7 +124,7 @@ impl Broker for AmqpBroker {
 
     /// Queues of listeners keep a broadcast as long as Celery's do; `ttl` does not change that.
     async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
-        listen::declare(&self.publisher.link, exchange).await?;
+        listen::declare(&self.publisher.link, &listen::broadcasts(exchange)).await?;
         let key = listen::key(exchange, &message);
         let letter = self.publisher.bare(exchange, &key, &message)?;
         self.publisher.deliver(vec![letter]).await
@@ -132,6 +132,16 @@ impl Broker for AmqpBroker {
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
         Ok(Box::new(AmqpListener::begin(self.consuming.clone(), exchange).await?))
+    }
+
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(AmqpListener::inbox(self.consuming.clone(), exchange, key).await?))
+    }
+
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        listen::declare(&self.publisher.link, &listen::replies(exchange)).await?;
+        let letter = self.publisher.bare(exchange, key, &message)?;
+        self.publisher.deliver(vec![letter]).await
     }
 
     fn store_id(&self) -> Option<String> {

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::address::Address;
 use super::consumer::RedisConsumer;
+use super::inbox::RedisInbox;
 use super::keys::Layout;
 use super::link::Link;
 use super::listen::RedisListener;
@@ -198,6 +199,14 @@ impl Broker for RedisBroker {
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
         Ok(Box::new(RedisListener::start(&self.0, exchange).await?))
+    }
+
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(RedisInbox::open(&self.0, exchange, key).await?))
+    }
+
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        self.0.reply(exchange, key, &message).await
     }
 
     fn store_id(&self) -> Option<String> {

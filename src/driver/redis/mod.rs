@@ -15,6 +15,7 @@ mod dead;
 mod dial;
 mod errors;
 mod hear;
+mod inbox;
 mod inspect;
 mod keys;
 mod link;
