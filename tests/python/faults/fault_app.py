@@ -10,6 +10,7 @@ import json
 import os
 import random
 import time
+from typing import Any
 
 library = importlib.import_module(os.environ.get("FAULT_LIBRARY", "celeriac"))
 
@@ -107,3 +108,16 @@ def in_c(number: int) -> None:
     """Holds the interpreter's lock in C for longer than anyone waits."""
     _note("begin", number)
     sum(range(10**12))
+
+
+@app.task(name="fault_app.fails")
+def fails() -> None:
+    """Fails."""
+    raise ValueError("as it should")
+
+
+@app.task(name="fault_app.tried_again", bind=True, max_retries=2)
+def tried_again(self: Any) -> None:
+    """Is tried a second time."""
+    if self.request.retries == 0:
+        raise self.retry(countdown=0.01)
