@@ -384,6 +384,9 @@ class Worker:
                 ignore_result, send_events, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
         accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit
         lease_seconds (float), max_crashes (int), drain_seconds (float | None: warm stop waits without limit)
+        drain_spares_acknowledged (bool): what would be lost runs on after that; soft_shutdown_seconds (float)
+        tell (list of received, revoked, unknown, rejected): what becomes a notice of its own
+        notify_socket (str | None), watchdog_seconds (float | None): the service manager
         max_tasks_per_child, max_memory_per_child (KiB), disable_rate_limits (bool)
         fork_server_fd (int | None): stream socket of a fork server that already runs
         fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
@@ -399,9 +402,14 @@ class Worker:
     def notices(self) -> list[tuple[Any, ...]]:
         """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
         ("ready",), ("stopped", exit code, text)
+        ("task", received | revoked | unknown | rejected, Execution, why, signal number | None): see `tell`
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
     def stop(self, how: str) -> None:
-        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. Before the start: remembered."""
+        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. soft: cold after a while, if tasks
+        run. Before the start: remembered."""
+    def tell(self, events: list[str]) -> None:
+        """Has notices made of requests from now on when one of these happens to them: received, revoked, unknown,
+        rejected."""
     def stats(self) -> dict[str, Any]:
         """Counters by name, `totals` (received, by task), `pids`. Empty before the start."""
     def join(self, timeout: float | None = None) -> bool:
