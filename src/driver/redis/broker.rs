@@ -20,7 +20,7 @@ use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
 };
 use crate::clock::{Clock, UnixMillis};
-use crate::driver::ConnectOptions;
+use crate::driver::{ConnectOptions, Threading};
 use crate::protocol::{Envelope, Message, Publication, Topology};
 use crate::url::StoreUrl;
 
@@ -56,6 +56,7 @@ impl RedisBroker {
     pub(super) fn open(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
         let address = Address::parse(url, options)?;
         let link = Link::new(address.clone(), address.connect_timeout(), address.answer_timeout());
+        let link = if options.threading == Threading::Inline { link.inline() } else { link };
         Ok(Self(Arc::new(Shared {
             layout: Layout::read(&options.transport, address.database()),
             address,
