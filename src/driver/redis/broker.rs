@@ -22,7 +22,7 @@ use crate::broker::{
     StoreReport,
 };
 use crate::clock::{Clock, UnixMillis};
-use crate::driver::ConnectOptions;
+use crate::driver::{ConnectOptions, Threading};
 use crate::protocol::{Envelope, Message, Publication, Topology};
 use crate::url::StoreUrl;
 
@@ -58,6 +58,7 @@ impl RedisBroker {
     pub(super) fn open(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
         let address = Address::parse(url, options)?;
         let link = Link::new(address.clone(), address.connect_timeout(), address.answer_timeout());
+        let link = if options.threading == Threading::Inline { link.inline() } else { link };
         Ok(Self(Arc::new(Shared {
             layout: Layout::read(&options.transport, address.database()),
             address,
