@@ -38,7 +38,7 @@ const ORPHANED: i32 = 69;
 
 /// One request for a child.
 #[pyclass(frozen, module = "celeriac._core")]
-pub(crate) struct Execution(Box<pool::Execution>);
+pub(crate) struct Execution(pub(crate) Box<pool::Execution>);
 
 #[pymethods]
 impl Execution {

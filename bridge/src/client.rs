@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use celeriac::broker::DeadLetter;
+use celeriac::broker::{ConsumerOptions, DeadLetter, StoreReport};
 use celeriac::client::{self, ClientError, RetryPolicy, Sending};
 use celeriac::driver::Threading;
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::completions::{Completions, Reply};
 use crate::connections::Connections;
+use crate::consumer::Consumer;
 use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
 use crate::inbox::Inbox;
@@ -232,6 +233,26 @@ impl Client {
         Ok(Listener::new(listener))
     }
 
+    fn examine_broker<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (report, advice) = self.now(py, |client| async move { client.examine_broker().await })?;
+        let dict = store_report(py, report)?;
+        dict.set_item("advice", advice)?;
+        Ok(dict)
+    }
+
+    fn examine_backend<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let report = self.now(py, |client| async move { client.examine_backend().await })?;
+        store_report(py, report)
+    }
+
+    #[pyo3(signature = (queues, node, lease = 60.0))]
+    fn consume(&self, py: Python<'_>, queues: Vec<String>, node: String, lease: f64) -> PyResult<Consumer> {
+        let lease = seconds(lease)?.unwrap_or(Duration::MAX);
+        let options = ConsumerOptions { queues, node, lease, max_crashes: u32::MAX, results: None };
+        let consumer = self.now(py, |client| async move { client.consume(options).await })?;
+        Ok(Consumer::new(consumer))
+    }
+
     /// Opens a mailbox for replies.
     fn inbox(&self, py: Python<'_>, exchange: &str, key: &str) -> PyResult<Inbox> {
         let listener = self.now(py, |client| async move { client.inbox(exchange, key).await })?;
@@ -285,6 +306,16 @@ fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResul
         },
     };
     Ok(Sending { timeout: maybe_seconds(timeout)?, retry, results })
+}
+
+fn store_report(py: Python<'_>, report: StoreReport) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("version", report.version)?;
+    dict.set_item("clock_offset_ms", report.clock_offset_ms)?;
+    dict.set_item("workers", report.workers)?;
+    dict.set_item("consumers", report.consumers)?;
+    dict.set_item("settings", report.settings)?;
+    Ok(dict)
 }
 
 fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py, PyDict>> {

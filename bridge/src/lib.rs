@@ -6,6 +6,7 @@ mod client;
 mod completions;
 mod compression;
 mod connections;
+mod consumer;
 mod convert;
 mod errors;
 mod inbox;
@@ -37,6 +38,8 @@ mod _core {
     use crate::completions::Completions;
     #[pymodule_export]
     use crate::compression::{compress, decompress};
+    #[pymodule_export]
+    use crate::consumer::{Consumer, Delivery};
     #[pymodule_export]
     use crate::inbox::Inbox;
     #[pymodule_export]

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 
 use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
-use celeriac::worker::{About, ControlOptions, RateLimit, TaskOptions, WorkerOptions};
+use celeriac::worker::{
+    About, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions, WorkerOptions,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -72,6 +74,10 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         lease: given.duration("lease_seconds")?.unwrap_or(default.lease),
         max_crashes: given.take("max_crashes")?.unwrap_or(default.max_crashes),
         drain: given.duration("drain_seconds")?,
+        drain_spares_acknowledged: given.take("drain_spares_acknowledged")?.unwrap_or_default(),
+        soft_stop: given.duration("soft_shutdown_seconds")?.unwrap_or_default(),
+        tell: tell(given)?,
+        service_manager: service_manager(given)?,
         result_expires_ms: None,
         connect_attempts: given.take("connect_attempts")?,
         disable_rate_limits: given.take("disable_rate_limits")?.unwrap_or(default.disable_rate_limits),
@@ -82,6 +88,17 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         watchdog: default.watchdog,
         control: control(given)?,
     })
+}
+
+fn tell(given: &Options<'_>) -> PyResult<Vec<TaskEvent>> {
+    let names = given.take::<Vec<String>>("tell")?.unwrap_or_default();
+    names.iter().map(|name| crate::worker::event(name)).collect()
+}
+
+fn service_manager(given: &Options<'_>) -> PyResult<Option<ServiceManager>> {
+    let watchdog = given.duration("watchdog_seconds")?;
+    let socket = given.take::<OsString>("notify_socket")?;
+    Ok(socket.map(|socket| ServiceManager { socket, watchdog }))
 }
 
 fn control(given: &Options<'_>) -> PyResult<ControlOptions> {

@@ -232,6 +232,14 @@ class Client:
         """name, ready, claimed, parked, dead."""
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """id, queue, reason, detail, crashes, died_ms, headers (None: unreadable), properties, body. Oldest first."""
+    def examine_broker(self) -> dict[str, Any]:
+        """version, clock_offset_ms, workers (of ours, with a lease), consumers (by queue), settings (of the server): None
+        or empty where the store does not tell; advice: sentences for an operator."""
+    def examine_backend(self) -> dict[str, Any]:
+        """The same without advice. Raises ImproperlyConfigured when there is no result backend."""
+    def consume(self, queues: Sequence[str], node: str, lease: float = 60.0) -> Consumer:
+        """Declares the queues, and starts to take messages by hand. `lease`: seconds that what was taken stays taken
+        without a `renew`."""
     def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None:
         """To whoever listens now, with the publication's routing key (which commands have not, and events have)."""
     def inbox(self, exchange: str, key: str) -> Inbox:
@@ -261,6 +269,44 @@ class Listener:
         signals. Connects anew by itself: what is said meanwhile is not heard (but in the embedded store)."""
     def close(self) -> None:
         """Stops listening."""
+
+@final
+class Consumer:
+    """Takes messages by hand: for commands that move them or look at them. Made by `Client.consume`."""
+
+    def claim(self, count: int, timeout: float) -> list[Delivery]:
+        """Up to `count` messages; none when none came within `timeout` seconds."""
+    def settle(self, claims: Sequence[tuple[int, int]], how: str) -> int:
+        """how: ack, requeue (to the end of the queue), release (to its old place). Returns how many of these claims were
+        lost before, and are where they were."""
+    def renew(self) -> bool:
+        """Holds what was taken for another lease. False: it was lost, and goes to others."""
+    def close(self) -> None:
+        """Gives back, in order, what was taken and not settled."""
+
+@final
+class Delivery:
+    """A message that was taken. Immutable."""
+
+    @property
+    def claim(self) -> tuple[int, int]: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def headers(self) -> dict[str, Any] | None:
+        """None when they cannot be read."""
+    @property
+    def properties(self) -> dict[str, Any]: ...
+    @property
+    def body(self) -> bytes: ...
+    def publication(self, exchange: str, routing_key: str) -> Publication:
+        """The same message, byte for byte, to be sent elsewhere."""
 
 def shutdown_runtime(timeout: float = 2.0) -> None:
     """Stops the engine's threads in this process; calls that wait raise RuntimeError. The next call starts
@@ -349,6 +395,9 @@ class Worker:
                 ignore_result, send_events, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
         accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit
         lease_seconds (float), max_crashes (int), drain_seconds (float | None: warm stop waits without limit)
+        drain_spares_acknowledged (bool): what would be lost runs on after that; soft_shutdown_seconds (float)
+        tell (list of received, revoked, unknown, rejected): what becomes a notice of its own
+        notify_socket (str | None), watchdog_seconds (float | None): the service manager
         max_tasks_per_child, max_memory_per_child (KiB), disable_rate_limits (bool)
         fork_server_fd (int | None): stream socket of a fork server that already runs
         fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
@@ -367,11 +416,16 @@ class Worker:
         """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
         ("ready",), ("stopped", exit code, text)
         ("command", number, method, arguments as JSON text): a command of the app's own; answer by `reply`
+        ("task", received | revoked | unknown | rejected, Execution, why, signal number | None): see `tell`
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
     def reply(self, number: int, json: str) -> bool:
         """Answers a command of the app's own with JSON text; False when the worker has ended."""
     def stop(self, how: str) -> None:
-        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. Before the start: remembered."""
+        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. soft: cold after a while, if tasks
+        run. Before the start: remembered."""
+    def tell(self, events: list[str]) -> None:
+        """Has notices made of requests from now on when one of these happens to them: received, revoked, unknown,
+        rejected."""
     def stats(self) -> dict[str, Any]:
         """Counters by name, `totals` (received, by task), `pids`. Empty before the start."""
     def join(self, timeout: float | None = None) -> bool:

@@ -20,6 +20,7 @@
 
 mod error;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +124,11 @@ pub trait Broker: Send + Sync {
     /// once, at the start of a worker.
     async fn advice(&self) -> Result<Vec<String>, BrokerError> {
         Ok(Vec::new())
+    }
+
+    /// What the store says of itself, for `doctor`. Asked for by operators, never by a worker.
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        Ok(StoreReport::default())
     }
 
     /// Forgets expired results, spent broadcasts, dead leases. Workers call it every minute or so.
@@ -332,6 +338,21 @@ pub struct QueueStatus {
     pub parked: u64,
     /// Dead letters that came from it.
     pub dead: u64,
+}
+
+/// What a store says of itself. What it does not tell is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Version of the server, or of the library that keeps the file.
+    pub version: Option<String>,
+    /// The store's clock minus ours.
+    pub clock_offset_ms: Option<i64>,
+    /// Workers of ours with a lease.
+    pub workers: Option<u64>,
+    /// Consumers of each queue, whoever they are; queues that are not there are left out.
+    pub consumers: Option<BTreeMap<String, u64>>,
+    /// Settings of the server by their own names.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Receives broadcasts.

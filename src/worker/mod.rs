@@ -8,7 +8,7 @@
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
 //!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
-//! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
+//! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
 
@@ -29,9 +29,11 @@ mod request;
 mod revoked;
 mod running;
 mod saved;
+mod service;
 mod stats;
 mod strategy;
 mod tasks;
+mod told;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
@@ -51,6 +53,7 @@ use control::Heard;
 use log::Log;
 use pool::Pool;
 use prefetch::Prefetch;
+use service::Service;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
@@ -58,7 +61,9 @@ pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
 pub use rate_limit::{RateLimit, RateLimitError};
+pub use service::ServiceManager;
 pub use stats::Stats;
+pub use told::{TaskEvent, TaskNotice};
 
 /// Why a worker ended otherwise than by a stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -69,6 +74,9 @@ pub enum WorkerError {
     /// There is nothing to run tasks any more.
     #[error("{0}")]
     Pool(String),
+    /// The service manager that started the worker cannot be told of it.
+    #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
+    Service(Arc<std::io::Error>),
     /// The file with what is kept beyond the worker's life cannot be used.
     #[error("{0}")]
     State(String),
@@ -97,6 +105,7 @@ impl Worker {
         clock: Clock,
     ) -> Self {
         let notices = Arc::new(NoticeQueue::new(options.log_level));
+        notices.want_tasks(&options.tell);
         let log = Arc::new(Log::new(notices.clone(), clock.clone()));
         let store = broker.store_id();
         let one_store = store.is_some() && backend.as_ref().is_none_or(|backend| backend.store_id() == store);
@@ -140,7 +149,9 @@ impl Worker {
             let (exchange, node) = (self.options.control.exchange.clone(), self.options.node.clone());
             control::listen(&self.stores, exchange, node, self.lamport.clone(), self.heard.0.clone())
         });
-        let mut consumer = self.into_loop();
+        let service = Service::new(self.options.service_manager.as_ref());
+        let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
+        let mut consumer = self.into_loop(service);
         consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
         consumer.turn().await;
@@ -149,7 +160,7 @@ impl Worker {
         exit
     }
 
-    fn into_loop(self) -> ConsumerLoop {
+    fn into_loop(self, service: Service) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
         let monitor = events::Events::new(&self.options, self.lamport, &log);
@@ -165,6 +176,7 @@ impl Worker {
             stores: self.stores,
             pool: self.pool,
             notices: self.notices,
+            service,
             log,
             stats: self.stats,
             born: now,

@@ -35,6 +35,14 @@ pub struct WorkerOptions {
     pub max_crashes: u32,
     /// How long a warm stop lets tasks run; none is without limit.
     pub drain: Option<Duration>,
+    /// Tasks that were acknowledged, and would be lost, run on when that time is over.
+    pub drain_spares_acknowledged: bool,
+    /// How long a soft stop lets tasks run before it kills them.
+    pub soft_stop: Duration,
+    /// What the program wants to be told of requests from the start.
+    pub tell: Vec<super::told::TaskEvent>,
+    /// Who started the worker and wants to hear how it is.
+    pub service_manager: Option<super::service::ServiceManager>,
     /// How long the few records last that the engine makes itself; none keeps them.
     pub result_expires_ms: Option<u64>,
     /// Rate limits are not looked at.
@@ -123,6 +131,10 @@ impl Default for WorkerOptions {
             lease: Duration::from_secs(30),
             max_crashes: 3,
             drain: None,
+            drain_spares_acknowledged: false,
+            soft_stop: Duration::ZERO,
+            tell: Vec::new(),
+            service_manager: None,
             result_expires_ms: None,
             disable_rate_limits: false,
             watchdog: Duration::from_secs(20),

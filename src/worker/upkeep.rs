@@ -71,6 +71,7 @@ impl ConsumerLoop {
 
     /// Does what is due.
     pub(super) fn on_time(&mut self, now: Instant) {
+        self.service.on_time(now);
         self.release_held(now);
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {
@@ -92,8 +93,9 @@ impl ConsumerLoop {
         let young = self.young.front().map(|(at, _)| *at);
         let mark = self.marks.front().map(|(at, _)| *at);
         let renew = self.renewing.is_none().then_some(self.renew_at);
-        let monitor = self.monitor.next();
-        let moments = [self.held.next(), young, mark, self.claim_after, renew, self.life_deadline(), monitor];
+        let (monitor, watchdog) = (self.monitor.next(), self.service.next());
+        let life = self.life_deadline();
+        let moments = [self.held.next(), young, mark, self.claim_after, renew, life, monitor, watchdog];
         moments.into_iter().flatten().min().map_or(self.tick_at, |next| next.min(self.tick_at))
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.log import Logging
     from celeriac.canvas.signature import Signature
     from celeriac.utils.clocks import LamportClock
 
@@ -104,6 +106,8 @@ class Celery:
         if task_cls is not None:
             self.task_cls = symbol_by_name(task_cls)
         self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
+        #: Boot steps: see `celeriac.bootsteps`.
+        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
         self._autodiscover: list[tuple[Any, str | None]] = []
         # Guards finalising.
         self._lock = threading.RLock()
@@ -551,6 +555,13 @@ class Celery:
         from celeriac.app.control import Control
 
         return Control(self)
+
+    @property
+    def log(self) -> Logging:
+        """Logging as a worker of this app has it."""
+        from celeriac.app.log import Logging
+
+        return Logging(self)
 
     # -- programs
 

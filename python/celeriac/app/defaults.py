@@ -262,7 +262,7 @@ SETTINGS: dict[str, Setting] = {
     "result_backend_thread_safe": Setting("bool", False, ""),
     # Ours.
     "result_max_bytes": Setting("int", None, ""),
-    "worker_drain_seconds": Setting("float", None, ""),
+    "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_lease_seconds": Setting("float", None, ""),
     "worker_max_crashes": Setting("int", None, ""),
     "worker_max_message_bytes": Setting("int", None, ""),

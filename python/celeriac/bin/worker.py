@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
 
+from celeriac.bin.detach import daemon_of, daemon_options, logfile_of
 from celeriac.bin.options import CommaList, LogLevel, ParamType, Shared, command, friendly_errors, stop
 
 _LATER_POOLS = {"threads", "gevent", "eventlet", "asyncio", "processes", "custom"}
@@ -17,11 +17,6 @@ _LATER = {
     "schedule": "-s",
     "scheduler": "--scheduler",
     "autoscale": "--autoscale",
-    "detach": "-D",
-    "uid": "--uid",
-    "gid": "--gid",
-    "umask": "--umask",
-    "executable": "--executable",
 }
 
 #: Option -> setting that it overrides.
@@ -56,7 +51,7 @@ class Concurrency(ParamType):
 @click.option("-Q", "--queues", type=CommaList(), help="Consume from these queues only.")
 @click.option("-X", "--exclude-queues", type=CommaList(), help="Consume from all but these queues.")
 @click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
-@click.option("-O", "optimization", type=click.Choice(["default", "fair"]), help="fair is what there is.")
+@click.option("-O", "--optimization", type=click.Choice(["default", "fair"]), help="fair is what there is.")
 @click.option("-l", "--loglevel", type=LogLevel(), default="WARNING", show_default=True, help="Level of the log.")
 @click.option("-f", "--logfile", help="Log to this file instead of standard error.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
@@ -81,12 +76,9 @@ class Concurrency(ParamType):
 @click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
 @click.option("--scheduler", hidden=True)
 @click.option("--autoscale", hidden=True)
-@click.option("-D", "--detach", is_flag=True, hidden=True)
+@click.option("-D", "--detach", is_flag=True, help="Run in the background.")
+@daemon_options
 @click.option("-S", "--statedb", help="Keep revoked tasks in this file.")
-@click.option("--uid", hidden=True)
-@click.option("--gid", hidden=True)
-@click.option("--umask", hidden=True)
-@click.option("--executable", hidden=True)
 @click.option("--pool-start-method", type=click.Choice(["fork", "spawn"]), hidden=True)
 @click.argument("settings", nargs=-1)
 def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
@@ -94,13 +86,15 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
     _refuse_later(given)
     if shared.loader:
         stop("custom loaders (--loader) are not in this version of celeriac")
+    shared.enter_workdir()
+    from celeriac import signals
     from celeriac.utils.nodenames import default_nodename, host_format
     from celeriac.worker.setup import Setup
 
     setup = Setup(
         app=shared.app,
         node=default_nodename(host_format(given["hostname"] or "")),
-        workdir=os.path.abspath(shared.workdir) if shared.workdir else None,
+        workdir=shared.workdir,
         config=shared.config,
         broker=shared.broker,
         result_backend=shared.result_backend,
@@ -108,7 +102,9 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
         settings=_settings(settings, given),
         log=_log(shared, given),
     )
-    with friendly_errors():
+    daemon = daemon_of(given, setup.node)
+    with daemon.begin("worker") as report, friendly_errors():
+        signals.worker_ready.connect(report.ready, weak=False)
         app = setup.load_app()
         from celeriac.worker.supervisor import Arguments, WorkController
 
@@ -117,12 +113,11 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
             queues=tuple(given["queues"] or ()),
             exclude_queues=tuple(given["exclude_queues"] or ()),
             purge=given["purge"],
-            pidfile=given["pidfile"],
+            pidfile=daemon.pidfile,
             quiet=shared.quiet,
             options={key: value for key, value in given.items() if key not in _LATER},
         )
-        code = WorkController(app, setup, arguments).run()
-    raise SystemExit(code)
+        raise SystemExit(WorkController(app, setup, arguments).run())
 
 
 def _refuse_later(given: dict[str, Any]) -> None:
@@ -153,7 +148,7 @@ def _settings(pairs: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log(shared: Shared, given: dict[str, Any]) -> dict[str, Any]:
-    log: dict[str, Any] = {"level": given["loglevel"], "logfile": given["logfile"]}
+    log: dict[str, Any] = {"level": given["loglevel"], "logfile": logfile_of(given)}
     if given["log_format"] == "json":
         log["as_json"] = True
     if shared.no_color:

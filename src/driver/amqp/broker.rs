@@ -1,6 +1,6 @@
 //! The broker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::publish::Publisher;
 use super::{dead, declare, failure};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    StoreReport,
 };
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication};
@@ -50,14 +51,21 @@ impl AmqpBroker {
         }
     }
 
-    /// How many messages wait in a queue; none if there is no such queue.
-    async fn count(&self, queue: &str) -> Result<Option<u32>, BrokerError> {
+    /// The queues that are known here: those of the app, and those that were used.
+    fn known(&self) -> BTreeSet<String> {
+        let mut names = self.used.lock().clone();
+        names.extend(self.publisher.topology.queues.keys().cloned());
+        names
+    }
+
+    /// How many messages wait in a queue, and how many consumers it has; none if there is no such queue.
+    async fn count(&self, queue: &str) -> Result<Option<(u32, u32)>, BrokerError> {
         let link = &self.publisher.link;
         // Asking for a queue that is not there ends the channel.
         let (_, channel) = link.channel().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         match channel.queue_declare(declare::name(&link.url, queue)?, options, none()).await {
-            Ok(found) => Ok(Some(found.message_count())),
+            Ok(found) => Ok(Some((found.message_count(), found.consumer_count()))),
             Err(error) => match link.error(&error) {
                 missing if failure::is_missing(&missing) => Ok(None),
                 error => Err(error),
@@ -95,15 +103,25 @@ impl Broker for AmqpBroker {
 
     /// What is claimed or parked, AMQP does not tell.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
-        let mut names = self.used.lock().clone();
-        names.extend(self.publisher.topology.queues.keys().cloned());
         let mut statuses = Vec::new();
-        for name in names {
-            if let Some(ready) = self.count(&name).await? {
+        for name in self.known() {
+            if let Some((ready, _)) = self.count(&name).await? {
                 statuses.push(QueueStatus { name, ready: u64::from(ready), ..QueueStatus::default() });
             }
         }
         Ok(statuses)
+    }
+
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        let mut consumers = BTreeMap::new();
+        // An app without queues still wants to know whether the server lets it in.
+        drop(self.publisher.link.channel().await?);
+        for name in self.known() {
+            if let Some((_, count)) = self.count(&name).await? {
+                consumers.insert(name, u64::from(count));
+            }
+        }
+        Ok(StoreReport { consumers: Some(consumers), ..StoreReport::default() })
     }
 
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {

@@ -19,9 +19,10 @@ use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    StoreReport,
 };
 use crate::clock::{Clock, UnixMillis};
-use crate::driver::ConnectOptions;
+use crate::driver::{ConnectOptions, Threading};
 use crate::protocol::{Envelope, Message, Publication, Topology};
 use crate::url::StoreUrl;
 
@@ -57,6 +58,7 @@ impl RedisBroker {
     pub(super) fn open(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
         let address = Address::parse(url, options)?;
         let link = Link::new(address.clone(), address.connect_timeout(), address.answer_timeout());
+        let link = if options.threading == Threading::Inline { link.inline() } else { link };
         Ok(Self(Arc::new(Shared {
             layout: Layout::read(&options.transport, address.database()),
             address,
@@ -105,6 +107,11 @@ impl Shared {
             Ok::<(), super::errors::LinkError>(())
         };
         self.measured.get_or_try_init(measure).await.map(drop).map_err(|error| self.failed(error))
+    }
+
+    /// Now, by our own clock.
+    pub(super) fn our_clock(&self) -> impl Fn() -> UnixMillis + '_ {
+        || self.clock.now()
     }
 
     /// The claim time that kombu keeps: seconds. Whole ones, never too early: the server takes far longer for fractions.
@@ -234,6 +241,10 @@ impl Broker for RedisBroker {
 
     async fn advice(&self) -> Result<Vec<String>, BrokerError> {
         self.0.advice().await
+    }
+
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        self.0.examine().await
     }
 
     /// Dead leases are left to consumers, who look for them all the time and know how many crashes are allowed.
