@@ -271,7 +271,7 @@ class Control:
         try:
             self._send(exchange, body, timeout)
             enough = limit or (len(destination) if destination else None)
-            return _collect(inbox, ticket, enough, timeout, callback)
+            return self._collect(inbox, ticket, enough, timeout, callback)
         finally:
             inbox.close()
 
@@ -282,13 +282,36 @@ class Control:
             "delivery_mode": 2,
             "priority": 0,
         }
-        headers = {"clock": self._clock(), "expires": time.time() + timeout if timeout else 0}
+        headers = {"clock": self.app.clock.forward(), "expires": time.time() + timeout if timeout else 0}
         publication = Publication(headers, properties, json.dumps(body), exchange=exchange, routing_key="")
         self.app.client.broadcast(exchange, publication, _SECONDS_TO_LIVE)
 
-    def _clock(self) -> int:
-        """The logical clock of this process, where events keep one."""
-        return 0
+    def _collect(
+        self,
+        inbox: Inbox,
+        ticket: str,
+        limit: int | None,
+        timeout: float | None,
+        callback: Callable[[dict[str, Any]], Any] | None,
+    ) -> Replies:
+        """Replies to one question: until there are enough, or nobody has answered for the time."""
+        replies: Replies = []
+        until = None if timeout is None else time.monotonic() + timeout
+        while limit is None or len(replies) < limit:
+            found = inbox.next(None if until is None else max(until - time.monotonic(), 0.0))
+            if found is None:
+                break
+            headers, body = found
+            self.app.clock.adjust(headers.get("clock") or 0)
+            expires = headers.get("expires")
+            if headers.get("ticket", ticket) != ticket or (expires and time.time() > expires):
+                continue
+            reply = json.loads(body)
+            if callback is not None:
+                callback(reply)
+            replies.append(reply)
+            until = None if timeout is None else time.monotonic() + timeout
+        return replies
 
     async def abroadcast(self, command: str, *args: Any, **kwargs: Any) -> Replies | None:
         """`broadcast` for coroutines: a thread waits."""
@@ -470,29 +493,3 @@ class Control:
         return sum(self.app.client.purge(name) for name in sorted(names))
 
     discard_all = purge
-
-
-def _collect(
-    inbox: Inbox,
-    ticket: str,
-    limit: int | None,
-    timeout: float | None,
-    callback: Callable[[dict[str, Any]], Any] | None,
-) -> Replies:
-    """Replies to one question: until there are enough, or nobody has answered for the time."""
-    replies: Replies = []
-    until = None if timeout is None else time.monotonic() + timeout
-    while limit is None or len(replies) < limit:
-        found = inbox.next(None if until is None else max(until - time.monotonic(), 0.0))
-        if found is None:
-            break
-        headers, body = found
-        expires = headers.get("expires")
-        if headers.get("ticket", ticket) != ticket or (expires and time.time() > expires):
-            continue
-        reply = json.loads(body)
-        if callback is not None:
-            callback(reply)
-        replies.append(reply)
-        until = None if timeout is None else time.monotonic() + timeout
-    return replies
