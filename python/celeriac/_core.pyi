@@ -322,6 +322,9 @@ class Execution:
     @property
     def tag(self) -> int: ...
     @property
+    def number(self) -> int:
+        """The request's number in its worker; unlike the tag, the same for a run and for its conclusion."""
+    @property
     def mode(self) -> str:
         """run, timed_out, lost, revoked, unknown."""
     @property
@@ -352,8 +355,9 @@ class Child:
     """The child's end of its socket. A Rust thread reads frames ahead of the task that runs (and ends the
     process when the supervisor is gone); it never attaches to Python."""
 
-    def __new__(cls, fd: int) -> Child:
-        """Takes the descriptor over, and tells the supervisor that the child is set up."""
+    def __new__(cls, fd: int, several: bool = False) -> Child:
+        """Takes the descriptor over, and tells the supervisor that the child is set up. several: it runs more than
+        one request at a time; the methods that say so are for such a child alone."""
     def receive(self, timeout: float | None = None) -> Execution | None:
         """The next request; None when told to stop, or on time-out (see `stopping`). Python signal handlers run."""
     @property
@@ -373,6 +377,28 @@ class Child:
         """kind: success, failure, retry, ignored, rejected, requeued, revoked, malformed, disallowed.
         `traceback`: where the task raised, for its event.
         Raises EncodeError when it is over 1 GiB, OSError when the supervisor is gone."""
+    def receive_many(self, limit: int) -> list[Execution]:
+        """several: requests that wait, up to so many. Does not wait. What is received has begun."""
+    def receive_one(self) -> Execution | None:
+        """several: the next request, for one of many threads; None when told to stop."""
+    def orders(self) -> list[tuple[str, int]]:
+        """several: what came since the last call: ("soft_limit", tag), ("cancel", tag): end it and answer all the
+        same, ("slots", how many may run at a time), ("stop", 0)."""
+    def orders_fileno(self) -> int:
+        """several: readable while there are orders."""
+    def respond_later(
+        self,
+        tag: int,
+        kind: str,
+        results: Sequence[ResultRecord],
+        publications: Sequence[Publication],
+        summary: str,
+        runtime: float | None,
+        traceback: str | None = None,
+    ) -> bool:
+        """several: as `respond`, but written by the next `flush`. True: no other answer waits for that yet."""
+    def flush(self) -> None:
+        """several: writes the answers that wait, together."""
     def update(self, tag: int, record: ResultRecord) -> None:
         """Stores a state of the running task's own (in order, before its outcome)."""
     def soft_limit_passed(self, tag: int) -> bool:
@@ -391,6 +417,8 @@ class Worker:
         broker_write_url (str | None): where follow-ups go, if not to the broker that is consumed from
         connect_attempts (int | None: until it can): how often it tries to reach the broker when it starts
         node (str), queues (list[str]), concurrency (int), prefetch_multiplier (int | None)
+        processes (int | None: as many as concurrency says, each with one slot): each with concurrency slots
+        autoscale ((max, min) | None), autoscale_keepalive (seconds)
         tasks: {name: {acks_late, acks_on_failure, acks_on_timeout, reject_on_worker_lost, track_started,
                 ignore_result, send_events, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
         accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit

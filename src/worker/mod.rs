@@ -6,12 +6,14 @@
 //! - `running`: requests go to the `pool`, and come back as outcomes; `request` says what that does to the
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
-//! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
+//! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
+//!   `control`: what others ask for;
 //!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
 
+mod autoscale;
 mod commit;
 mod consumer;
 mod control;
@@ -57,6 +59,7 @@ use service::Service;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
+pub use autoscale::AutoscaleOptions;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
@@ -168,6 +171,7 @@ impl Worker {
             monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
+            autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
             orders: self.orders.subscribe(),
             claim_link: upkeep::link("claim from the broker", &log),
             renew_link: upkeep::link("renew the lease", &log),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::autoscale::AutoscaleOptions;
 use super::rate_limit::RateLimit;
 use crate::protocol::Topology;
 
@@ -51,6 +52,8 @@ pub struct WorkerOptions {
     pub watchdog: Duration,
     /// How often a worker that starts tries to reach its broker; none: until it can, or is stopped.
     pub connect_attempts: Option<u32>,
+    /// The pool grows and shrinks between these bounds; none: it keeps its size.
+    pub autoscale: Option<AutoscaleOptions>,
     /// Log lines below this (Python's numbers) are not made.
     pub log_level: u8,
     /// Remote control.
@@ -139,6 +142,7 @@ impl Default for WorkerOptions {
             disable_rate_limits: false,
             watchdog: Duration::from_secs(20),
             connect_attempts: None,
+            autoscale: None,
             log_level: super::notice::Level::Warning as u8,
             control: ControlOptions::default(),
             task_events: false,

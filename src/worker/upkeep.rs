@@ -85,6 +85,7 @@ impl ConsumerLoop {
             self.tick(now);
         }
         self.tell_monitors(now);
+        self.scale(now);
         self.life_on_time(now);
     }
 

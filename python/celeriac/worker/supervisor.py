@@ -14,14 +14,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import log
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.worker import fork_server, process, stacks, task_signals
+from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
 from celeriac.worker.control import Desk
@@ -48,6 +48,10 @@ class Arguments:
     """What the command line says beyond settings."""
 
     pool: str = "prefork"
+    #: Children of a pool whose children have several slots.
+    processes: int = 1
+    #: (max, min) slots.
+    autoscale: tuple[int, int] | None = None
     queues: tuple[str, ...] = ()
     exclude_queues: tuple[str, ...] = ()
     purge: bool = False
@@ -154,7 +158,8 @@ class WorkController:
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options)
         self._setup.apply_settings(app)
         _check_privileges(app)
-        self.concurrency = _concurrency(app.conf.worker_concurrency, self.arguments.pool)
+        scale = self.arguments.autoscale
+        self.concurrency = _concurrency(scale[1] if scale else app.conf.worker_concurrency, self.arguments.pool)
         app.conf.worker_concurrency = self.concurrency
         signals.worker_init.send(sender=self)
 
@@ -163,7 +168,7 @@ class WorkController:
 
         if self.arguments.pool != "solo" and self.app.broker_read_url_effective.startswith("memory:"):
             raise ImproperlyConfigured(
-                "memory:// lives in one process, and the prefork pool runs tasks in others: name a broker that "
+                f"memory:// lives in one process, and the {self.arguments.pool} pool runs tasks in others: name a broker that "
                 "processes can share, such as sqlite:///, or use --pool solo"
             )
         options = worker_options(
@@ -172,6 +177,9 @@ class WorkController:
             queues=list(self.arguments.queues) or None,
             exclude_queues=list(self.arguments.exclude_queues),
             concurrency=self.concurrency,
+            processes=self.arguments.processes if self.arguments.pool in pools.SEVERAL_SLOTS else None,
+            autoscale=self.arguments.autoscale,
+            autoscale_keepalive=float(os.environ.get("AUTOSCALE_KEEPALIVE") or 30),
         )
         self.queues = list(options["queues"])
         if not self.queues:
@@ -212,9 +220,17 @@ class WorkController:
                 self.app, self.hostname, theirs.detach(), engine.fileno(), self._take_notices, self.timer.run_due
             )
             return self._run_engine(engine, loop.run, None, steps)
-        descriptor = ours.detach()
-        options["fork_server_fd"] = descriptor
+        pool = self.arguments.pool
+        replace(self._setup, pool=pool, slots=self.concurrency).to_environment()
         options["fork_server_argv"] = [sys.executable, "-m", "celeriac.worker.fork_server"]
+        if pool == "gevent":
+            # The fork server has to be patched before it imports the app, which is imported here already: the engine
+            # starts one by exec.
+            ours.close()
+            theirs.close()
+            engine = self._engine = _core.Worker(options)
+            return self._run_engine(engine, lambda: self._wait(engine), None, steps)
+        descriptor = options["fork_server_fd"] = ours.detach()
         # Before the fork: it checks options and URLs, and starts no thread yet.
         engine = self._engine = _core.Worker(options)
         # Purging, or a handler of a start-up signal, may have used the client, which has threads.
@@ -226,8 +242,8 @@ class WorkController:
                 "and a lock that another thread holds stays locked in them. Start threads in worker_process_init.",
                 threads,
             )
-        pid = fork_server.start(ChildServer(self.app, self.hostname, log_options), descriptor, theirs)
-        self._setup.to_environment()
+        server = ChildServer(self.app, self.hostname, log_options, pool, self.concurrency)
+        pid = fork_server.start(server, descriptor, theirs)
         return self._run_engine(engine, lambda: self._wait(engine), pid, steps)
 
     def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None, steps: Steps) -> int:
