@@ -8,6 +8,7 @@ __all__ = [
     "after_setup_logger",
     "after_setup_task_logger",
     "after_task_publish",
+    "beat_embedded_init",
     "beat_init",
     "before_task_publish",
     "celeryd_after_setup",
@@ -75,4 +76,5 @@ after_setup_task_logger = Signal({"logger", "loglevel", "logfile", "format", "co
 
 # The scheduler and the command line.
 beat_init = Signal(set(), "beat_init")
+beat_embedded_init = Signal(set(), "beat_embedded_init")
 user_preload_options = Signal({"app", "options"}, "user_preload_options")

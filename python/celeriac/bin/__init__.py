@@ -11,11 +11,13 @@ from celeriac.bin.options import Shared, shared_options
 
 #: Name -> what `--help` says of it. A command's module has its name, and a `main` in it.
 COMMANDS = {
+    "beat": "Send periodic tasks.",
     "call": "Call a task by name.",
     "list": "List the queues that the broker has.",
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
+    "schedule": "Show and change periodic tasks while beats run.",
     "unpark": "Give waiting tasks back, for Celery's workers.",
     "worker": "Start a worker.",
 }
@@ -23,7 +25,7 @@ COMMANDS = {
 #: Commands of Celery that come with a later version.
 LATER = frozenset(
     {
-        "amqp", "beat", "control", "events", "flower", "graph", "inspect", "logtool", "migrate", "multi",
+        "amqp", "control", "events", "flower", "graph", "inspect", "logtool", "migrate", "multi",
         "shell", "status", "upgrade",
     }
 )  # fmt: skip

@@ -13,9 +13,6 @@ _LATER_POOLS = {"threads", "gevent", "eventlet", "asyncio", "processes", "custom
 
 #: Options of later versions: refused in one line, never silently dropped.
 _LATER = {
-    "beat": "-B",
-    "schedule": "-s",
-    "scheduler": "--scheduler",
     "autoscale": "--autoscale",
     "detach": "-D",
     "statedb": "-S",
@@ -73,9 +70,9 @@ class Concurrency(ParamType):
 @click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingling to switch off.")
 @click.option("--without-heartbeat", is_flag=True, help="Accepted: there are no heartbeat events to switch off.")
 @click.option("--heartbeat-interval", type=float, hidden=True)
-@click.option("-B", "--beat", is_flag=True, hidden=True)
-@click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
-@click.option("--scheduler", hidden=True)
+@click.option("-B", "--beat", is_flag=True, help="Send periodic tasks too: a beat in a process of its own.")
+@click.option("-s", "--schedule-filename", "--schedule", "schedule", help="With -B: as of beat.")
+@click.option("--scheduler", help="With -B: as of beat.")
 @click.option("--autoscale", hidden=True)
 @click.option("-D", "--detach", is_flag=True, hidden=True)
 @click.option("-S", "--statedb", hidden=True)
@@ -115,6 +112,7 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
             purge=given["purge"],
             pidfile=given["pidfile"],
             quiet=shared.quiet,
+            beat=(given["schedule"], given["scheduler"]) if given["beat"] else None,
             options={key: value for key, value in given.items() if key not in _LATER},
         )
         code = WorkController(app, setup, arguments).run()

@@ -214,7 +214,7 @@ class crontab(BaseSchedule):
             return NotImplemented
         return self._fields() == other._fields() and bool(super().__eq__(other))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def _fields(self) -> tuple[set[int], ...]:
         return self.minute, self.hour, self.day_of_week, self.day_of_month, self.month_of_year

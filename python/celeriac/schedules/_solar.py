@@ -105,4 +105,4 @@ class solar(BaseSchedule):
             return (self.event, self.lat, self.lon) == (other.event, other.lat, other.lon)
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None

@@ -25,6 +25,7 @@ from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, process
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
+from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Arguments:
     purge: bool = False
     pidfile: str | None = None
     quiet: bool = False
+    #: `-B`: file and class of the scheduler.
+    beat: tuple[str | None, str | None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,6 +85,8 @@ class WorkController:
         # When the first SIGTERM came.
         self._first_term: float | None = None
         self._consumer = Consumer(app, self.hostname, self)
+        # The beat of `-B`.
+        self._beat: EmbeddedBeat | None = None
 
     def run(self) -> int:
         """Runs the worker until it is told to stop.
@@ -100,6 +105,8 @@ class WorkController:
             logger.warning("Task events (-E) are not in this version: none will be sent.")
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
+        if self.arguments.beat is not None:
+            self._beat = EmbeddedBeat(self.app, self._setup, *self.arguments.beat)
         pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
         if pidfile:
             pidfile.acquire()
@@ -136,6 +143,8 @@ class WorkController:
         _say(f"worker: {how.capitalize()} shutdown ({log.MAIN_PROCESS})")
         signals.worker_shutting_down.send(sender=self.hostname, sig=name, how=how.capitalize(), exitcode=code)
         self._engine.stop(how)
+        if self._beat is not None:
+            self._beat.stop()
 
     def _announce_start(self) -> None:
         app = self.app
@@ -211,12 +220,16 @@ class WorkController:
         self._install_signals()
         try:
             engine.start()
+            if self._beat is not None:
+                self._beat.start()
             wait()
         except BaseException:
             engine.stop("cold")
             raise
         finally:
             engine.join(JOIN_SECONDS)
+            if self._beat is not None:
+                self._beat.join()
             signals.worker_shutdown.send(sender=self)
             if pid is not None:
                 _reap(pid)
