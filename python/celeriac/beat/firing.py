@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celeriac.beat.scheduler import NotSent
@@ -36,7 +36,6 @@ class Firing:
     #: `sent`, `already` or `not-holder`, once the store has answered.
     outcome: str | None = None
     failure: BaseException | None = None
-    thread: int = field(default_factory=threading.get_ident)
 
     def fire(
         self,
@@ -57,8 +56,8 @@ class FiringClient:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        # Written and read by the scheduler's thread; others only see that it is not theirs.
-        self._firing: Firing | None = None
+        # `firing`: what each thread is about to fire. One client serves all schedulers of a process.
+        self._local = threading.local()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -66,11 +65,11 @@ class FiringClient:
     @contextmanager
     def firing(self, firing: Firing) -> Iterator[None]:
         """While this lasts, the first message that this thread publishes is the entry's."""
-        self._firing = firing
+        self._local.firing = firing
         try:
             yield
         finally:
-            self._firing = None
+            self._local.firing = None
 
     def publish(
         self,
@@ -84,8 +83,8 @@ class FiringClient:
         Raises:
             NotSent: The moment was sent before, or another scheduler holds the lease.
         """
-        firing = self._firing
-        if firing is None or firing.thread != threading.get_ident() or firing.outcome is not None:
+        firing: Firing | None = getattr(self._local, "firing", None)
+        if firing is None or firing.outcome is not None:
             self._client.publish(batch, timeout, retry, results)
             return
         outcome = firing.fire(batch, timeout, retry, results)

@@ -147,7 +147,8 @@ class LeaseScheduler(Scheduler):
         return True
 
     def _connect(self) -> None:
-        self._client = self.app._engine.in_front(FiringClient)
+        front: Any = self.app.client
+        self._client = front if isinstance(front, FiringClient) else self.app._engine.in_front(FiringClient)
         self._store = open_schedule(self.app)
 
     def _lose(self, why: str, *args: Any) -> None:
