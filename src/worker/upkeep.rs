@@ -201,7 +201,12 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried | Chore::Answered => {}
+            Chore::Advised
+            | Chore::Swept
+            | Chore::Closed
+            | Chore::Marked
+            | Chore::Buried
+            | Chore::Answered => {}
             Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Told(told) => self.told(told),

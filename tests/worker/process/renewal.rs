@@ -71,7 +71,8 @@ async fn a_reload_takes_children_from_another_fork_server_and_lets_a_long_reques
     let mut pool = forking(2);
     let events = play(&mut pool, VecDeque::from([execution(1, "parent")]), all_ended(1)).await;
     let old = outcome(&events, 1).summary.clone();
-    let long = |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::Began { tag: 2, .. }));
+    let long =
+        |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::Began { tag: 2, .. }));
     play(&mut pool, VecDeque::from([execution(2, "sleep 3000")]), long).await;
 
     pool.restart(true).unwrap();
@@ -114,7 +115,8 @@ async fn a_reload_that_fails_changes_nothing() {
     let before: HashSet<_> = pool.pids().into_iter().collect();
 
     pool.restart(true).unwrap();
-    let failed = |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::ReloadFailed(_)));
+    let failed =
+        |events: &[PoolEvent]| events.iter().any(|event| matches!(event, PoolEvent::ReloadFailed(_)));
     play(&mut pool, VecDeque::new(), failed).await;
 
     let events = play(&mut pool, VecDeque::from([execution(2, "ok")]), all_ended(1)).await;
