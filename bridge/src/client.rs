@@ -38,7 +38,11 @@ impl Client {
     }
 
     /// Runs a call here, with the interpreter released.
-    fn now<'a, T: Send, F>(&self, py: Python<'_>, call: impl FnOnce(Arc<client::Client>) -> F) -> PyResult<T>
+    pub(crate) fn now<'a, T: Send, F>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(Arc<client::Client>) -> F,
+    ) -> PyResult<T>
     where
         F: Future<Output = Result<T, ClientError>> + Send + 'a,
     {
@@ -293,9 +297,9 @@ impl Drop for Client {
 }
 
 /// Attempts after the first, and seconds: before the first of these, more before each, at the most.
-type Retry = (Option<u32>, f64, f64, Option<f64>);
+pub(crate) type Retry = (Option<u32>, f64, f64, Option<f64>);
 
-fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
+pub(crate) fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
     let retry = match retry {
         None => RetryPolicy::NEVER,
         Some((max_retries, start, step, longest)) => RetryPolicy {

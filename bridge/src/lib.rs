@@ -18,6 +18,7 @@ mod record;
 mod request;
 mod runtime;
 mod saferepr;
+mod schedule;
 mod uuids;
 mod values;
 mod wakeup;
@@ -54,6 +55,8 @@ mod _core {
     use crate::runtime::shutdown_runtime;
     #[pymodule_export]
     use crate::saferepr::saferepr;
+    #[pymodule_export]
+    use crate::schedule::Schedule;
     #[pymodule_export]
     use crate::uuids::uuids;
     #[pymodule_export]

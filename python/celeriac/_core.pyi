@@ -163,6 +163,33 @@ class CallTemplate:
 # -- client -------------------------------------------------------------------------------------------
 
 @final
+class Schedule:
+    """What the broker of a client keeps of one schedule of periodic tasks: see `src/broker/schedule.rs`."""
+
+    def __new__(cls, client: Client, name: str) -> Schedule: ...
+    def lease(self, holder: str, ttl: float) -> tuple[bool, str | None]:
+        """Takes or renews the lease for `ttl` seconds: whether it is ours, and who holds it (None: it is not known)."""
+    def release(self, holder: str) -> None: ...
+    def fire(
+        self,
+        holder: str,
+        ttl: float,
+        entry: str,
+        due_ms: int,
+        state: str,
+        batch: Sequence[Publication],
+        timeout: float | None = None,
+        retry: tuple[int | None, float, float, float | None] | None = None,
+        results: bool = False,
+    ) -> str:
+        """Notes a due moment and publishes, at most once: `sent`, `already` (noted before) or `not-holder`. Renews the
+        lease. `state` is kept with it. The rest as for `Client.publish`."""
+    def state(self) -> dict[str, Any]:
+        """entries ({name: (due_ms, state)}), changes ({name: text}), holder (None: nobody, or not known)."""
+    def change(self, entry: str, change: str | None) -> None:
+        """Keeps a text with an entry, for users' changes; None: no more."""
+
+@final
 class Completions:
     """Where finished async calls wait for a Python event loop. `fileno()` becomes readable when the queue
     was empty and is not any more; `drain()` empties it. No engine thread ever touches Python."""

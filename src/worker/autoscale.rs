@@ -54,14 +54,13 @@ impl ConsumerLoop {
 
     /// Changes the bounds, and the pool where it is outside of them; gives the bounds as they are then (max, min).
     /// An error says, in a sentence, what is wrong.
-    #[allow(dead_code, reason = "for the control command `autoscale`")]
     pub(super) fn set_autoscale(
         &mut self,
         max: Option<usize>,
         min: Option<usize>,
     ) -> Result<(usize, usize), String> {
         let Some(scale) = &mut self.autoscale else {
-            return Err("autoscaling is off: start the worker with --autoscale max,min".to_owned());
+            return Err("Autoscale not enabled".to_owned());
         };
         let options = scale.options;
         let (max, min) = (max.unwrap_or(options.max), min.unwrap_or(options.min));

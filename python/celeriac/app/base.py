@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
     from celeriac.app.log import Logging
+    from celeriac.app.periodic import Schedules
     from celeriac.canvas.signature import Signature
     from celeriac.utils.clocks import LamportClock
 
@@ -563,7 +564,22 @@ class Celery:
 
         return Logging(self)
 
+    @property
+    def schedules(self) -> Schedules:
+        """Periodic tasks: lists, adds, pauses, resumes and removes them while beats run."""
+        from celeriac.app.periodic import Schedules
+
+        return Schedules(self)
+
     # -- programs
+
+    @property
+    def Beat(self) -> Any:
+        """The program that sends periodic tasks, as a class: `app.Beat(loglevel="info").run()`."""
+        from importlib import import_module
+
+        base = import_module("celeriac.beat.program").Beat
+        return type(base.__name__, (base,), {"app": self, "__module__": base.__module__})
 
     def bugreport(self) -> str:
         """Versions and settings, secrets masked, to put into a bug report."""

@@ -12,6 +12,7 @@ from celeriac.bin.options import Shared, shared_options
 #: Name -> what `--help` says of it. A command's module has its name, and a `main` in it.
 COMMANDS = {
     "amqp": "Publish, get and purge messages by hand.",
+    "beat": "Send periodic tasks.",
     "call": "Call a task by name.",
     "control": "Tell workers to change something.",
     "doctor": "Check connections and settings.",
@@ -25,6 +26,7 @@ COMMANDS = {
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
+    "schedule": "Show and change periodic tasks while beats run.",
     "shell": "Start a Python shell with the app and its tasks.",
     "status": "Show the workers that are online.",
     "unpark": "Give waiting tasks back, for Celery's workers.",
@@ -34,13 +36,10 @@ COMMANDS = {
 
 #: How `--help` groups them; what is in no group comes last.
 GROUPS = {
-    "Run": ("worker", "beat", "multi"),
+    "Run": ("worker", "beat", "multi", "schedule"),
     "Watch and control": ("status", "inspect", "control", "events", "list", "doctor", "report", "logtool", "graph"),
     "Tasks and messages": ("call", "result", "purge", "migrate", "unpark", "amqp", "shell"),
 }
-
-#: Commands of Celery that come with a later version.
-LATER = frozenset({"beat"})
 
 
 class LazyGroup(click.Group):
@@ -59,8 +58,6 @@ class LazyGroup(click.Group):
 
         if (plugin := plugins.load(cmd_name)) is not None:
             return plugin
-        if cmd_name in LATER:
-            raise click.UsageError(f"the command {cmd_name!r} is not in this version of celeriac", ctx)
         return None
 
     def resolve_command(

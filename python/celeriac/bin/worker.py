@@ -9,13 +9,6 @@ import click
 from celeriac.bin.detach import daemon_of, daemon_options, logfile_of
 from celeriac.bin.options import CommaList, LogLevel, ParamType, Shared, command, friendly_errors, stop
 
-#: Options of later versions: refused in one line, never silently dropped.
-_LATER = {
-    "beat": "-B",
-    "schedule": "-s",
-    "scheduler": "--scheduler",
-}
-
 #: Option -> setting that it overrides.
 _SETTINGS = {
     "concurrency": "worker_concurrency",
@@ -92,9 +85,9 @@ class Autoscale(ParamType):
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds between heartbeat events; 2 unless given.",
 )
-@click.option("-B", "--beat", is_flag=True, hidden=True)
-@click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
-@click.option("--scheduler", hidden=True)
+@click.option("-B", "--beat", is_flag=True, help="Send periodic tasks too: a beat in a process of its own.")
+@click.option("-s", "--schedule-filename", "--schedule", "schedule", help="With -B: as of beat.")
+@click.option("--scheduler", help="With -B: as of beat.")
 @click.option("--autoscale", type=Autoscale(), help="MAX,MIN: as many processes or slots as there is work for.")
 @click.option("-D", "--detach", is_flag=True, help="Run in the background.")
 @daemon_options
@@ -135,15 +128,13 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
             purge=given["purge"],
             pidfile=daemon.pidfile,
             quiet=shared.quiet,
-            options={key: value for key, value in given.items() if key not in _LATER},
+            beat=(given["schedule"], given["scheduler"]) if given["beat"] else None,
+            options=dict(given),
         )
         raise SystemExit(WorkController(app, setup, arguments).run())
 
 
 def _refuse_later(given: dict[str, Any]) -> None:
-    for key, option in _LATER.items():
-        if given[key]:
-            stop(f"{option} is not in this version of celeriac")
     if given["pool_start_method"] == "spawn":
         stop("--pool-start-method spawn is not in this version of celeriac", "leave it out: processes are forked")
 

@@ -25,6 +25,7 @@ from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
 from celeriac.worker.control import Desk
+from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
 from celeriac.worker.service import ServiceManager
 from celeriac.worker.steps import Steps
@@ -57,6 +58,8 @@ class Arguments:
     purge: bool = False
     pidfile: str | None = None
     quiet: bool = False
+    #: `-B`: file and class of the scheduler.
+    beat: tuple[str | None, str | None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,6 +99,8 @@ class WorkController:
         self._desk = Desk(app, self.hostname, self._consumer)
         # Made when the app is finalised, since it reads settings.
         self._task_signals: task_signals.TaskSignals | None = None
+        # The beat of `-B`.
+        self._beat: EmbeddedBeat | None = None
 
     def run(self) -> int:
         """Runs the worker until it is told to stop.
@@ -113,6 +118,8 @@ class WorkController:
         steps = Steps(self, self.app.steps)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
+        if self.arguments.beat is not None:
+            self._beat = EmbeddedBeat(self.app, self._setup, *self.arguments.beat)
         pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
         if pidfile:
             pidfile.acquire()
@@ -152,6 +159,8 @@ class WorkController:
         _say(f"worker: {how.capitalize()} shutdown ({log.MAIN_PROCESS})")
         signals.worker_shutting_down.send(sender=self.hostname, sig=name, how=how.capitalize(), exitcode=code)
         self._engine.stop(self._stopping)
+        if self._beat is not None:
+            self._beat.stop()
 
     def _announce_start(self) -> None:
         app = self.app
@@ -255,6 +264,8 @@ class WorkController:
         try:
             steps.start()
             engine.start()
+            if self._beat is not None:
+                self._beat.start()
             wait()
         except BaseException:
             engine.stop("cold")
@@ -262,6 +273,8 @@ class WorkController:
         finally:
             engine.join(JOIN_SECONDS)
             steps.stop(cold=self._stopping not in {None, "warm"})
+            if self._beat is not None:
+                self._beat.join()
             signals.worker_shutdown.send(sender=self)
             if pid is not None:
                 _reap(pid)

@@ -18,8 +18,8 @@ use super::link::Link;
 use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
-    StoreReport,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::driver::{ConnectOptions, Threading};
@@ -254,5 +254,35 @@ impl Broker for RedisBroker {
         let args = [self.0.layout.binding(""), self.0.layout.permanent_binding("")];
         let swept = self.0.link.script(&SWEEP, &[self.0.layout.binding_deadlines()], &args).await;
         swept.map(drop).map_err(|error| self.0.failed(error))
+    }
+
+    async fn schedule_lease(
+        &self,
+        schedule: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        self.0.schedule_lease(schedule, holder, ttl).await
+    }
+
+    async fn schedule_release(&self, schedule: &str, holder: &str) -> Result<(), BrokerError> {
+        self.0.schedule_release(schedule, holder).await
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
+        self.0.fire(firing).await
+    }
+
+    async fn schedule_state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
+        self.0.schedule_state(schedule).await
+    }
+
+    async fn schedule_change(
+        &self,
+        schedule: &str,
+        entry: &str,
+        change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        self.0.schedule_change(schedule, entry, change).await
     }
 }

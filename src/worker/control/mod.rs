@@ -222,7 +222,7 @@ impl ConsumerLoop {
                 Value::Null
             }
             "clock" => json!({ "clock": self.clock_value() }),
-            "autoscale" => raised("ValueError", "Autoscale not enabled"),
+            "autoscale" => self.control_autoscale(request),
             // There is no gossip, as in a Celery worker that was started without it.
             "election" => Value::Null,
             "shutdown" => {
