@@ -90,6 +90,11 @@ impl ConsumerLoop {
             (Ok(soft), Ok(hard)) => (soft, hard),
             (Err(answer), _) | (_, Err(answer)) => return answer,
         };
+        if hard.is_some() && !self.pool.keeps_hard_limits() {
+            return error(
+                "this pool cannot end a task that runs over its hard limit: use the prefork pool, or a soft limit",
+            );
+        }
         let task = self.tasks.task_mut(number);
         (task.options.soft_time_limit, task.options.time_limit) = (soft, hard);
         for (item, value) in [("soft_time_limit", "soft"), ("time_limit", "hard")] {
@@ -126,6 +131,12 @@ impl ConsumerLoop {
     }
 
     fn resize(&mut self, request: &ControlRequest, sign: i64, done: &str) -> Value {
+        if self.autoscale.is_some() {
+            let method = &request.method;
+            return error(format!(
+                "{method} is not supported with autoscale. Adjust autoscale range instead."
+            ));
+        }
         let by = match request.arguments.get("n") {
             None => 1,
             Some(value) => match value.as_i64() {
