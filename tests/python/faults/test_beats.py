@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -193,8 +194,7 @@ def test_no_moment_is_sent_twice_whichever_beat_is_killed(fleet: Fleet, figure: 
 
 
 def longest_gap(moments: list[int]) -> int:
-    pairs = zip(moments, moments[1:], strict=False)
-    return max(((later - sooner) // 1000 - 1 for sooner, later in pairs), default=0)
+    return max(((later - sooner) // 1000 - 1 for sooner, later in itertools.pairwise(moments)), default=0)
 
 
 def test_missed_moments_are_all_sent_later_where_the_settings_say_so(tmp_path: Path, shared: Shared) -> None:
