@@ -6,9 +6,12 @@ mod client;
 mod completions;
 mod compression;
 mod connections;
+mod consumer;
 mod convert;
 mod errors;
+mod inbox;
 mod json;
+mod listener;
 mod logging;
 mod options;
 mod record;
@@ -37,7 +40,13 @@ mod _core {
     #[pymodule_export]
     use crate::compression::{compress, decompress};
     #[pymodule_export]
+    use crate::consumer::{Consumer, Delivery};
+    #[pymodule_export]
+    use crate::inbox::Inbox;
+    #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
+    #[pymodule_export]
+    use crate::listener::Listener;
     #[pymodule_export]
     use crate::record::json_record;
     #[pymodule_export]

@@ -21,6 +21,7 @@
 mod error;
 mod schedule;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,14 @@ use crate::protocol::{Message, Publication, ResultRecord};
 
 pub use error::BrokerError;
 pub use schedule::{Fired, Firing, LastDue, ScheduleLease, ScheduleState};
+
+/// How long a reply waits for whoever asked, where the store keeps it.
+pub(crate) const REPLY_KEPT: Duration = Duration::from_secs(60);
+
+/// The broadcast exchange that stands for an inbox, in stores that have no queues for it.
+fn mailbox(exchange: &str, key: &str) -> String {
+    format!("{exchange}/{key}")
+}
 
 /// What moves messages. One per process and URL, shared by all threads.
 #[async_trait]
@@ -71,8 +80,33 @@ pub trait Broker: Send + Sync {
     /// At most once for each.
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
 
+    /// [`Broker::broadcast`] with a routing key, as events have one (their type; `task.multi` for several). A store
+    /// that has no such keys sends it to the same listeners without.
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
+        let _ = routing_key;
+        self.broadcast(exchange, message, ttl).await
+    }
+
     /// Receives what is broadcast on `exchange` from now on.
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError>;
+
+    /// A private mailbox: receives what [`Broker::reply`] sends to `exchange` with `key`, from now on and for as long as
+    /// the listener lives. Nobody else may use that key.
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        self.listen(&mailbox(exchange, key)).await
+    }
+
+    /// Sends to the inbox that was opened for `exchange` and `key`. One that is gone gets nothing, and that is no error:
+    /// whoever asked does not wait any more.
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        self.broadcast(&mailbox(exchange, key), message, REPLY_KEPT).await
+    }
 
     /// Names the store behind this broker, such as a canonical path or `host:port`. A backend that answers
     /// the same is the same store, and [`Consumer::commit`] then takes results as well.
@@ -85,6 +119,11 @@ pub trait Broker: Send + Sync {
     /// once, at the start of a worker.
     async fn advice(&self) -> Result<Vec<String>, BrokerError> {
         Ok(Vec::new())
+    }
+
+    /// What the store says of itself, for `doctor`. Asked for by operators, never by a worker.
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        Ok(StoreReport::default())
     }
 
     /// Forgets expired results, spent broadcasts, dead leases. Workers call it every minute or so.
@@ -337,9 +376,27 @@ pub struct QueueStatus {
     pub dead: u64,
 }
 
+/// What a store says of itself. What it does not tell is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Version of the server, or of the library that keeps the file.
+    pub version: Option<String>,
+    /// The store's clock minus ours.
+    pub clock_offset_ms: Option<i64>,
+    /// Workers of ours with a lease.
+    pub workers: Option<u64>,
+    /// Consumers of each queue, whoever they are; queues that are not there are left out.
+    pub consumers: Option<BTreeMap<String, u64>>,
+    /// Settings of the server by their own names.
+    pub settings: BTreeMap<String, String>,
+}
+
 /// Receives broadcasts.
 #[async_trait]
 pub trait Listener: Send {
     /// The next message. Cancel-safe.
     async fn next(&mut self) -> Result<Message, BrokerError>;
+
+    /// Removes what the store keeps for this listener, where it keeps anything. Dropping it does so too, a moment later.
+    async fn close(&mut self) {}
 }

@@ -22,6 +22,8 @@ mod redis_broker;
 #[cfg(feature = "redis")]
 mod redis_broker_faults;
 #[cfg(feature = "redis")]
+mod redis_direct;
+#[cfg(feature = "redis")]
 mod redis_fanout;
 #[cfg(feature = "redis")]
 mod redis_faults;

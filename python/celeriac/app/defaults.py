@@ -266,7 +266,7 @@ SETTINGS: dict[str, Setting] = {
     "beat_missed_runs_limit": Setting("int", 100, ""),
     "beat_schedule_name": Setting("string", None, ""),
     "result_max_bytes": Setting("int", None, ""),
-    "worker_drain_seconds": Setting("float", None, ""),
+    "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_lease_seconds": Setting("float", None, ""),
     "worker_max_crashes": Setting("int", None, ""),
     "worker_max_message_bytes": Setting("int", None, ""),

@@ -12,7 +12,7 @@ use crate::broker::{
     Settle,
 };
 use crate::clock::UnixMillis;
-use crate::driver::routing::{self, Turns};
+use crate::driver::routing::{self, Turns, in_turns};
 use crate::protocol::{Message, Publication, ResultRecord};
 
 /// The state whose record no other may replace.
@@ -292,7 +292,11 @@ impl State {
                 self.claimed.insert(stored.id, Claim { owner, fence, begun: false, stored });
             }
         }
-        if taken.is_empty() { Claimed::NothingUntil(self.next_moment(owner)) } else { Claimed::Some(taken) }
+        if taken.is_empty() {
+            Claimed::NothingUntil(self.next_moment(owner))
+        } else {
+            Claimed::Some(in_turns(taken))
+        }
     }
 
     /// When the next parked message is due or the next lease runs out.

@@ -12,16 +12,17 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::address::Address;
 use super::consumer::RedisConsumer;
+use super::inbox::RedisInbox;
 use super::keys::Layout;
 use super::link::Link;
 use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::clock::{Clock, UnixMillis};
-use crate::driver::ConnectOptions;
+use crate::driver::{ConnectOptions, Threading};
 use crate::protocol::{Envelope, Message, Publication, Topology};
 use crate::url::StoreUrl;
 
@@ -57,6 +58,7 @@ impl RedisBroker {
     pub(super) fn open(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
         let address = Address::parse(url, options)?;
         let link = Link::new(address.clone(), address.connect_timeout(), address.answer_timeout());
+        let link = if options.threading == Threading::Inline { link.inline() } else { link };
         Ok(Self(Arc::new(Shared {
             layout: Layout::read(&options.transport, address.database()),
             address,
@@ -105,6 +107,11 @@ impl Shared {
             Ok::<(), super::errors::LinkError>(())
         };
         self.measured.get_or_try_init(measure).await.map(drop).map_err(|error| self.failed(error))
+    }
+
+    /// Now, by our own clock.
+    pub(super) fn our_clock(&self) -> impl Fn() -> UnixMillis + '_ {
+        || self.clock.now()
     }
 
     /// The claim time that kombu keeps: seconds. Whole ones, never too early: the server takes far longer for fractions.
@@ -189,16 +196,35 @@ impl Broker for RedisBroker {
         buried.map(drop).map_err(|error| self.0.failed(error))
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        _ttl: Duration,
+    ) -> Result<(), BrokerError> {
         // Whoever does not listen now does not hear it: the server keeps nothing that could be over.
         let tag = uuid::Uuid::new_v4().to_string();
         let mut command = cmd("PUBLISH");
-        command.arg(self.0.layout.channel(exchange, "")).arg(Envelope::encode(&message, exchange, "", &tag));
+        let envelope = Envelope::encode(&message, exchange, routing_key, &tag);
+        command.arg(self.0.layout.channel(exchange, routing_key)).arg(envelope);
         self.0.link.query::<i64>(&command).await.map(drop).map_err(|error| self.0.failed(error))
     }
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
         Ok(Box::new(RedisListener::start(&self.0, exchange).await?))
+    }
+
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(RedisInbox::open(&self.0, exchange, key).await?))
+    }
+
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        self.0.reply(exchange, key, &message).await
     }
 
     fn store_id(&self) -> Option<String> {
@@ -211,6 +237,10 @@ impl Broker for RedisBroker {
 
     async fn advice(&self) -> Result<Vec<String>, BrokerError> {
         self.0.advice().await
+    }
+
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        self.0.examine().await
     }
 
     /// Dead leases are left to consumers, who look for them all the time and know how many crashes are allowed.

@@ -14,7 +14,7 @@ use super::writer::Durability;
 use super::{Shared, SqliteStore, broadcast, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, Publication};
@@ -82,6 +82,32 @@ impl Broker for SqliteStore {
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         let now = self.0.clock.now();
         self.0.read(|connection| queue::statuses(connection, now)).map_err(self.broker_error())
+    }
+
+    async fn unpark(&self, queue: &str) -> Result<u64, BrokerError> {
+        let queue = queue.to_owned();
+        self.0
+            .writer
+            .submit(Durability::Durable, move |step| queue::unpark_all(step, &queue))
+            .await
+            .map_err(self.broker_error())
+    }
+
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        let now = self.0.clock.now();
+        let workers = self
+            .0
+            .read(|connection| {
+                connection.query_row("SELECT count(*) FROM owner WHERE expires_ms > ?1", [now.0], |row| {
+                    row.get::<_, i64>(0)
+                })
+            })
+            .map_err(self.broker_error())?;
+        Ok(StoreReport {
+            version: Some(rusqlite::version().to_owned()),
+            workers: Some(workers as u64),
+            ..StoreReport::default()
+        })
     }
 
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {

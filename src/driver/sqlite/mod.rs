@@ -42,6 +42,7 @@ use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::Threading;
 use crate::driver::process::Process;
+use crate::driver::routing::QueueOrder;
 use connection::Linked;
 use doorbell::{Bells, Heard, Kind, Listener, Rings};
 use fault::Fault;
@@ -70,6 +71,8 @@ pub struct SqliteOptions {
     pub connect_timeout: Duration,
     /// How long a write may wait for the file's lock.
     pub timeout: Duration,
+    /// In which order claims look at their queues.
+    pub queue_order: QueueOrder,
 }
 
 impl SqliteOptions {
@@ -84,6 +87,7 @@ impl SqliteOptions {
             clock: Clock::system(),
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
+            queue_order: QueueOrder::default(),
         }
     }
 }
@@ -97,6 +101,8 @@ struct Shared {
     clock: Clock,
     max_message: usize,
     timeout: Duration,
+    /// How claims look at their queues: as whoever opened the store first in this process wants it.
+    queue_order: QueueOrder,
     process: Process,
     writer: Arc<Writer>,
     /// For reading beside the writer; used by whoever reads, for one read.
@@ -180,6 +186,7 @@ fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
         clock: options.clock,
         max_message: options.max_message,
         timeout: options.timeout,
+        queue_order: options.queue_order,
         process: Process::own(),
         writer,
         reader: Mutex::new(reader),
