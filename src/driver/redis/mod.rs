@@ -2,7 +2,7 @@
 //!
 //! - `address`, `dial`, `wire`, `link`, `direct`, `errors`, `script`: the connection.
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
-//! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`: the broker.
+//! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
 //! - `consumer`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `watch`: results.
 
@@ -16,6 +16,7 @@ mod dial;
 mod direct;
 mod errors;
 mod hear;
+mod inbox;
 mod inspect;
 mod keys;
 mod link;
@@ -23,6 +24,7 @@ mod listen;
 mod publish;
 mod record;
 mod recover;
+mod schedule;
 mod script;
 mod scripts;
 mod settle;
