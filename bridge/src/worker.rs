@@ -328,7 +328,7 @@ fn stats_to(py: Python<'_>, stats: Stats) -> PyResult<Bound<'_, PyDict>> {
     }
     copy! {
         claimed finished succeeded failed retried revoked refused lost released parked stale crashed
-        committed batches replaced reconnected ready held outstanding totals pids
+        committed batches replaced reconnected events_sent events_dropped ready held outstanding totals pids
     }
     Ok(dict)
 }

@@ -19,9 +19,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::autoscale::Autoscale;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Heard};
 use super::eta::Held;
+use super::events::Events;
 use super::lifecycle::{Phase as LifePhase, Stop};
 use super::link::Link;
 use super::log::Log;
@@ -104,6 +106,8 @@ pub(super) struct ConsumerLoop {
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
     pub(super) prefetch: Prefetch,
+    pub(super) monitor: Events,
+    pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
     pub(super) stale_logged: u64,
@@ -181,7 +185,7 @@ impl ConsumerLoop {
     }
 
     fn start_claim(&mut self) {
-        let slots = self.pool.slots();
+        let slots = self.slots_to_fill();
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
         let too_large = |claim: &Claim| {

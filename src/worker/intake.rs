@@ -178,6 +178,7 @@ impl ConsumerLoop {
     /// Puts a request into the table, held for now.
     fn enter(&mut self, tag: RequestTag, request: Request) {
         self.log.received(&request);
+        self.event_received(&request);
         self.tell_accepted(tag, &request);
         if let Some(total) = self.stats.totals.get(&request.name) {
             total.add(1);

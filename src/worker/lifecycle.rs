@@ -92,6 +92,7 @@ impl ConsumerLoop {
                     self.add_source(consumer.into());
                     self.ask_advice();
                     self.mingle();
+                    self.monitor.start(Instant::now());
                     self.service.ready(&self.options.queues, Instant::now());
                     self.notices.push(Notice::Ready);
                     return Ok(());
@@ -285,6 +286,7 @@ impl ConsumerLoop {
             self.give_up(tag);
         }
         self.flush().await;
+        self.say_goodbye().await;
         for source in std::mem::take(&mut self.sources) {
             // When the broker cannot be reached the claims end with their lease.
             let _ = timeout(CLOSE_WAIT, source.consumer.close()).await;

@@ -6,16 +6,19 @@
 //! - `running`: requests go to the `pool`, and come back as outcomes; `request` says what that does to the
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
-//! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
-//!   `saved`: what is known beyond the worker's life;
+//! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
+//!   `control`: what others ask for;
+//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
 
+mod autoscale;
 mod commit;
 mod consumer;
 mod control;
 mod eta;
+mod events;
 mod intake;
 mod lifecycle;
 mod link;
@@ -45,7 +48,7 @@ use tokio::time::Instant;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
-use crate::clock::Clock;
+use crate::clock::{Clock, Lamport};
 use commit::{Commits, Stores};
 use consumer::ConsumerLoop;
 use control::Heard;
@@ -56,6 +59,7 @@ use service::Service;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
+pub use autoscale::AutoscaleOptions;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
@@ -91,6 +95,7 @@ pub struct Worker {
     stats: Arc<Counters>,
     orders: Arc<watch::Sender<Option<Stop>>>,
     heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
+    lamport: Arc<Lamport>,
 }
 
 impl Worker {
@@ -113,7 +118,8 @@ impl Worker {
         let stats = Arc::new(Counters { totals, ..Counters::default() });
         let orders = Arc::new(watch::Sender::new(None));
         let heard = mpsc::channel(control::WAITING);
-        Self { options, stores, pool, clock, notices, stats, orders, heard }
+        let lamport = Arc::default();
+        Self { options, stores, pool, clock, notices, stats, orders, heard, lamport }
     }
 
     /// The same, with another broker for follow-ups (`broker_write_url`). They are sent before the claim is
@@ -144,8 +150,7 @@ impl Worker {
         let orders = self.orders.clone();
         let _ear = self.options.control.enabled.then(|| {
             let (exchange, node) = (self.options.control.exchange.clone(), self.options.node.clone());
-            let (broker, log) = (self.stores.broker.clone(), self.stores.log.clone());
-            control::listen(broker, exchange, node, log, self.heard.0.clone())
+            control::listen(&self.stores, exchange, node, self.lamport.clone(), self.heard.0.clone())
         });
         let service = Service::new(self.options.service_manager.as_ref());
         let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
@@ -161,9 +166,12 @@ impl Worker {
     fn into_loop(self, service: Service) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
+        let monitor = events::Events::new(&self.options, self.lamport, &log);
         ConsumerLoop {
+            monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
+            autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
             orders: self.orders.subscribe(),
             claim_link: upkeep::link("claim from the broker", &log),
             renew_link: upkeep::link("renew the lease", &log),

@@ -97,11 +97,15 @@ impl ConsumerLoop {
                 PoolEvent::Lost { tag, hard_limit, terminated, how } => {
                     self.lost(tag, Loss { hard_limit, terminated, how });
                 }
+                PoolEvent::Evicted(tag) => self.evicted(tag),
                 PoolEvent::Returned(tag) => returned.push(tag),
                 PoolEvent::SlotFree => *self.stats.pids.lock() = self.pool.pids(),
                 PoolEvent::ChildReplaced { number, pid, why, died } => {
                     self.replaced(number, pid, &why, died);
                 }
+                PoolEvent::ReloadFailed(why) => self.log.line(Level::Error, "celery.worker.pool", || {
+                    format!("The app cannot be reloaded ({why}); processes of the app as it was go on")
+                }),
                 PoolEvent::Broken(why) => self.pool_broken(why),
             }
         }
@@ -122,6 +126,8 @@ impl ConsumerLoop {
         if let Some(signal) = request.terminate {
             self.pool.terminate(tag, signal);
         }
+        self.event_started(tag);
+        let Some(request) = self.requests.get(&tag) else { return };
         if self.tasks.options(request.task).acks_late {
             self.marks.push_back((now + MARK_AFTER, tag));
         } else {
@@ -168,6 +174,7 @@ impl ConsumerLoop {
             Some(_) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
             None => Settle::Keep,
         };
+        self.event_ended(&request, &outcome, &settle);
         if request.claim.is_none() {
             self.bury_acknowledged(&request, &outcome);
         }
@@ -267,6 +274,7 @@ impl ConsumerLoop {
                 self.log.task(Level::Error, "celery.worker.request", &request, || {
                     format!("Task {}[{}] lost its process", request.name, request.id)
                 });
+                self.event_rejected(&request, &settle);
                 self.settle(&request, settle);
                 self.requests.insert(tag, request);
                 self.remove(tag);
@@ -281,6 +289,24 @@ impl ConsumerLoop {
                 self.requests.insert(tag, request);
                 self.remove(tag);
             }
+        }
+    }
+
+    /// Its process was ended because of another request. What can be run again is, with no crash counted.
+    fn evicted(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get(&tag) else { return };
+        let late = self.tasks.options(request.task).acks_late;
+        if request.mode == Mode::Run && late && request.claim.is_some() {
+            self.log.task(Level::Warning, "celery.worker.request", request, || {
+                format!(
+                    "Task {}[{}] is handed back: its process was ended because of another task in it",
+                    request.name, request.id
+                )
+            });
+            self.hand_back(tag);
+        } else {
+            let how = "its process was ended because of another task in it".to_owned();
+            self.lost(tag, Loss { hard_limit: None, terminated: false, how });
         }
     }
 

@@ -59,6 +59,8 @@ def send_all(app: Celery, pieces: Iterable[Piece]) -> list[AsyncResult[Any]]:
         except OperationalError as error:
             error.sent = sent
             raise
+        if app.conf.task_send_sent_event:
+            app.events.tasks_sent(chunk.publications)
         _conclude(chunk, sent)
     return sent
 
@@ -80,6 +82,11 @@ async def send_all_later(app: Celery, pieces: Iterable[Piece]) -> list[AsyncResu
         except OperationalError as error:
             error.sent = sent
             raise
+        if app.conf.task_send_sent_event:
+            import asyncio
+
+            # It waits for the broker, and the loop must not.
+            await asyncio.to_thread(app.events.tasks_sent, publications)
         _conclude(chunk, sent)
     return sent
 

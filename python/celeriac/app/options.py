@@ -20,6 +20,8 @@ __all__ = ["consumed_queues", "rate_limit", "worker_options"]
 
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_MAX_CRASHES = 3
+#: How often a worker tells monitors that it lives, unless `--heartbeat-interval` says otherwise.
+HEARTBEAT_SECONDS = 2.0
 DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
 
@@ -71,6 +73,8 @@ def worker_options(
         "fork_server_argv": None,
         "child_fd": None,
         "log_level": 20,
+        "task_events": bool(conf.worker_send_task_events),
+        "heartbeat_seconds": HEARTBEAT_SECONDS,
     }
     # After the queues were chosen: what was added for that is part of the topology.
     return {**options, **connection_options(app, worker=True), **overrides}
@@ -118,6 +122,7 @@ def task_options(task: Task[..., Any]) -> dict[str, Any]:
         "reject_on_worker_lost": bool(task.reject_on_worker_lost),
         "track_started": bool(task.track_started),
         "ignore_result": bool(task.ignore_result),
+        "send_events": bool(task.send_events),
         "rate_limit": rate_limit(task),
         "time_limit": task.time_limit,
         "soft_time_limit": task.soft_time_limit,

@@ -279,6 +279,8 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
         OperationalError: The broker did not take it.
     """
     app.client.publish([message.publication], *how(app, options), not message.ignores)
+    if app.conf.values_now()["task_send_sent_event"]:
+        app.events.task_sent(message.publication)
     _published(message)
 
 
@@ -288,6 +290,11 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
 
     client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
     await _aio.call(lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token))
+    if app.conf.values_now()["task_send_sent_event"]:
+        import asyncio
+
+        # It waits for the broker, and the loop must not.
+        await asyncio.to_thread(app.events.task_sent, message.publication)
     _published(message)
 
 

@@ -91,10 +91,10 @@ class Concluder:
                 # A whole number of seconds is written as one, as the caller gave it.
                 limit = execution.limit or 0.0
                 exc: BaseException = TimeLimitExceeded(int(limit) if limit == int(limit) else limit)
-                return self._conclude_failure(task, request, exc)
+                return self.conclude_failure(task, request, exc)
             case "lost":
-                text = f"Worker exited prematurely: {execution.detail} Job: {execution.tag}."
-                return self._conclude_failure(task, request, WorkerLostError(text))
+                text = f"Worker exited prematurely: {execution.detail} Job: {execution.number}."
+                return self.conclude_failure(task, request, WorkerLostError(text))
             case "revoked":
                 return self._revoke(task, request, execution.detail)
             case "unknown":
@@ -102,7 +102,8 @@ class Concluder:
             case other:
                 raise ValueError(f"the supervisor asked for an unknown mode: {other!r}")
 
-    def _conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
+    def conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
+        """Ends a request that has failed outside of its task's code."""
         if task is None:
             return "failure", self._failure_alone(request, exc), (), repr(exc), None
         einfo = ExceptionInfo(exc, traceback="")

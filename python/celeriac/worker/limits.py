@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celeriac.exceptions import SoftTimeLimitExceeded
 
 if TYPE_CHECKING:
     from celeriac._core import Child
     from celeriac.worker.coroutines import CoroutineRunner
+
+
+class Cancelled(BaseException):
+    """Raised in a task that was given up: its hard limit has passed, or it is terminated.
+
+    No `Exception`, so that code which goes on after any error does not go on after this.
+    """
+
+
+class Limit(Protocol):
+    """Where the tracer notes which request's code runs, and who runs coroutines there."""
+
+    running: int | None
+    coroutines: Any
 
 
 class SoftLimit:

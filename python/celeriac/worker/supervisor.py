@@ -14,16 +14,17 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import log
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.worker import fork_server, process, stacks, task_signals
+from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
+from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
 from celeriac.worker.service import ServiceManager
 from celeriac.worker.steps import Steps
@@ -47,11 +48,17 @@ class Arguments:
     """What the command line says beyond settings."""
 
     pool: str = "prefork"
+    #: Children of a pool whose children have several slots.
+    processes: int = 1
+    #: (max, min) slots.
+    autoscale: tuple[int, int] | None = None
     queues: tuple[str, ...] = ()
     exclude_queues: tuple[str, ...] = ()
     purge: bool = False
     pidfile: str | None = None
     quiet: bool = False
+    #: `-B`: file and class of the scheduler.
+    beat: tuple[str | None, str | None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -90,6 +97,8 @@ class WorkController:
         self._consumer = Consumer(app, self.hostname, self)
         # Made when the app is finalised, since it reads settings.
         self._task_signals: task_signals.TaskSignals | None = None
+        # The beat of `-B`.
+        self._beat: EmbeddedBeat | None = None
 
     def run(self) -> int:
         """Runs the worker until it is told to stop.
@@ -104,11 +113,11 @@ class WorkController:
         self._announce_start()
         log_options = self._setup.log_options(self.app)
         owns_logging = log.setup(log_options)
-        if self.app.conf.worker_send_task_events:
-            logger.warning("Task events (-E) are not in this version: none will be sent.")
         steps = Steps(self, self.app.steps)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
+        if self.arguments.beat is not None:
+            self._beat = EmbeddedBeat(self.app, self._setup, *self.arguments.beat)
         pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
         if pidfile:
             pidfile.acquire()
@@ -148,13 +157,16 @@ class WorkController:
         _say(f"worker: {how.capitalize()} shutdown ({log.MAIN_PROCESS})")
         signals.worker_shutting_down.send(sender=self.hostname, sig=name, how=how.capitalize(), exitcode=code)
         self._engine.stop(self._stopping)
+        if self._beat is not None:
+            self._beat.stop()
 
     def _announce_start(self) -> None:
         app = self.app
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options)
         self._setup.apply_settings(app)
         _check_privileges(app)
-        self.concurrency = _concurrency(app.conf.worker_concurrency, self.arguments.pool)
+        scale = self.arguments.autoscale
+        self.concurrency = _concurrency(scale[1] if scale else app.conf.worker_concurrency, self.arguments.pool)
         app.conf.worker_concurrency = self.concurrency
         signals.worker_init.send(sender=self)
 
@@ -163,7 +175,7 @@ class WorkController:
 
         if self.arguments.pool != "solo" and self.app.broker_read_url_effective.startswith("memory:"):
             raise ImproperlyConfigured(
-                "memory:// lives in one process, and the prefork pool runs tasks in others: name a broker that "
+                f"memory:// lives in one process, and the {self.arguments.pool} pool runs tasks in others: name a broker that "
                 "processes can share, such as sqlite:///, or use --pool solo"
             )
         options = worker_options(
@@ -172,6 +184,9 @@ class WorkController:
             queues=list(self.arguments.queues) or None,
             exclude_queues=list(self.arguments.exclude_queues),
             concurrency=self.concurrency,
+            processes=self.arguments.processes if self.arguments.pool in pools.SEVERAL_SLOTS else None,
+            autoscale=self.arguments.autoscale,
+            autoscale_keepalive=float(os.environ.get("AUTOSCALE_KEEPALIVE") or 30),
         )
         self.queues = list(options["queues"])
         if not self.queues:
@@ -179,6 +194,11 @@ class WorkController:
         if self.app.conf.worker_disable_prefetch:
             # As many messages as there are processes: none waits behind a task that runs.
             options["prefetch_multiplier"] = 1
+        given = self.arguments.options
+        if given.get("without_heartbeat"):
+            options["heartbeat_seconds"] = None
+        elif given.get("heartbeat_interval"):
+            options["heartbeat_seconds"] = given["heartbeat_interval"]
         options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
         self._task_signals = task_signals.TaskSignals(self.app, self.hostname, self._consumer)
         options.update(self._service.options(), tell=task_signals.wanted())
@@ -201,9 +221,17 @@ class WorkController:
                 self.app, self.hostname, theirs.detach(), engine.fileno(), self._take_notices, self.timer.run_due
             )
             return self._run_engine(engine, loop.run, None, steps)
-        descriptor = ours.detach()
-        options["fork_server_fd"] = descriptor
+        pool = self.arguments.pool
+        replace(self._setup, pool=pool, slots=self.concurrency).to_environment()
         options["fork_server_argv"] = [sys.executable, "-m", "celeriac.worker.fork_server"]
+        if pool == "gevent":
+            # The fork server has to be patched before it imports the app, which is imported here already: the engine
+            # starts one by exec.
+            ours.close()
+            theirs.close()
+            engine = self._engine = _core.Worker(options)
+            return self._run_engine(engine, lambda: self._wait(engine), None, steps)
+        descriptor = options["fork_server_fd"] = ours.detach()
         # Before the fork: it checks options and URLs, and starts no thread yet.
         engine = self._engine = _core.Worker(options)
         # Purging, or a handler of a start-up signal, may have used the client, which has threads.
@@ -215,8 +243,8 @@ class WorkController:
                 "and a lock that another thread holds stays locked in them. Start threads in worker_process_init.",
                 threads,
             )
-        pid = fork_server.start(ChildServer(self.app, self.hostname, log_options), descriptor, theirs)
-        self._setup.to_environment()
+        server = ChildServer(self.app, self.hostname, log_options, pool, self.concurrency)
+        pid = fork_server.start(server, descriptor, theirs)
         return self._run_engine(engine, lambda: self._wait(engine), pid, steps)
 
     def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None, steps: Steps) -> int:
@@ -228,6 +256,8 @@ class WorkController:
         try:
             steps.start()
             engine.start()
+            if self._beat is not None:
+                self._beat.start()
             wait()
         except BaseException:
             engine.stop("cold")
@@ -235,6 +265,8 @@ class WorkController:
         finally:
             engine.join(JOIN_SECONDS)
             steps.stop(cold=self._stopping not in {None, "warm"})
+            if self._beat is not None:
+                self._beat.join()
             signals.worker_shutdown.send(sender=self)
             if pid is not None:
                 _reap(pid)

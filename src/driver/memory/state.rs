@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
     Settle,
@@ -29,6 +30,7 @@ pub(super) struct State {
     owners: HashMap<u64, Owner>,
     results: HashMap<String, Kept>,
     broadcasts: BTreeMap<u64, Broadcast>,
+    schedules: HashMap<String, Schedule>,
 }
 
 #[derive(Default)]
@@ -90,6 +92,10 @@ impl State {
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
+    }
+
+    pub(super) fn schedule(&mut self, name: &str) -> &mut Schedule {
+        self.schedules.entry(name.to_owned()).or_default()
     }
 
     pub(super) fn publish(&mut self, publication: Publication, now: UnixMillis) {

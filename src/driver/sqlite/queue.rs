@@ -164,6 +164,19 @@ fn unpark(step: &mut Step<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Makes what is parked of one queue ready, whenever it is due; returns how many.
+pub(super) fn unpark_all(step: &mut Step<'_>, queue: &str) -> Result<u64> {
+    let queue = step.queue(queue)?;
+    let moved = step.run(
+        "INSERT INTO ready SELECT m.queue, m.rank, p.place, p.message, p.history
+         FROM parked p CROSS JOIN message m ON m.id = p.message WHERE m.queue = ?1",
+        &[&queue],
+    )?;
+    step.run("DELETE FROM parked WHERE message IN (SELECT message FROM ready WHERE queue = ?1)", &[&queue])?;
+    step.rings.add(Kind::Messages);
+    Ok(moved as u64)
+}
+
 /// What a consumer asks for.
 pub(super) struct Order {
     pub(super) owner: i64,
