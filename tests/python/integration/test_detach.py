@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +154,39 @@ def test_multi_kills_at_once_and_tells_of_nodes_that_do_not_start(project: Proje
     assert failed.returncode == 1
     assert "FAILED (exit code 2)" in failed.stdout
     assert "no module 'nosuch'" in failed.stderr
+
+
+def test_another_python_runs_the_worker(project: Project, shell: CommandLines) -> None:
+    wrapper = project.folder / "python-of-ours"
+    wrapper.write_text(f'#!/bin/sh\necho "$@" > wrapped\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+
+    done = shell.run("-A", "tasks", "worker", "-D", "-c", "1", "--pidfile=w.pid", f"--executable={wrapper}")
+
+    assert done.returncode == 0, done.stderr
+    assert (project.folder / "wrapped").read_text().startswith("-m celeriac -A tasks worker -c 1")
+    assert f"process {pid_in(project.folder / 'w.pid')};" in done.stdout
+    failed = shell.run("-A", "nosuch", "worker", "-D", f"--executable={wrapper}", "--logfile=other.log")
+    assert failed.returncode == 2
+    assert "no module 'nosuch'" in failed.stderr
+
+
+def test_files_are_below_the_working_directory_that_is_named(project: Project, shell: CommandLines) -> None:
+    above = CommandLines(project.folder.parent)
+
+    done = above.run(
+        "-A",
+        "tasks",
+        "worker",
+        "-D",
+        "-c",
+        "1",
+        "--workdir",
+        str(project.folder),
+        "--pidfile=w.pid",
+        "--logfile=%n.log",
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert lives(pid_in(project.folder / "w.pid"))
+    assert (project.folder / "celery.log").exists()
