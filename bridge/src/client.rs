@@ -18,6 +18,7 @@ use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
 use crate::inbox::Inbox;
 use crate::json::from_json;
+use crate::listener::Listener;
 use crate::options::Options;
 use crate::runtime::{Engine, same_process};
 use crate::values::{Publication, ResultRecord, properties_to};
@@ -37,7 +38,11 @@ impl Client {
     }
 
     /// Runs a call here, with the interpreter released.
-    fn now<'a, T: Send, F>(&self, py: Python<'_>, call: impl FnOnce(Arc<client::Client>) -> F) -> PyResult<T>
+    pub(crate) fn now<'a, T: Send, F>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(Arc<client::Client>) -> F,
+    ) -> PyResult<T>
     where
         F: Future<Output = Result<T, ClientError>> + Send + 'a,
     {
@@ -222,8 +227,14 @@ impl Client {
         ttl: f64,
     ) -> PyResult<()> {
         let ttl = seconds(ttl)?.unwrap_or(Duration::MAX);
-        let message = publication.get().0.message.clone();
-        self.now(py, |client| async move { client.broadcast(exchange, message, ttl).await })
+        let Publication(publication) = publication.get();
+        let (key, message) = (&*publication.routing_key, publication.message.clone());
+        self.now(py, |client| async move { client.announce(exchange, key, message, ttl).await })
+    }
+
+    fn listen(&self, py: Python<'_>, exchange: &str) -> PyResult<Listener> {
+        let listener = self.now(py, |client| async move { client.listen(exchange).await })?;
+        Ok(Listener::new(listener))
     }
 
     fn examine_broker<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -286,9 +297,9 @@ impl Drop for Client {
 }
 
 /// Attempts after the first, and seconds: before the first of these, more before each, at the most.
-type Retry = (Option<u32>, f64, f64, Option<f64>);
+pub(crate) type Retry = (Option<u32>, f64, f64, Option<f64>);
 
-fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
+pub(crate) fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
     let retry = match retry {
         None => RetryPolicy::NEVER,
         Some((max_retries, start, step, longest)) => RetryPolicy {

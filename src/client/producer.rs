@@ -96,7 +96,24 @@ impl Client {
         message: Message,
         ttl: Duration,
     ) -> Result<(), ClientError> {
-        let send = || async { Ok(self.broker()?.broadcast(exchange, message.clone(), ttl).await?) };
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    /// The same with a routing key ([`crate::broker::Broker::announce`]).
+    pub async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), ClientError> {
+        let send =
+            || async { Ok(self.broker()?.announce(exchange, routing_key, message.clone(), ttl).await?) };
         self.patiently(None, send).await
+    }
+
+    /// Hears what is broadcast on `exchange` from now on.
+    pub async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.listen(exchange).await?) }).await
     }
 }

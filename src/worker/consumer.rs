@@ -19,9 +19,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::autoscale::Autoscale;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Heard};
 use super::eta::Held;
+use super::events::Events;
 use super::lifecycle::{Phase as LifePhase, Stop};
 use super::link::Link;
 use super::log::Log;
@@ -44,6 +46,9 @@ const MAX_UNCOMMITTED: usize = 500;
 
 /// A claim that is not answered for so long has found nothing and waits.
 const WAITS: Duration = Duration::from_millis(100);
+
+/// Between two looks whether the program has heard of enough requests.
+const CROWDED: Duration = Duration::from_millis(5);
 
 /// A consumer of the broker. There is more than one when the watchdog made a new one: the old one keeps
 /// its claims until they are settled.
@@ -80,6 +85,7 @@ pub(super) struct ConsumerLoop {
     pub(super) stores: Stores,
     pub(super) pool: Box<dyn Pool>,
     pub(super) notices: Arc<NoticeQueue>,
+    pub(super) service: super::service::Service,
     pub(super) log: Arc<Log>,
     pub(super) stats: Arc<Counters>,
     pub(super) tasks: Tasks,
@@ -100,6 +106,8 @@ pub(super) struct ConsumerLoop {
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
     pub(super) prefetch: Prefetch,
+    pub(super) monitor: Events,
+    pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
     pub(super) stale_logged: u64,
@@ -177,7 +185,7 @@ impl ConsumerLoop {
     }
 
     fn start_claim(&mut self) {
-        let slots = self.pool.slots();
+        let slots = self.slots_to_fill();
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
         let too_large = |claim: &Claim| {
@@ -188,6 +196,11 @@ impl ConsumerLoop {
         }
         let full = self.commits.len() + self.in_flight > MAX_UNCOMMITTED || !self.held.has_room();
         if self.claiming.is_some() || self.claim_after.is_some() || full || self.life != LifePhase::Running {
+            return;
+        }
+        if self.notices.is_crowded() {
+            // The program hears of each request, and is slower than they come.
+            self.claim_after = Some(Instant::now() + CROWDED);
             return;
         }
         // What runs here and comes again takes no slot, and must not wait for one.

@@ -63,6 +63,11 @@ impl Phase {
 }
 
 impl Request {
+    /// It waits for its time or for a slot.
+    pub(crate) fn waits(&self) -> bool {
+        self.phase == Phase::Ready || self.phase.is_held()
+    }
+
     /// What to give to the pool.
     pub(crate) fn execution(&self, tag: RequestTag, short: bool) -> Execution {
         Execution {

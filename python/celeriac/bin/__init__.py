@@ -12,8 +12,10 @@ from celeriac.bin.options import Shared, shared_options
 #: Name -> what `--help` says of it. A command's module has its name, and a `main` in it.
 COMMANDS = {
     "amqp": "Publish, get and purge messages by hand.",
+    "beat": "Send periodic tasks.",
     "call": "Call a task by name.",
     "doctor": "Check connections and settings.",
+    "events": "Show what workers tell of themselves and of tasks.",
     "graph": "Draw workers and their parts (DOT).",
     "list": "List the queues that the broker has, or the bindings.",
     "logtool": "Count and find tasks in log files.",
@@ -22,6 +24,7 @@ COMMANDS = {
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
+    "schedule": "Show and change periodic tasks while beats run.",
     "shell": "Start a Python shell with the app and its tasks.",
     "unpark": "Give waiting tasks back, for Celery's workers.",
     "upgrade": "Rename old settings in a file.",
@@ -30,13 +33,13 @@ COMMANDS = {
 
 #: How `--help` groups them; what is in no group comes last.
 GROUPS = {
-    "Run": ("worker", "beat", "multi"),
+    "Run": ("worker", "beat", "multi", "schedule"),
     "Watch and control": ("status", "inspect", "control", "events", "list", "doctor", "report", "logtool", "graph"),
     "Tasks and messages": ("call", "result", "purge", "migrate", "unpark", "amqp", "shell"),
 }
 
 #: Commands of Celery that come with a later version.
-LATER = frozenset({"beat", "control", "events", "inspect", "status"})
+LATER = frozenset({"control", "inspect", "status"})
 
 
 class LazyGroup(click.Group):

@@ -9,14 +9,8 @@ import click
 from celeriac.bin.detach import daemon_of, daemon_options, logfile_of
 from celeriac.bin.options import CommaList, LogLevel, ParamType, Shared, command, friendly_errors, stop
 
-_LATER_POOLS = {"threads", "gevent", "eventlet", "asyncio", "processes", "custom"}
-
 #: Options of later versions: refused in one line, never silently dropped.
 _LATER = {
-    "beat": "-B",
-    "schedule": "-s",
-    "scheduler": "--scheduler",
-    "autoscale": "--autoscale",
     "statedb": "-S",
 }
 
@@ -44,10 +38,33 @@ class Concurrency(ParamType):
         return self.fail(f"{value!r} is neither a number above 0 nor 'auto'", param, ctx)
 
 
+class Autoscale(ParamType):
+    """MAX,MIN; MIN is 1 unless given."""
+
+    name = "max,min"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        maximum, _, minimum = str(value).partition(",")
+        try:
+            bounds = int(maximum), int(minimum or 1)
+        except ValueError:
+            return self.fail(f"{value!r} is not MAX,MIN", param, ctx)
+        # Celery's 0: there is always one that hears of work.
+        bounds = bounds[0], max(bounds[1], 1)
+        return bounds if bounds[0] >= bounds[1] else self.fail(f"{value!r}: MAX is less than MIN", param, ctx)
+
+
 @command(name="worker", context_settings={"ignore_unknown_options": False})
 @click.option("-n", "--hostname", help="Node name: NAME@HOST; %h host, %n name, %d domain.")
-@click.option("-c", "--concurrency", type=Concurrency(), help="Processes; as many as there are CPUs unless given.")
-@click.option("-P", "--pool", help="prefork (default) or solo.")
+@click.option(
+    "-c", "--concurrency", type=Concurrency(), help="Processes, or slots in each; the number of CPUs unless given."
+)
+@click.option("-P", "--pool", help="prefork (default), threads, asyncio, gevent or solo.")
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="Processes of threads, asyncio or gevent; -c is for each."
+)
 @click.option("-Q", "--queues", type=CommaList(), help="Consume from these queues only.")
 @click.option("-X", "--exclude-queues", type=CommaList(), help="Consume from all but these queues.")
 @click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
@@ -66,12 +83,16 @@ class Concurrency(ParamType):
 @click.option("--purge", "--discard", is_flag=True, help="Delete all waiting messages first.")
 @click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip to switch off.")
 @click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingling to switch off.")
-@click.option("--without-heartbeat", is_flag=True, help="Accepted: there are no heartbeat events to switch off.")
-@click.option("--heartbeat-interval", type=float, hidden=True)
-@click.option("-B", "--beat", is_flag=True, hidden=True)
-@click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
-@click.option("--scheduler", hidden=True)
-@click.option("--autoscale", hidden=True)
+@click.option("--without-heartbeat", is_flag=True, help="Do not tell monitors that the worker lives.")
+@click.option(
+    "--heartbeat-interval",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds between heartbeat events; 2 unless given.",
+)
+@click.option("-B", "--beat", is_flag=True, help="Send periodic tasks too: a beat in a process of its own.")
+@click.option("-s", "--schedule-filename", "--schedule", "schedule", help="With -B: as of beat.")
+@click.option("--scheduler", help="With -B: as of beat.")
+@click.option("--autoscale", type=Autoscale(), help="MAX,MIN: as many processes or slots as there is work for.")
 @click.option("-D", "--detach", is_flag=True, help="Run in the background.")
 @daemon_options
 @click.option("-S", "--statedb", hidden=True)
@@ -105,12 +126,13 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
         from celeriac.worker.supervisor import Arguments, WorkController
 
         arguments = Arguments(
-            pool=_pool(given["pool"] or app.conf.worker_pool),
+            **_pool(given, app.conf.worker_pool),
             queues=tuple(given["queues"] or ()),
             exclude_queues=tuple(given["exclude_queues"] or ()),
             purge=given["purge"],
             pidfile=daemon.pidfile,
             quiet=shared.quiet,
+            beat=(given["schedule"], given["scheduler"]) if given["beat"] else None,
             options={key: value for key, value in given.items() if key not in _LATER},
         )
         raise SystemExit(WorkController(app, setup, arguments).run())
@@ -124,12 +146,17 @@ def _refuse_later(given: dict[str, Any]) -> None:
         stop("--pool-start-method spawn is not in this version of celeriac", "leave it out: processes are forked")
 
 
-def _pool(name: str) -> str:
-    if name in ("prefork", "solo"):
-        return name
-    if name in _LATER_POOLS:
-        stop(f"-P {name} is not in this version of celeriac", "use -P prefork or -P solo")
-    return stop(f"there is no pool {name!r}", "use -P prefork or -P solo")
+def _pool(given: dict[str, Any], setting: str) -> dict[str, Any]:
+    """Which pool, and how large, as the worker's arguments have it."""
+    from celeriac.worker import pools
+
+    pool, processes, autoscale = pools.pool_name(given["pool"] or setting), given["processes"], given["autoscale"]
+    if processes and pool in pools.ONE_SLOT:
+        instead = "-c says how many there are" if pool == "prefork" else "it has none but the worker's own"
+        stop(f"--processes is not for -P {pool}: {instead}", "it is for -P threads, asyncio and gevent")
+    if autoscale and pool == "solo":
+        stop("-P solo runs one task at a time, and cannot grow", "use --autoscale with another pool")
+    return {"pool": pool, "processes": processes or 1, "autoscale": autoscale}
 
 
 def _settings(pairs: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ use super::consumer::AmqpConsumer;
 use super::link::{Link, none};
 use super::listen::{self, AmqpListener};
 use super::publish::Publisher;
+use super::schedule::Schedules;
 use super::{dead, declare, failure};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
-    StoreReport,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication};
@@ -31,6 +32,7 @@ pub(super) struct AmqpBroker {
     consuming: Arc<Link>,
     /// Queues that were used here. Written by publishing and consuming, read by `queues`.
     used: Mutex<BTreeSet<String>>,
+    schedules: Schedules,
 }
 
 impl AmqpBroker {
@@ -39,6 +41,7 @@ impl AmqpBroker {
             publisher: Arc::new(Publisher::new(Link::new(url, options, "celeriac publisher")?, options)),
             consuming: Arc::new(Link::new(url, options, "celeriac consumer")?),
             used: Mutex::default(),
+            schedules: Schedules::new(url, options)?,
         })
     }
 
@@ -141,10 +144,19 @@ impl Broker for AmqpBroker {
     }
 
     /// Queues of listeners keep a broadcast as long as Celery's do; `ttl` does not change that.
-    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        _ttl: Duration,
+    ) -> Result<(), BrokerError> {
         listen::declare(&self.publisher.link, &listen::broadcasts(exchange)).await?;
-        let key = listen::key(exchange, &message);
-        let letter = self.publisher.bare(exchange, &key, &message)?;
+        let letter = self.publisher.bare(exchange, routing_key, &message)?;
         self.publisher.deliver(vec![letter]).await
     }
 
@@ -172,5 +184,35 @@ impl Broker for AmqpBroker {
 
     async fn sweep(&self) -> Result<(), BrokerError> {
         Ok(())
+    }
+
+    async fn schedule_lease(
+        &self,
+        schedule: &str,
+        holder: &str,
+        _ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        self.schedules.lease(schedule, holder).await
+    }
+
+    async fn schedule_release(&self, schedule: &str, holder: &str) -> Result<(), BrokerError> {
+        self.schedules.release(schedule, holder).await
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
+        self.schedules.fire(firing).await
+    }
+
+    async fn schedule_state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
+        self.schedules.state(schedule).await
+    }
+
+    async fn schedule_change(
+        &self,
+        schedule: &str,
+        entry: &str,
+        change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        self.schedules.change(schedule, entry, change).await
     }
 }

@@ -109,6 +109,16 @@ impl ConsumerLoop {
         }
     }
 
+    /// New bounds of `--autoscale`. The message is Celery's.
+    pub(super) fn control_autoscale(&mut self, request: &ControlRequest) -> Value {
+        let bound =
+            |name| request.arguments.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        match self.set_autoscale(bound("max"), bound("min")) {
+            Ok((max, min)) => ok(format!("autoscale now max={max} min={min}")),
+            Err(why) => raised("ValueError", &why),
+        }
+    }
+
     pub(super) fn control_pool_restart(&mut self, request: &ControlRequest) -> Value {
         if !self.options.control.pool_restarts {
             return raised("ValueError", "Pool restarts not enabled");
