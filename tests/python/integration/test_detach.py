@@ -190,3 +190,41 @@ def test_files_are_below_the_working_directory_that_is_named(project: Project, s
     assert done.returncode == 0, done.stderr
     assert lives(pid_in(project.folder / "w.pid"))
     assert (project.folder / "celery.log").exists()
+
+
+def test_beat_runs_in_the_background(project: Project, shell: CommandLines) -> None:
+    project.write(TASKS, beat_schedule={"often": {"task": "where", "schedule": 0.2}})
+
+    done = shell.run("-A", "tasks", "beat", "--detach", "--pidfile=beat.pid", "-l", "INFO")
+
+    assert done.returncode == 0, done.stderr
+    pid = pid_in(project.folder / "beat.pid")
+    assert f"The beat runs in the background as process {pid}; its log is" in done.stdout
+    wait_until(lambda: project.queue().get("ready"), "a message sent")
+    second = shell.run("-A", "tasks", "beat", "--detach", "--pidfile=beat.pid")
+    assert second.returncode == 73
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not lives(pid), "beat ended")
+    assert not (project.folder / "beat.pid").exists()
+
+
+def test_a_camera_runs_in_the_background(project: Project, shell: CommandLines) -> None:
+    project.write(
+        """
+        from celeriac.events.snapshot import Polaroid
+
+        class Camera(Polaroid):
+            def on_shutter(self, state):
+                mark("pictures")
+        """
+    )
+
+    done = shell.run("-A", "tasks", "events", "-c", "tasks:Camera", "-F", "0.1", "--detach", "--pidfile=camera.pid")
+
+    assert done.returncode == 0, done.stderr
+    assert lives(pid_in(project.folder / "camera.pid"))
+    project.wait_for_mark("pictures")
+    failed = shell.run("-A", "tasks", "events", "-c", "tasks:Nothing", "--detach")
+    assert failed.returncode == 2
+    assert "there is no camera 'tasks:Nothing'" in failed.stderr
+    assert "--detach goes with --camera" in shell.run("-A", "tasks", "events", "--dump", "--detach").stderr
