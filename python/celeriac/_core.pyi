@@ -343,6 +343,7 @@ class Worker:
         fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
         child_fd (int | None): solo: the worker's side of the socket whose other end the caller serves
         log_level (int)
+        health_address (str | None): HOST:PORT or a port; answers /live, /ready and /metrics there
         task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects
         to nothing and starts no thread, so that a fork may follow."""

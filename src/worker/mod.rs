@@ -7,7 +7,7 @@
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
-//! - `events`: what monitors are told;
+//! - `events`: what monitors are told; `health`, `metrics`: what is told to those who ask by HTTP;
 //! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
 
 pub mod pool;
@@ -17,10 +17,12 @@ mod consumer;
 mod control;
 mod eta;
 mod events;
+mod health;
 mod intake;
 mod lifecycle;
 mod link;
 mod log;
+mod metrics;
 mod notice;
 mod options;
 mod prefetch;
@@ -52,6 +54,7 @@ use prefetch::Prefetch;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
+pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{TaskOptions, WorkerOptions};
@@ -67,6 +70,14 @@ pub enum WorkerError {
     /// There is nothing to run tasks any more.
     #[error("{0}")]
     Pool(String),
+    /// The health address cannot be used.
+    #[error("cannot listen on the health address {address}: {error}")]
+    Health {
+        /// The address.
+        address: String,
+        /// Why.
+        error: Arc<std::io::Error>,
+    },
 }
 
 /// A worker that does not run yet.
@@ -126,6 +137,7 @@ impl Worker {
         let (_ear, control) =
             control::listen(&self.stores, self.options.node.clone(), self.lamport.clone());
         let mut consumer = self.into_loop(control);
+        let _door = consumer.open_health().await?;
         consumer.connect().await?;
         consumer.turn().await;
         let exit = consumer.finish().await;

@@ -46,6 +46,8 @@ pub struct WorkerOptions {
     pub task_events: bool,
     /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
     pub heartbeat: Option<Duration>,
+    /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
+    pub health_address: Option<String>,
 }
 
 impl Default for WorkerOptions {
@@ -70,6 +72,7 @@ impl Default for WorkerOptions {
             log_level: super::notice::Level::Warning as u8,
             task_events: false,
             heartbeat: None,
+            health_address: None,
         }
     }
 }

@@ -263,6 +263,7 @@ SETTINGS: dict[str, Setting] = {
     # Ours.
     "result_max_bytes": Setting("int", None, ""),
     "worker_drain_seconds": Setting("float", None, ""),
+    "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),
     "worker_max_crashes": Setting("int", None, ""),
     "worker_max_message_bytes": Setting("int", None, ""),

@@ -29,6 +29,7 @@ _LATER = {
 _SETTINGS = {
     "concurrency": "worker_concurrency",
     "task_events": "worker_send_task_events",
+    "health_address": "worker_health_address",
     "time_limit": "task_time_limit",
     "soft_time_limit": "task_soft_time_limit",
     "prefetch_multiplier": "worker_prefetch_multiplier",
@@ -77,6 +78,7 @@ class Concurrency(ParamType):
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds between heartbeat events; 2 unless given.",
 )
+@click.option("--health-address", help="Answer /live, /ready and /metrics on HOST:PORT, or on a local PORT.")
 @click.option("-B", "--beat", is_flag=True, hidden=True)
 @click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
 @click.option("--scheduler", hidden=True)
