@@ -175,8 +175,7 @@ class TaskTracer:
             runtime = perf_counter() - started
             kind, state, results, einfo = self._raised(exc, request)
             retval = exc
-            # What monitors are told of a retry is why.
-            summary = safe_repr(exc.exc if isinstance(exc, Retry) else exc)
+            summary = _why(exc)
         else:
             runtime = perf_counter() - started
             summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
@@ -260,6 +259,13 @@ class TaskTracer:
             hook(*args)
         except Exception as exc:
             logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def _why(exc: Exception) -> str:
+    """What monitors are told: of a retry, its reason."""
+    if not isinstance(exc, Retry):
+        return safe_repr(exc)
+    return "None" if exc.exc is None else safe_repr(exc.exc)
 
 
 def _overridden(task: Task[..., Any], name: str) -> Any:

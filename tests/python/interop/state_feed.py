@@ -13,7 +13,14 @@ NOW = 1_700_000_000.0
 TASKS = ["sent", "received", "started", "succeeded", "failed", "retried", "revoked", "rejected", "progress"]
 WORKERS = ["online", "heartbeat", "heartbeat", "heartbeat", "offline"]
 FIELDS = {
-    "sent": lambda rng: {"queue": "q", "exchange": "", "routing_key": "q", "name": name(rng), "args": "()", "kwargs": "{}"},
+    "sent": lambda rng: {
+        "queue": "q",
+        "exchange": "",
+        "routing_key": "q",
+        "name": name(rng),
+        "args": "()",
+        "kwargs": "{}",
+    },
     "received": lambda rng: {
         "name": name(rng),
         "args": f"({rng.randrange(9)},)",
@@ -58,8 +65,14 @@ def random_event(rng, number):
         event.update(FIELDS.get(subject, lambda rng: {})(rng), type=f"task-{subject}", uuid=identity(rng))
     elif kind < 0.95:
         event.update(
-            type=f"worker-{rng.choice(WORKERS)}", freq=rng.choice([2.0, 5]), active=rng.randrange(5), processed=number,
-            loadavg=[0.5, 0.5, 0.5], sw_ident="x", sw_ver="1", sw_sys="y",
+            type=f"worker-{rng.choice(WORKERS)}",
+            freq=rng.choice([2.0, 5]),
+            active=rng.randrange(5),
+            processed=number,
+            loadavg=[0.5, 0.5, 0.5],
+            sw_ident="x",
+            sw_ver="1",
+            sw_sys="y",
         )
         if rng.random() < 0.1:
             del event["local_received"]
@@ -105,7 +118,11 @@ def knows(state):
         "types": names,
         "workers": [[key, worker_fields(worker)] for key, worker in state.workers.items()],
         "tasks": [[key, task_fields(task)] for key, task in state.tasks.items()],
-        "by_time": [[key for key, _ in state.tasks_by_time(limit=limit, reverse=way)] for limit in (None, 25) for way in (True, False)],
+        "by_time": [
+            [key for key, _ in state.tasks_by_time(limit=limit, reverse=way)]
+            for limit in (None, 25)
+            for way in (True, False)
+        ],
         "by_type": {key: sorted(task.id for task in tasks) for key, tasks in state.tasks_by_type.items()},
         "by_worker": {key: sorted(task.id for task in tasks) for key, tasks in state.tasks_by_worker.items()},
         "of_type": {key: [found for found, _ in state.tasks_by_type(key, limit=5)] for key in names},
@@ -121,7 +138,10 @@ def knows(state):
 
 
 def worker_fields(worker):
-    return {field: getattr(worker, field) for field in worker._fields} | {"status": worker.status_string, "id": worker.id}
+    return {field: getattr(worker, field) for field in worker._fields} | {
+        "status": worker.status_string,
+        "id": worker.id,
+    }
 
 
 def task_fields(task):

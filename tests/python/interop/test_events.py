@@ -107,7 +107,11 @@ def test_the_events_command_prints_what_a_worker_tells(
         running = Side(worker, place, tmp_path).worker("-c", "1", "-E", name="events", app="events_app")
         until(lambda: "events@host" in output.read_text(), 40, f"a word of the worker, see {output}")
         heard = side.client("add", "boom", script="events_client.py")
-        wanted = [f"task received: events.add({heard['ids']['add']})", "task succeeded:", "exception=ValueError('bad value', 42)"]
+        wanted = [
+            f"task received: events.add({heard['ids']['add']})",
+            "task succeeded:",
+            "exception=ValueError('bad value', 42)",
+        ]
         until(lambda: all(text in output.read_text() for text in wanted), 40, f"{wanted} in {output}")
         running.stop()
         until(lambda: "] shutdown" in output.read_text(), 40, f"the goodbye in {output}")
@@ -132,4 +136,3 @@ def test_task_events_begin_when_a_monitor_asks_for_them(shared: Shared, tmp_path
 
     kinds = [event["type"] for event in heard["events"] if event.get("uuid") == heard["ids"]["add"]]
     assert sorted(kinds) == ["task-received", "task-sent", "task-started", "task-succeeded"]
-
