@@ -48,7 +48,7 @@ def comparable(event: dict[str, Any]) -> dict[str, Any]:
         tidy[name] = type(value).__name__ if name in VARIES else value
         if name == "traceback":
             # The worker's own frames differ; what was raised does not.
-            last = value.rstrip().splitlines()[-1]
+            last = value.rstrip().splitlines()[-1].partition(":")[0]
             tidy[name] = re.sub(r"^(celeriac|celery)\.", "<library>.", last)
     if event["type"] == "task-sent":
         tidy["hostname"] = re.sub(r"gen\d+", "gen", event["hostname"])
