@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::patience::RetryPolicy;
 use super::{Client, ClientError};
-use crate::broker::{DeadLetter, Listener, QueueStatus};
+use crate::broker::{Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus, StoreReport};
 use crate::protocol::{Message, Publication};
 
 /// How a batch is sent.
@@ -68,6 +68,25 @@ impl Client {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ClientError> {
         self.patiently(None, || async { Ok(self.broker()?.dead_letters(queue, limit).await?) }).await
+    }
+
+    /// What the broker says of itself, and what an operator should know of it.
+    pub async fn examine_broker(&self) -> Result<(StoreReport, Vec<String>), ClientError> {
+        let ask = || async {
+            let broker = self.broker()?;
+            Ok((broker.examine().await?, broker.advice().await?))
+        };
+        self.patiently(None, ask).await
+    }
+
+    /// Starts to take messages by hand.
+    pub async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.consume(options.clone()).await?) }).await
+    }
+
+    /// Opens a mailbox for replies.
+    pub async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.inbox(exchange, key).await?) }).await
     }
 
     /// Sends to whoever listens to `exchange` now.

@@ -109,6 +109,11 @@ impl Events {
         self.beat_at = self.interval.map(|_| now);
     }
 
+    /// The worker's logical clock.
+    pub(super) fn clock(&self) -> &Lamport {
+        &self.lamport
+    }
+
     /// When something is to be sent next.
     pub(super) fn next(&self) -> Option<Instant> {
         let beat = self.beat_at.filter(|_| !self.beating);
@@ -171,7 +176,7 @@ impl ConsumerLoop {
     /// Tells monitors now that the worker lives (`heartbeat`).
     pub(super) fn send_heartbeat(&mut self) {
         let (key, message) = self.vitals("worker-heartbeat", ASKED_FREQ);
-        self.tell(key, message, |_| Told::Heartbeat);
+        self.announce(key, message, |_| Told::Heartbeat);
     }
 
     /// It was accepted, and may run.
@@ -291,7 +296,7 @@ impl ConsumerLoop {
         self.monitor.utcoffset = hours_west();
         let kind = if self.monitor.online { "worker-heartbeat" } else { "worker-online" };
         let (key, message) = self.vitals(kind, interval.as_secs_f64());
-        self.tell(key, message, Told::Beat);
+        self.announce(key, message, Told::Beat);
     }
 
     fn send_batch(&mut self) {
@@ -302,10 +307,10 @@ impl ConsumerLoop {
         }
         self.monitor.sending = true;
         let message = event_message(&self.options.node, joined(&batch));
-        self.tell("task.multi".to_owned(), message, |result| Told::Batch(batch, result));
+        self.announce("task.multi".to_owned(), message, |result| Told::Batch(batch, result));
     }
 
-    fn tell(
+    fn announce(
         &self,
         routing_key: String,
         message: Message,

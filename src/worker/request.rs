@@ -36,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) phase: Phase,
     /// Revoked with this signal before it had begun.
     pub(crate) terminate: Option<i32>,
+    /// The process that has begun it.
+    pub(crate) pid: Option<u32>,
 }
 
 /// Where a request is.
@@ -66,6 +68,11 @@ impl Phase {
 }
 
 impl Request {
+    /// It waits for its time or for a slot.
+    pub(crate) fn waits(&self) -> bool {
+        self.phase == Phase::Ready || self.phase.is_held()
+    }
+
     /// What to give to the pool.
     pub(crate) fn execution(&self, tag: RequestTag, short: bool) -> Execution {
         Execution {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.log import Logging
+    from celeriac.app.periodic import Schedules
     from celeriac.canvas.signature import Signature
     from celeriac.utils.clocks import LamportClock
 
@@ -104,6 +107,8 @@ class Celery:
         if task_cls is not None:
             self.task_cls = symbol_by_name(task_cls)
         self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
+        #: Boot steps: see `celeriac.bootsteps`.
+        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
         self._autodiscover: list[tuple[Any, str | None]] = []
         # Guards finalising.
         self._lock = threading.RLock()
@@ -552,7 +557,29 @@ class Celery:
 
         return Control(self)
 
+    @property
+    def log(self) -> Logging:
+        """Logging as a worker of this app has it."""
+        from celeriac.app.log import Logging
+
+        return Logging(self)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Periodic tasks: lists, adds, pauses, resumes and removes them while beats run."""
+        from celeriac.app.periodic import Schedules
+
+        return Schedules(self)
+
     # -- programs
+
+    @property
+    def Beat(self) -> Any:
+        """The program that sends periodic tasks, as a class: `app.Beat(loglevel="info").run()`."""
+        from importlib import import_module
+
+        base = import_module("celeriac.beat.program").Beat
+        return type(base.__name__, (base,), {"app": self, "__module__": base.__module__})
 
     def bugreport(self) -> str:
         """Versions and settings, secrets masked, to put into a bug report."""

@@ -261,8 +261,12 @@ SETTINGS: dict[str, Setting] = {
     "redis_client_name": Setting("string", None, ""),
     "result_backend_thread_safe": Setting("bool", False, ""),
     # Ours.
+    "beat_lease_seconds": Setting("float", 5.0, ""),
+    "beat_missed_runs": Setting("string", "once", ""),
+    "beat_missed_runs_limit": Setting("int", 100, ""),
+    "beat_schedule_name": Setting("string", None, ""),
     "result_max_bytes": Setting("int", None, ""),
-    "worker_drain_seconds": Setting("float", None, ""),
+    "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),
     "worker_max_crashes": Setting("int", None, ""),

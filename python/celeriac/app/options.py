@@ -13,6 +13,7 @@ from celeriac.utils.nodenames import worker_direct
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
+    from celeriac.app.settings import Settings
     from celeriac.app.task import Task
 
 __all__ = ["consumed_queues", "rate_limit", "worker_options"]
@@ -64,7 +65,7 @@ def worker_options(
         "soft_time_limit": conf.task_soft_time_limit,
         "lease_seconds": float(conf.worker_lease_seconds or DEFAULT_LEASE_SECONDS),
         "max_crashes": int(conf.worker_max_crashes or DEFAULT_MAX_CRASHES),
-        "drain_seconds": conf.worker_drain_seconds,
+        **stop_options(conf),
         "max_tasks_per_child": conf.worker_max_tasks_per_child,
         "max_memory_per_child": conf.worker_max_memory_per_child,
         "disable_rate_limits": bool(conf.worker_disable_rate_limits),
@@ -78,6 +79,17 @@ def worker_options(
     }
     # After the queues were chosen: what was added for that is part of the topology.
     return {**options, **connection_options(app, worker=True), **overrides}
+
+
+def stop_options(conf: Settings) -> dict[str, Any]:
+    """How long a stop may take. A deadline that nobody has chosen must not lose anything: only what can be handed
+    back is ended then."""
+    drain = conf.worker_drain_seconds
+    return {
+        "drain_seconds": drain,
+        "drain_spares_acknowledged": drain is not None and conf.chosen("worker_drain_seconds") is None,
+        "soft_shutdown_seconds": float(conf.worker_soft_shutdown_timeout or 0),
+    }
 
 
 def worker_queues(app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str] = ()) -> list[str]:

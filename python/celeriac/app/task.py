@@ -420,7 +420,9 @@ class Task(Generic[P, R]):
         if request._follow_ups is None:
             again.apply_async()
         else:
-            request._follow_ups.append(again.build())
+            message = again.compose()
+            request._follow_ups.append(message.publication)
+            send._published(message)
 
     def signature_from_request(
         self,

@@ -12,15 +12,17 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::address::Address;
 use super::consumer::RedisConsumer;
+use super::inbox::RedisInbox;
 use super::keys::Layout;
 use super::link::Link;
 use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::clock::{Clock, UnixMillis};
-use crate::driver::ConnectOptions;
+use crate::driver::{ConnectOptions, Threading};
 use crate::protocol::{Envelope, Message, Publication, Topology};
 use crate::url::StoreUrl;
 
@@ -56,6 +58,7 @@ impl RedisBroker {
     pub(super) fn open(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
         let address = Address::parse(url, options)?;
         let link = Link::new(address.clone(), address.connect_timeout(), address.answer_timeout());
+        let link = if options.threading == Threading::Inline { link.inline() } else { link };
         Ok(Self(Arc::new(Shared {
             layout: Layout::read(&options.transport, address.database()),
             address,
@@ -104,6 +107,11 @@ impl Shared {
             Ok::<(), super::errors::LinkError>(())
         };
         self.measured.get_or_try_init(measure).await.map(drop).map_err(|error| self.failed(error))
+    }
+
+    /// Now, by our own clock.
+    pub(super) fn our_clock(&self) -> impl Fn() -> UnixMillis + '_ {
+        || self.clock.now()
     }
 
     /// The claim time that kombu keeps: seconds. Whole ones, never too early: the server takes far longer for fractions.
@@ -211,6 +219,14 @@ impl Broker for RedisBroker {
         Ok(Box::new(RedisListener::start(&self.0, exchange).await?))
     }
 
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(RedisInbox::open(&self.0, exchange, key).await?))
+    }
+
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        self.0.reply(exchange, key, &message).await
+    }
+
     fn store_id(&self) -> Option<String> {
         Some(self.0.address.server_id())
     }
@@ -223,6 +239,10 @@ impl Broker for RedisBroker {
         self.0.advice().await
     }
 
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        self.0.examine().await
+    }
+
     /// Dead leases are left to consumers, who look for them all the time and know how many crashes are allowed.
     async fn sweep(&self) -> Result<(), BrokerError> {
         self.0.measure_clock().await?;
@@ -230,5 +250,35 @@ impl Broker for RedisBroker {
         let args = [self.0.layout.binding(""), self.0.layout.permanent_binding("")];
         let swept = self.0.link.script(&SWEEP, &[self.0.layout.binding_deadlines()], &args).await;
         swept.map(drop).map_err(|error| self.0.failed(error))
+    }
+
+    async fn schedule_lease(
+        &self,
+        schedule: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        self.0.schedule_lease(schedule, holder, ttl).await
+    }
+
+    async fn schedule_release(&self, schedule: &str, holder: &str) -> Result<(), BrokerError> {
+        self.0.schedule_release(schedule, holder).await
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
+        self.0.fire(firing).await
+    }
+
+    async fn schedule_state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
+        self.0.schedule_state(schedule).await
+    }
+
+    async fn schedule_change(
+        &self,
+        schedule: &str,
+        entry: &str,
+        change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        self.0.schedule_change(schedule, entry, change).await
     }
 }

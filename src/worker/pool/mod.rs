@@ -121,6 +121,8 @@ pub enum PoolEvent {
         /// How the process ended: `signal 9 (SIGKILL)`, `exitcode 1`.
         how: String,
     },
+    /// The process that ran this request was ended because of another request in it: it is nobody's fault.
+    Evicted(RequestTag),
     /// The request was not begun (its child died, or it was called back): it may be submitted again.
     Returned(RequestTag),
     /// A child is there, or a slot has become free.
@@ -136,6 +138,8 @@ pub enum PoolEvent {
         /// It was not told to leave.
         died: bool,
     },
+    /// A restart that was to reload the app has failed; children of the app as it was go on.
+    ReloadFailed(String),
     /// No child can be made any more; the worker must stop.
     Broken(String),
 }

@@ -149,7 +149,7 @@ impl Pool for ScriptedPool {
     }
 
     fn free(&self, _short: bool) -> usize {
-        self.slots - self.running.len()
+        self.slots.saturating_sub(self.running.len())
     }
 
     fn submit(&mut self, execution: Execution) -> Result<(), Execution> {
@@ -204,5 +204,11 @@ impl Pool for ScriptedPool {
 
     fn pids(&self) -> Vec<u32> {
         vec![1; self.slots]
+    }
+
+    fn resize(&mut self, concurrency: usize) -> Result<(), String> {
+        self.slots = concurrency;
+        self.events.push_back(PoolEvent::SlotFree);
+        Ok(())
     }
 }

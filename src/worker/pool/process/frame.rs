@@ -14,6 +14,10 @@ use crate::worker::pool::{Execution, Mode, Outcome, OutcomeKind, RequestTag};
 /// Frames are never larger than this.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
+/// Set in the tag of a request that is concluded in a child of several slots: the run of it that was given up may
+/// still go on there, under the tag without it.
+pub const CONCLUSION: RequestTag = 1 << 63;
+
 /// Bytes before the payload: length and kind.
 const HEAD: usize = 5;
 /// What is made free for a read at the least.
@@ -27,6 +31,9 @@ const READY: u8 = b'R';
 const OUTCOME: u8 = b'O';
 const UPDATE: u8 = b'U';
 const RETURNED: u8 = b'B';
+const BEGAN: u8 = b'N';
+const CANCEL: u8 = b'X';
+const SLOTS: u8 = b'Z';
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +42,12 @@ pub enum Frame {
     Execution(Box<Execution>),
     /// To the child: hand back those of these that have not begun. Always answered by `Returned`.
     Reclaim(Vec<RequestTag>),
-    /// To the child: the soft limit of this request has passed; SIGUSR1 follows.
+    /// To the child: the soft limit of this request has passed; to a child of one slot SIGUSR1 follows.
     SoftLimit(RequestTag),
+    /// To a child of several slots: end this request. Its answer is nobody's, but tells that its slot is free.
+    Cancel(RequestTag),
+    /// To a child of several slots: so many requests may run at the same time.
+    Slots(u64),
     /// To the child: end when what you have is done.
     Stop,
     /// From the child: it is set up, and what it is given begins now. Sent once, before anything else.
@@ -47,6 +58,8 @@ pub enum Frame {
     Update(RequestTag, ResultRecord),
     /// From the child: these have not begun and will not.
     Returned(Vec<RequestTag>),
+    /// From a child of several slots: these begin now.
+    Began(Vec<RequestTag>),
 }
 
 /// Why bytes are not frames.
@@ -148,6 +161,21 @@ pub fn encode_soft_limit(tag: RequestTag, out: &mut Vec<u8>) {
     put_u64(tag, out);
 }
 
+/// Appends the word that requests begin.
+pub fn encode_began(tags: &[RequestTag], out: &mut Vec<u8>) {
+    put_tags(BEGAN, tags, out);
+}
+
+/// Appends the order to end one request.
+pub fn encode_cancel(tag: RequestTag, out: &mut Vec<u8>) {
+    put_tags(CANCEL, &[tag], out);
+}
+
+/// Appends how many requests may run at the same time.
+pub fn encode_slots(slots: usize, out: &mut Vec<u8>) {
+    put_tags(SLOTS, &[slots as u64], out);
+}
+
 /// Appends the order to end.
 pub fn encode_stop(out: &mut Vec<u8>) {
     put_u32(0, out);
@@ -229,7 +257,10 @@ impl Reader {
             EXECUTION => Frame::Execution(Box::new(self.execution()?)),
             RECLAIM => Frame::Reclaim(self.tags()?),
             RETURNED => Frame::Returned(self.tags()?),
+            BEGAN => Frame::Began(self.tags()?),
             SOFT_LIMIT => Frame::SoftLimit(self.u64()?),
+            CANCEL => Frame::Cancel(self.u64()?),
+            SLOTS => Frame::Slots(self.u64()?),
             STOP => Frame::Stop,
             READY => Frame::Ready,
             OUTCOME => Frame::Outcome(self.u64()?, self.outcome()?),
@@ -533,6 +564,9 @@ mod tests {
             encode_outcome(tag, &outcome, &mut bytes).unwrap();
             encode_reclaim(&[1, tag], &mut bytes);
             encode_soft_limit(tag, &mut bytes);
+            encode_began(&[tag, 2], &mut bytes);
+            encode_cancel(tag, &mut bytes);
+            encode_slots(7, &mut bytes);
             encode_stop(&mut bytes);
 
             let mut decoder = Decoder::default();
@@ -550,6 +584,9 @@ mod tests {
                 Frame::Outcome(tag, outcome),
                 Frame::Reclaim(vec![1, tag]),
                 Frame::SoftLimit(tag),
+                Frame::Began(vec![tag, 2]),
+                Frame::Cancel(tag),
+                Frame::Slots(7),
                 Frame::Stop,
             ];
             prop_assert_eq!(frames, expected);

@@ -33,6 +33,10 @@ class FakeExecution:
     soft_limit: float | None = None
     hard_limit: float | None = None
 
+    @property
+    def number(self) -> int:
+        return self.tag
+
 
 @dataclass
 class Answer:

@@ -1,0 +1,74 @@
+"""`beat`: reads the options, and sends periodic tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from celeriac.bin.options import CommaList, LogLevel, Shared, command, friendly_errors, stop
+
+
+@command(name="beat")
+@click.option(
+    "-s", "--schedule", help="File of schedulers that keep one; the default one keeps its state in the broker."
+)
+@click.option("-S", "--scheduler", help="Class of the scheduler, or a short name such as django.")
+@click.option("--max-interval", type=click.FloatRange(min=0, min_open=True), help="Seconds between two looks, at most.")
+@click.option("-l", "--loglevel", type=LogLevel(), default="WARNING", show_default=True, help="Level of the log.")
+@click.option("-f", "--logfile", help="Log to this file instead of standard error.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
+@click.option("--pidfile", help="Holds the process id while beat runs.")
+@click.option("-I", "--include", type=CommaList(), help="More modules with tasks.")
+@click.option("--detach", is_flag=True, hidden=True)
+@click.option("-n", "--hostname", hidden=True)
+@click.option("--enable-remote-control/--no-enable-remote-control", "remote_control", default=None, hidden=True)
+@click.argument("settings", nargs=-1)
+def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
+    """Send periodic tasks. Any number of beats may run: one of them sends, the others stand by.
+
+    Settings may follow after `--`, as KEY=VALUE.
+    """
+    if given["detach"]:
+        stop("beat --detach is not in this version of celeriac", "let a service manager start it")
+    if given["remote_control"]:
+        stop("beat --enable-remote-control is not in this version of celeriac")
+    from celeriac.app.find_app import import_tasks
+    from celeriac.worker.pidfile import PidFile
+
+    app = shared.load_app()
+    with friendly_errors():
+        if given["include"]:
+            app.conf.include = (*(app.conf.include or ()), *given["include"])
+        app.set_current()
+        import_tasks(app)
+        app.conf.update(_settings(settings))
+        beat = app.Beat(
+            max_interval=given["max_interval"],
+            loglevel=given["loglevel"],
+            logfile=given["logfile"],
+            schedule=given["schedule"],
+            scheduler=given["scheduler"],
+            quiet=shared.quiet,
+            no_color=shared.no_color or None,
+            log_json=given["log_format"] == "json",
+        )
+        pidfile = PidFile(given["pidfile"]) if given["pidfile"] else None
+        if pidfile is None:
+            beat.run()
+            return
+        pidfile.acquire()
+        try:
+            beat.run()
+        finally:
+            pidfile.release()
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            stop(f"unexpected argument {pair!r}", "settings follow after -- as KEY=VALUE")
+        settings[key] = value
+    return settings
