@@ -460,6 +460,7 @@ class Worker:
         log_level (int)
         control: {enabled, exchange, mingle (bool), state_file (path | None), pool_restarts, commands (own ones),
                 conf, conf_with_defaults, tasks, broker (JSON texts), report, pool (texts), max_tasks_per_child}
+        health_address (str | None): HOST:PORT or a port; answers /live, /ready and /metrics there
         task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects
         to nothing and starts no thread, so that a fork may follow."""

@@ -13,6 +13,7 @@ from celeriac.bin.options import CommaList, LogLevel, ParamType, Shared, command
 _SETTINGS = {
     "concurrency": "worker_concurrency",
     "task_events": "worker_send_task_events",
+    "health_address": "worker_health_address",
     "time_limit": "task_time_limit",
     "soft_time_limit": "task_soft_time_limit",
     "prefetch_multiplier": "worker_prefetch_multiplier",
@@ -85,6 +86,7 @@ class Autoscale(ParamType):
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds between heartbeat events; 2 unless given.",
 )
+@click.option("--health-address", help="Answer /live, /ready and /metrics on HOST:PORT, or on a local PORT.")
 @click.option("-B", "--beat", is_flag=True, help="Send periodic tasks too: a beat in a process of its own.")
 @click.option("-s", "--schedule-filename", "--schedule", "schedule", help="With -B: as of beat.")
 @click.option("--scheduler", help="With -B: as of beat.")
