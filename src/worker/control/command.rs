@@ -155,11 +155,16 @@ impl ConsumerLoop {
         }
     }
 
-    /// New bounds of `--autoscale`. The message is Celery's.
     pub(super) fn control_autoscale(&mut self, request: &ControlRequest) -> Value {
-        let bound =
-            |name| request.arguments.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        match self.set_autoscale(bound("max"), bound("min")) {
+        let mut bounds = [None, None];
+        for (bound, name) in bounds.iter_mut().zip(["max", "min"]) {
+            let Some(value) = request.arguments.get(name).filter(|value| !value.is_null()) else { continue };
+            let Some(number) = value.as_u64().and_then(|number| usize::try_from(number).ok()) else {
+                return raised("TypeError", &format!("{name} must be a number, not {}", repr(value)));
+            };
+            *bound = Some(number);
+        }
+        match self.set_autoscale(bounds[0], bounds[1]) {
             Ok((max, min)) => ok(format!("autoscale now max={max} min={min}")),
             Err(why) => raised("ValueError", &why),
         }
