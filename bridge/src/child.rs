@@ -43,7 +43,7 @@ const ORPHANED: i32 = 69;
 
 /// One request for a child.
 #[pyclass(frozen, module = "celeriac._core")]
-pub(crate) struct Execution(Box<pool::Execution>);
+pub(crate) struct Execution(pub(crate) Box<pool::Execution>);
 
 #[pymethods]
 impl Execution {
@@ -498,6 +498,7 @@ impl Child {
     /// Answers a request with the next `flush`; tells whether this is the first answer that waits for it.
     #[expect(clippy::too_many_arguments, reason = "as `respond`")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None))]
     fn respond_later(
         &self,
         py: Python<'_>,
@@ -507,10 +508,11 @@ impl Child {
         publications: Vec<Py<Publication>>,
         summary: String,
         runtime: Option<f64>,
+        traceback: Option<String>,
     ) -> PyResult<bool> {
         same_process(self.pid, "Child")?;
         let several = self.several()?;
-        let outcome = outcome(kind, &results, &publications, summary, runtime)?;
+        let outcome = outcome(kind, &results, &publications, summary, runtime, traceback)?;
         let (first, full) = {
             let mut later = several.later.lock();
             let before = later.len();
@@ -529,6 +531,7 @@ impl Child {
     /// Answers a request.
     #[expect(clippy::too_many_arguments, reason = "the whole outcome, in one call of the hot path")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None))]
     fn respond(
         &self,
         py: Python<'_>,
@@ -538,9 +541,10 @@ impl Child {
         publications: Vec<Py<Publication>>,
         summary: String,
         runtime: Option<f64>,
+        traceback: Option<String>,
     ) -> PyResult<()> {
         same_process(self.pid, "Child")?;
-        let outcome = outcome(kind, &results, &publications, summary, runtime)?;
+        let outcome = outcome(kind, &results, &publications, summary, runtime, traceback)?;
         let mut bytes = Vec::new();
         frame::encode_outcome(tag, &outcome, &mut bytes).map_err(|error| too_large(py, error))?;
         // Before it is sent: a supervisor that has its last outcome may close the socket at once.
@@ -593,6 +597,7 @@ fn outcome(
     publications: &[Py<Publication>],
     summary: String,
     runtime: Option<f64>,
+    traceback: Option<String>,
 ) -> PyResult<Outcome> {
     Ok(Outcome {
         kind: outcome_kind(kind)?,
@@ -600,6 +605,7 @@ fn outcome(
         publications: publications.iter().map(|one| one.get().0.clone()).collect(),
         runtime: maybe_seconds(runtime)?,
         summary,
+        traceback: traceback.unwrap_or_default(),
     })
 }
 

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use celeriac::client::ClientError;
 use celeriac::clock::Clock;
 use celeriac::driver::{connect_backend, connect_broker};
-use celeriac::worker::{self, Exit, Notice, NoticeQueue, Stats, Stop, WorkerHandle};
+use celeriac::worker::{self, Exit, Notice, NoticeQueue, Stats, Stop, TaskEvent, TaskNotice, WorkerHandle};
 use parking_lot::{Condvar, Mutex};
 use pyo3::IntoPyObjectExt as _;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::child::Execution;
 use crate::connections::Connections;
 use crate::convert::maybe_seconds;
 use crate::errors::Failure;
@@ -219,20 +220,34 @@ impl Worker {
         Ok(tuples)
     }
 
-    /// `warm`: stop claiming, drain, hand back. `cold`: cancel what runs, hand back.
+    /// `warm`: stop claiming, drain, hand back. `cold`: cancel what runs, hand back. `soft`: cold, after a while.
     fn stop(&self, how: &str) -> PyResult<()> {
         same_process(self.pid, "Worker")?;
         let how = match how {
             "warm" => Stop::Warm,
+            "soft" => Stop::Soft,
             "cold" => Stop::Cold,
             other => {
-                return Err(PyValueError::new_err(format!("a worker stops warm or cold, not {other:?}")));
+                return Err(PyValueError::new_err(format!(
+                    "a worker stops warm, soft or cold, not {other:?}"
+                )));
             }
         };
         let mut state = self.shared.state.lock();
         state.order = state.order.max(Some(how));
         if let Some(handle) = &state.handle {
             handle.stop(how);
+        }
+        Ok(())
+    }
+
+    /// Has notices made of requests from now on when one of these happens to them.
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    fn tell(&self, events: Vec<String>) -> PyResult<()> {
+        same_process(self.pid, "Worker")?;
+        let events = events.iter().map(|name| event(name)).collect::<PyResult<Vec<_>>>()?;
+        if let Some(notices) = self.shared.notices() {
+            notices.want_tasks(&events);
         }
         Ok(())
     }
@@ -273,9 +288,28 @@ impl Drop for Worker {
     }
 }
 
+/// What may happen to a request, as Python calls it.
+const EVENTS: [(&str, TaskEvent); 4] = [
+    ("received", TaskEvent::Received),
+    ("revoked", TaskEvent::Revoked),
+    ("unknown", TaskEvent::Unknown),
+    ("rejected", TaskEvent::Rejected),
+];
+
+/// What happens to a request, by its name in Python.
+pub(crate) fn event(name: &str) -> PyResult<TaskEvent> {
+    let found = EVENTS.iter().find(|(known, _)| *known == name).map(|(_, event)| *event);
+    found.ok_or_else(|| PyValueError::new_err(format!("nothing that happens to requests is called {name:?}")))
+}
+
 fn to_tuple(py: Python<'_>, notice: Notice) -> PyResult<Py<PyAny>> {
     match notice {
         Notice::Ready => ("ready",).into_py_any(py),
+        Notice::Task(told) => {
+            let TaskNotice { event, execution, detail, signal } = *told;
+            let name = EVENTS.iter().find(|(_, known)| *known == event).map(|(name, _)| *name);
+            ("task", name, Execution(Box::new(execution)), detail, signal).into_py_any(py)
+        }
         Notice::Command { number, method, arguments } => {
             ("command", number, method, arguments).into_py_any(py)
         }
@@ -294,7 +328,7 @@ fn stats_to(py: Python<'_>, stats: Stats) -> PyResult<Bound<'_, PyDict>> {
     }
     copy! {
         claimed finished succeeded failed retried revoked refused lost released parked stale crashed
-        committed batches replaced reconnected ready held outstanding totals pids
+        committed batches replaced reconnected events_sent events_dropped ready held outstanding totals pids
     }
     Ok(dict)
 }

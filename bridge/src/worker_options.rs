@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
-use celeriac::worker::{About, AutoscaleOptions, ControlOptions, RateLimit, TaskOptions, WorkerOptions};
+use celeriac::worker::{
+    About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions, WorkerOptions,
+    health_address,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -76,10 +79,20 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         lease: given.duration("lease_seconds")?.unwrap_or(default.lease),
         max_crashes: given.take("max_crashes")?.unwrap_or(default.max_crashes),
         drain: given.duration("drain_seconds")?,
+        drain_spares_acknowledged: given.take("drain_spares_acknowledged")?.unwrap_or_default(),
+        soft_stop: given.duration("soft_shutdown_seconds")?.unwrap_or_default(),
+        tell: tell(given)?,
+        service_manager: service_manager(given)?,
         result_expires_ms: None,
         connect_attempts: given.take("connect_attempts")?,
         disable_rate_limits: given.take("disable_rate_limits")?.unwrap_or(default.disable_rate_limits),
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
+        task_events: given.take("task_events")?.unwrap_or(default.task_events),
+        heartbeat: given.duration("heartbeat_seconds")?.filter(|interval| !interval.is_zero()),
+        health_address: match given.take::<String>("health_address")? {
+            Some(text) => Some(health_address(&text).map_err(|error| given.wrong("health_address", &error))?),
+            None => None,
+        },
         autoscale: autoscale(given)?,
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
@@ -87,13 +100,15 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
     })
 }
 
-fn autoscale(given: &Options<'_>) -> PyResult<Option<AutoscaleOptions>> {
-    let keepalive = given.duration("autoscale_keepalive")?.unwrap_or(KEEPALIVE);
-    match given.take::<(usize, usize)>("autoscale")? {
-        None => Ok(None),
-        Some((max, min)) if min >= 1 && max >= min => Ok(Some(AutoscaleOptions { max, min, keepalive })),
-        Some(_) => Err(given.wrong("autoscale", "it is (max, min), with 1 <= min <= max")),
-    }
+fn tell(given: &Options<'_>) -> PyResult<Vec<TaskEvent>> {
+    let names = given.take::<Vec<String>>("tell")?.unwrap_or_default();
+    names.iter().map(|name| crate::worker::event(name)).collect()
+}
+
+fn service_manager(given: &Options<'_>) -> PyResult<Option<ServiceManager>> {
+    let watchdog = given.duration("watchdog_seconds")?;
+    let socket = given.take::<OsString>("notify_socket")?;
+    Ok(socket.map(|socket| ServiceManager { socket, watchdog }))
 }
 
 fn control(given: &Options<'_>) -> PyResult<ControlOptions> {
@@ -123,6 +138,15 @@ fn control(given: &Options<'_>) -> PyResult<ControlOptions> {
     Ok(control)
 }
 
+fn autoscale(given: &Options<'_>) -> PyResult<Option<AutoscaleOptions>> {
+    let keepalive = given.duration("autoscale_keepalive")?.unwrap_or(KEEPALIVE);
+    match given.take::<(usize, usize)>("autoscale")? {
+        None => Ok(None),
+        Some((max, min)) if min >= 1 && max >= min => Ok(Some(AutoscaleOptions { max, min, keepalive })),
+        Some(_) => Err(given.wrong("autoscale", "it is (max, min), with 1 <= min <= max")),
+    }
+}
+
 fn tasks(given: &Options<'_>) -> PyResult<HashMap<String, TaskOptions>> {
     let Some(tasks) = given.take::<Bound<'_, PyDict>>("tasks")? else { return Ok(HashMap::new()) };
     let read = |(name, options): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
@@ -146,6 +170,7 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         acks_on_failure: given.take("acks_on_failure")?.unwrap_or(default.acks_on_failure),
         acks_on_timeout: given.take("acks_on_timeout")?.unwrap_or(default.acks_on_timeout),
         reject_on_worker_lost: given.take("reject_on_worker_lost")?.unwrap_or(default.reject_on_worker_lost),
+        send_events: given.take("send_events")?.unwrap_or(default.send_events),
         rate_limit,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,

@@ -19,7 +19,9 @@
 //! 6. Within one queue and priority, order is first in, first out. Higher priority first (0 to 9).
 
 mod error;
+mod schedule;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ use crate::clock::UnixMillis;
 use crate::protocol::{Message, Publication, ResultRecord};
 
 pub use error::BrokerError;
+pub use schedule::{Fired, Firing, LastDue, ScheduleLease, ScheduleState};
 
 /// How long a reply waits for whoever asked, where the store keeps it.
 pub(crate) const REPLY_KEPT: Duration = Duration::from_secs(60);
@@ -59,6 +62,13 @@ pub trait Broker: Send + Sync {
         )))
     }
 
+    /// Makes due what is parked for a queue: the rule by which a worker had parked it has changed. What has an ETA is
+    /// parked again by whoever claims it. Returns how many; a store that cannot do it lets them come at their time.
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        let _ = queue;
+        Ok(0)
+    }
+
     /// Every queue the store knows, with its counts.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
 
@@ -76,6 +86,19 @@ pub trait Broker: Send + Sync {
     /// what waits for it has no end.
     /// At most once for each.
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
+
+    /// [`Broker::broadcast`] with a routing key, as events have one (their type; `task.multi` for several). A store
+    /// that has no such keys sends it to the same listeners without.
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
+        let _ = routing_key;
+        self.broadcast(exchange, message, ttl).await
+    }
 
     /// Receives what is broadcast on `exchange` from now on.
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError>;
@@ -105,8 +128,54 @@ pub trait Broker: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// What the store says of itself, for `doctor`. Asked for by operators, never by a worker.
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        Ok(StoreReport::default())
+    }
+
     /// Forgets expired results, spent broadcasts, dead leases. Workers call it every minute or so.
     async fn sweep(&self) -> Result<(), BrokerError>;
+
+    /// Takes the lease of a schedule for `ttl`, or renews it, unless another holds it. Whoever has just taken it reads
+    /// the state before it fires.
+    async fn schedule_lease(
+        &self,
+        _schedule: &str,
+        _holder: &str,
+        _ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// Gives the lease of a schedule back, if it is the holder's.
+    async fn schedule_release(&self, _schedule: &str, _holder: &str) -> Result<(), BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// Sends a due moment, at most once whoever tries; see [`Firing`]. Also renews the lease. A call whose answer got
+    /// lost may be repeated. Where noting and publishing are two steps (`RabbitMQ`), the moment is noted first.
+    async fn fire(&self, _firing: &Firing) -> Result<Fired, BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// What is kept of a schedule; nothing of one that nobody has used.
+    async fn schedule_state(&self, _schedule: &str) -> Result<ScheduleState, BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// Notes what a user changed of an entry, or takes that back (none).
+    async fn schedule_change(
+        &self,
+        _schedule: &str,
+        _entry: &str,
+        _change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+}
+
+fn no_schedules(url: &str) -> BrokerError {
+    BrokerError::Config(format!("{url} keeps no schedules of periodic tasks"))
 }
 
 /// How a consumer consumes.
@@ -312,6 +381,21 @@ pub struct QueueStatus {
     pub parked: u64,
     /// Dead letters that came from it.
     pub dead: u64,
+}
+
+/// What a store says of itself. What it does not tell is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Version of the server, or of the library that keeps the file.
+    pub version: Option<String>,
+    /// The store's clock minus ours.
+    pub clock_offset_ms: Option<i64>,
+    /// Workers of ours with a lease.
+    pub workers: Option<u64>,
+    /// Consumers of each queue, whoever they are; queues that are not there are left out.
+    pub consumers: Option<BTreeMap<String, u64>>,
+    /// Settings of the server by their own names.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Receives broadcasts.

@@ -23,6 +23,7 @@ use super::autoscale::Autoscale;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Heard};
 use super::eta::Held;
+use super::events::Events;
 use super::lifecycle::{Phase as LifePhase, Stop};
 use super::link::Link;
 use super::log::Log;
@@ -45,6 +46,9 @@ const MAX_UNCOMMITTED: usize = 500;
 
 /// A claim that is not answered for so long has found nothing and waits.
 const WAITS: Duration = Duration::from_millis(100);
+
+/// Between two looks whether the program has heard of enough requests.
+const CROWDED: Duration = Duration::from_millis(5);
 
 /// A consumer of the broker. There is more than one when the watchdog made a new one: the old one keeps
 /// its claims until they are settled.
@@ -81,6 +85,7 @@ pub(super) struct ConsumerLoop {
     pub(super) stores: Stores,
     pub(super) pool: Box<dyn Pool>,
     pub(super) notices: Arc<NoticeQueue>,
+    pub(super) service: super::service::Service,
     pub(super) log: Arc<Log>,
     pub(super) stats: Arc<Counters>,
     pub(super) tasks: Tasks,
@@ -101,6 +106,7 @@ pub(super) struct ConsumerLoop {
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
     pub(super) prefetch: Prefetch,
+    pub(super) monitor: Events,
     pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
@@ -190,6 +196,11 @@ impl ConsumerLoop {
         }
         let full = self.commits.len() + self.in_flight > MAX_UNCOMMITTED || !self.held.has_room();
         if self.claiming.is_some() || self.claim_after.is_some() || full || self.life != LifePhase::Running {
+            return;
+        }
+        if self.notices.is_crowded() {
+            // The program hears of each request, and is slower than they come.
+            self.claim_after = Some(Instant::now() + CROWDED);
             return;
         }
         // What runs here and comes again takes no slot, and must not wait for one.

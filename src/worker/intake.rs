@@ -178,6 +178,8 @@ impl ConsumerLoop {
     /// Puts a request into the table, held for now.
     fn enter(&mut self, tag: RequestTag, request: Request) {
         self.log.received(&request);
+        self.event_received(&request);
+        self.tell_accepted(tag, &request);
         if let Some(total) = self.stats.totals.get(&request.name) {
             total.add(1);
         }
@@ -216,6 +218,7 @@ impl ConsumerLoop {
 
     fn refuse(&mut self, source: u32, delivery: &Delivery, reason: DeadReason, detail: String) {
         self.stats.refused.add(1);
+        self.tell_refused(delivery, &detail);
         self.log.line(Level::Error, "celery.worker.consumer.consumer", || {
             let queue = &delivery.queue;
             format!(

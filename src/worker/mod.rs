@@ -7,8 +7,10 @@
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
-//!   `control`: what others ask for; `saved`: what is known beyond the worker's life;
-//! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
+//!   `control`: what others ask for;
+//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
+//! - `health`, `metrics`: what is told to those who ask by HTTP;
+//! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
 
@@ -17,10 +19,13 @@ mod commit;
 mod consumer;
 mod control;
 mod eta;
+mod events;
+mod health;
 mod intake;
 mod lifecycle;
 mod link;
 mod log;
+mod metrics;
 mod notice;
 mod options;
 mod prefetch;
@@ -29,9 +34,11 @@ mod request;
 mod revoked;
 mod running;
 mod saved;
+mod service;
 mod stats;
 mod strategy;
 mod tasks;
+mod told;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
@@ -44,22 +51,26 @@ use tokio::time::Instant;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
-use crate::clock::Clock;
+use crate::clock::{Clock, Lamport};
 use commit::{Commits, Stores};
 use consumer::ConsumerLoop;
 use control::Heard;
 use log::Log;
 use pool::Pool;
 use prefetch::Prefetch;
+use service::Service;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
 pub use autoscale::AutoscaleOptions;
+pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
 pub use rate_limit::{RateLimit, RateLimitError};
+pub use service::ServiceManager;
 pub use stats::Stats;
+pub use told::{TaskEvent, TaskNotice};
 
 /// Why a worker ended otherwise than by a stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,6 +81,17 @@ pub enum WorkerError {
     /// There is nothing to run tasks any more.
     #[error("{0}")]
     Pool(String),
+    /// The health address cannot be used.
+    #[error("cannot listen on the health address {address}: {error}")]
+    Health {
+        /// The address.
+        address: String,
+        /// Why.
+        error: Arc<std::io::Error>,
+    },
+    /// The service manager that started the worker cannot be told of it.
+    #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
+    Service(Arc<std::io::Error>),
     /// The file with what is kept beyond the worker's life cannot be used.
     #[error("{0}")]
     State(String),
@@ -85,6 +107,7 @@ pub struct Worker {
     stats: Arc<Counters>,
     orders: Arc<watch::Sender<Option<Stop>>>,
     heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
+    lamport: Arc<Lamport>,
 }
 
 impl Worker {
@@ -97,6 +120,7 @@ impl Worker {
         clock: Clock,
     ) -> Self {
         let notices = Arc::new(NoticeQueue::new(options.log_level));
+        notices.want_tasks(&options.tell);
         let log = Arc::new(Log::new(notices.clone(), clock.clone()));
         let store = broker.store_id();
         let one_store = store.is_some() && backend.as_ref().is_none_or(|backend| backend.store_id() == store);
@@ -106,7 +130,8 @@ impl Worker {
         let stats = Arc::new(Counters { totals, ..Counters::default() });
         let orders = Arc::new(watch::Sender::new(None));
         let heard = mpsc::channel(control::WAITING);
-        Self { options, stores, pool, clock, notices, stats, orders, heard }
+        let lamport = Arc::default();
+        Self { options, stores, pool, clock, notices, stats, orders, heard, lamport }
     }
 
     /// The same, with another broker for follow-ups (`broker_write_url`). They are sent before the claim is
@@ -137,10 +162,12 @@ impl Worker {
         let orders = self.orders.clone();
         let _ear = self.options.control.enabled.then(|| {
             let (exchange, node) = (self.options.control.exchange.clone(), self.options.node.clone());
-            let (broker, log) = (self.stores.broker.clone(), self.stores.log.clone());
-            control::listen(broker, exchange, node, log, self.heard.0.clone())
+            control::listen(&self.stores, exchange, node, self.lamport.clone(), self.heard.0.clone())
         });
-        let mut consumer = self.into_loop();
+        let service = Service::new(self.options.service_manager.as_ref());
+        let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
+        let mut consumer = self.into_loop(service);
+        let _door = consumer.open_health().await?;
         consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
         consumer.turn().await;
@@ -149,10 +176,12 @@ impl Worker {
         exit
     }
 
-    fn into_loop(self) -> ConsumerLoop {
+    fn into_loop(self, service: Service) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
+        let monitor = events::Events::new(&self.options, self.lamport, &log);
         ConsumerLoop {
+            monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
             autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
@@ -164,6 +193,7 @@ impl Worker {
             stores: self.stores,
             pool: self.pool,
             notices: self.notices,
+            service,
             log,
             stats: self.stats,
             born: now,

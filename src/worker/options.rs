@@ -36,6 +36,14 @@ pub struct WorkerOptions {
     pub max_crashes: u32,
     /// How long a warm stop lets tasks run; none is without limit.
     pub drain: Option<Duration>,
+    /// Tasks that were acknowledged, and would be lost, run on when that time is over.
+    pub drain_spares_acknowledged: bool,
+    /// How long a soft stop lets tasks run before it kills them.
+    pub soft_stop: Duration,
+    /// What the program wants to be told of requests from the start.
+    pub tell: Vec<super::told::TaskEvent>,
+    /// Who started the worker and wants to hear how it is.
+    pub service_manager: Option<super::service::ServiceManager>,
     /// How long the few records last that the engine makes itself; none keeps them.
     pub result_expires_ms: Option<u64>,
     /// Rate limits are not looked at.
@@ -50,6 +58,12 @@ pub struct WorkerOptions {
     pub log_level: u8,
     /// Remote control.
     pub control: ControlOptions,
+    /// Events are sent of what happens to tasks (`-E`); control commands change it while the worker runs.
+    pub task_events: bool,
+    /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
+    pub heartbeat: Option<Duration>,
+    /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
+    pub health_address: Option<String>,
 }
 
 /// How a worker is controlled from outside, and what it tells of itself.
@@ -122,6 +136,10 @@ impl Default for WorkerOptions {
             lease: Duration::from_secs(30),
             max_crashes: 3,
             drain: None,
+            drain_spares_acknowledged: false,
+            soft_stop: Duration::ZERO,
+            tell: Vec::new(),
+            service_manager: None,
             result_expires_ms: None,
             disable_rate_limits: false,
             watchdog: Duration::from_secs(20),
@@ -129,6 +147,9 @@ impl Default for WorkerOptions {
             autoscale: None,
             log_level: super::notice::Level::Warning as u8,
             control: ControlOptions::default(),
+            task_events: false,
+            heartbeat: None,
+            health_address: None,
         }
     }
 }
@@ -145,6 +166,8 @@ pub struct TaskOptions {
     pub acks_on_timeout: bool,
     /// With late acknowledgement: when its process dies it is delivered again, up to `max_crashes`.
     pub reject_on_worker_lost: bool,
+    /// Events are sent of it, when the worker sends any.
+    pub send_events: bool,
     /// How often it may start.
     pub rate_limit: Option<RateLimit>,
     /// Its hard limit.
@@ -160,6 +183,7 @@ impl Default for TaskOptions {
             acks_on_failure: true,
             acks_on_timeout: true,
             reject_on_worker_lost: false,
+            send_events: true,
             rate_limit: None,
             time_limit: None,
             soft_time_limit: None,

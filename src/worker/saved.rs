@@ -75,7 +75,7 @@ impl ConsumerLoop {
             if let Ok(Err(error)) = saved {
                 log.line(Level::Error, LOGGER, || format!("the revoked tasks are not saved: {error}"));
             }
-            Chore::Told
+            Chore::Answered
         }));
     }
 

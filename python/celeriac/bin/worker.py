@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
 
+from celeriac.bin.detach import daemon_of, daemon_options, logfile_of
 from celeriac.bin.options import CommaList, LogLevel, ParamType, Shared, command, friendly_errors, stop
-
-#: Options of later versions: refused in one line, never silently dropped.
-_LATER = {
-    "beat": "-B",
-    "schedule": "-s",
-    "scheduler": "--scheduler",
-    "detach": "-D",
-    "statedb": "-S",
-    "uid": "--uid",
-    "gid": "--gid",
-    "umask": "--umask",
-    "executable": "--executable",
-}
 
 #: Option -> setting that it overrides.
 _SETTINGS = {
     "concurrency": "worker_concurrency",
     "task_events": "worker_send_task_events",
+    "health_address": "worker_health_address",
     "time_limit": "task_time_limit",
     "soft_time_limit": "task_soft_time_limit",
     "prefetch_multiplier": "worker_prefetch_multiplier",
     "disable_prefetch": "worker_disable_prefetch",
     "max_tasks_per_child": "worker_max_tasks_per_child",
     "max_memory_per_child": "worker_max_memory_per_child",
+    "statedb": "worker_state_db",
 }
 
 
@@ -76,7 +65,7 @@ class Autoscale(ParamType):
 @click.option("-Q", "--queues", type=CommaList(), help="Consume from these queues only.")
 @click.option("-X", "--exclude-queues", type=CommaList(), help="Consume from all but these queues.")
 @click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
-@click.option("-O", "optimization", type=click.Choice(["default", "fair"]), help="fair is what there is.")
+@click.option("-O", "--optimization", type=click.Choice(["default", "fair"]), help="fair is what there is.")
 @click.option("-l", "--loglevel", type=LogLevel(), default="WARNING", show_default=True, help="Level of the log.")
 @click.option("-f", "--logfile", help="Log to this file instead of standard error.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
@@ -90,19 +79,21 @@ class Autoscale(ParamType):
 @click.option("--max-memory-per-child", type=click.IntRange(min=1), help="Replace a process above so many KiB.")
 @click.option("--purge", "--discard", is_flag=True, help="Delete all waiting messages first.")
 @click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip to switch off.")
-@click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingling to switch off.")
-@click.option("--without-heartbeat", is_flag=True, help="Accepted: there are no heartbeat events to switch off.")
-@click.option("--heartbeat-interval", type=float, hidden=True)
-@click.option("-B", "--beat", is_flag=True, hidden=True)
-@click.option("-s", "--schedule-filename", "--schedule", "schedule", hidden=True)
-@click.option("--scheduler", hidden=True)
+@click.option("--without-mingle", is_flag=True, help="Do not ask others for revoked tasks.")
+@click.option("--without-heartbeat", is_flag=True, help="Do not tell monitors that the worker lives.")
+@click.option(
+    "--heartbeat-interval",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds between heartbeat events; 2 unless given.",
+)
+@click.option("--health-address", help="Answer /live, /ready and /metrics on HOST:PORT, or on a local PORT.")
+@click.option("-B", "--beat", is_flag=True, help="Send periodic tasks too: a beat in a process of its own.")
+@click.option("-s", "--schedule-filename", "--schedule", "schedule", help="With -B: as of beat.")
+@click.option("--scheduler", help="With -B: as of beat.")
 @click.option("--autoscale", type=Autoscale(), help="MAX,MIN: as many processes or slots as there is work for.")
-@click.option("-D", "--detach", is_flag=True, hidden=True)
-@click.option("-S", "--statedb", hidden=True)
-@click.option("--uid", hidden=True)
-@click.option("--gid", hidden=True)
-@click.option("--umask", hidden=True)
-@click.option("--executable", hidden=True)
+@click.option("-D", "--detach", is_flag=True, help="Run in the background.")
+@daemon_options
+@click.option("-S", "--statedb", help="Keep revoked tasks in this file.")
 @click.option("--pool-start-method", type=click.Choice(["fork", "spawn"]), hidden=True)
 @click.argument("settings", nargs=-1)
 def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
@@ -110,13 +101,15 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
     _refuse_later(given)
     if shared.loader:
         stop("custom loaders (--loader) are not in this version of celeriac")
+    shared.enter_workdir()
+    from celeriac import signals
     from celeriac.utils.nodenames import default_nodename, host_format
     from celeriac.worker.setup import Setup
 
     setup = Setup(
         app=shared.app,
         node=default_nodename(host_format(given["hostname"] or "")),
-        workdir=os.path.abspath(shared.workdir) if shared.workdir else None,
+        workdir=shared.workdir,
         config=shared.config,
         broker=shared.broker,
         result_backend=shared.result_backend,
@@ -124,7 +117,9 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
         settings=_settings(settings, given),
         log=_log(shared, given),
     )
-    with friendly_errors():
+    daemon = daemon_of(given, setup.node)
+    with daemon.begin("worker") as report, friendly_errors():
+        signals.worker_ready.connect(report.ready, weak=False)
         app = setup.load_app()
         from celeriac.worker.supervisor import Arguments, WorkController
 
@@ -133,18 +128,15 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
             queues=tuple(given["queues"] or ()),
             exclude_queues=tuple(given["exclude_queues"] or ()),
             purge=given["purge"],
-            pidfile=given["pidfile"],
+            pidfile=daemon.pidfile,
             quiet=shared.quiet,
-            options={key: value for key, value in given.items() if key not in _LATER},
+            beat=(given["schedule"], given["scheduler"]) if given["beat"] else None,
+            options=dict(given),
         )
-        code = WorkController(app, setup, arguments).run()
-    raise SystemExit(code)
+        raise SystemExit(WorkController(app, setup, arguments).run())
 
 
 def _refuse_later(given: dict[str, Any]) -> None:
-    for key, option in _LATER.items():
-        if given[key]:
-            stop(f"{option} is not in this version of celeriac")
     if given["pool_start_method"] == "spawn":
         stop("--pool-start-method spawn is not in this version of celeriac", "leave it out: processes are forked")
 
@@ -174,7 +166,7 @@ def _settings(pairs: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log(shared: Shared, given: dict[str, Any]) -> dict[str, Any]:
-    log: dict[str, Any] = {"level": given["loglevel"], "logfile": given["logfile"]}
+    log: dict[str, Any] = {"level": given["loglevel"], "logfile": logfile_of(given)}
     if given["log_format"] == "json":
         log["as_json"] = True
     if shared.no_color:

@@ -125,18 +125,10 @@ class Concluder:
         results = []
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.REVOKED, request, exc, None))
-        signals.task_revoked.send(
-            sender=task,
-            request=request,
-            terminated=why == "terminated",
-            signum=15 if why == "terminated" else None,
-            expired=why == "expired",
-        )
         return "revoked", results, (), why, None
 
     def _unknown(self, execution: Execution, request: Context, name: str) -> Conclusion:
         exc = NotRegistered(name)
-        signals.task_unknown.send(sender=None, message=execution, exc=exc, name=name, id=request.id)
         return "rejected", self._failure_alone(request, exc), (), repr(exc), None
 
 

@@ -63,8 +63,10 @@ class _Channel:
         self._call_soon = loop.call_soon
         self._flush = flush
 
-    def respond(self, tag: int, kind: str, results: Any, publications: Any, summary: str, runtime: Any) -> None:
-        if self._later(tag, kind, results, publications, summary, runtime):
+    def respond(
+        self, tag: int, kind: str, results: Any, publications: Any, summary: str, runtime: Any, traceback: Any = None
+    ) -> None:
+        if self._later(tag, kind, results, publications, summary, runtime, traceback):
             self._call_soon(self._flush)
 
 

@@ -23,7 +23,7 @@ from select import poll as make_poll
 from typing import NoReturn
 
 from celeriac import signals
-from celeriac.worker import process
+from celeriac.worker import process, stacks
 
 REQUEST = struct.Struct("<cQ")
 ANSWER = struct.Struct("<cQIi")
@@ -68,6 +68,7 @@ class ForkServer:
         # The supervisor decides what a signal to the whole process group means.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, process.take_no_notice)
+        stacks.register()
         signal.signal(signal.SIGCHLD, process.take_no_notice)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         gc.collect()
@@ -95,7 +96,8 @@ class ForkServer:
 
     def _fork(self, number: int, connection: int) -> None:
         server = os.getpid()
-        signals.worker_before_create_process.send(sender=self)
+        if signals.worker_before_create_process.receivers:
+            signals.worker_before_create_process.send(sender=self)
         try:
             pid = os.fork()
         except OSError as exc:

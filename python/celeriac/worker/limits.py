@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,10 +33,12 @@ class SoftLimit:
     All fields are written and read by the main thread: the tracer around the task, the signal handler within it.
     """
 
-    __slots__ = ("_channel", "coroutines", "running")
+    __slots__ = ("_channel", "_otherwise", "coroutines", "running")
 
-    def __init__(self, channel: Child) -> None:
+    def __init__(self, channel: Child, otherwise: Callable[[], None] | None = None) -> None:
         self._channel = channel
+        #: What the signal means when it is no soft limit's.
+        self._otherwise = otherwise
         #: The tag of the request whose task runs now; None outside of user code.
         self.running: int | None = None
         #: What runs `async def` tasks, once there is one.
@@ -45,6 +48,8 @@ class SoftLimit:
         """Handler of SIGUSR1. A signal that comes late, for an earlier request, changes nothing."""
         tag = self.running
         if tag is None or not self._channel.soft_limit_passed(tag):
+            if self._otherwise is not None:
+                self._otherwise()
             return
         self.running = None
         if self.coroutines is not None and self.coroutines.interrupt():

@@ -157,6 +157,7 @@ class TaskTracer:
         self._after_return = _overridden(task, "after_return")
         self._ignores = bool(task.ignore_result)
         self._keeps = tracer.app.results_enabled
+        self._tells_sent = bool(tracer.app.conf.task_send_sent_event)
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
     def run(self, tag: int, request: Context) -> None:
@@ -256,7 +257,7 @@ class TaskTracer:
         einfo: ExceptionInfo | None = None
         if results is None:
             kind, state, results, einfo = self._raised(retval, request)
-            summary = safe_repr(retval)
+            summary = _why(retval)
         else:
             kind, state = "success", states.SUCCESS
             summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
@@ -267,9 +268,13 @@ class TaskTracer:
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=retval, state=state
             )
-        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
-        if einfo is not None:
-            _release(einfo)
+        if self._tells_sent and request._follow_ups:
+            self._tracer.app.events.tasks_sent(request._follow_ups)
+        if einfo is None:
+            self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
+            return
+        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, einfo.traceback)
+        _release(einfo)
 
     def _stores(self, request: Context) -> bool:
         ignores = request.ignore_result
@@ -336,6 +341,13 @@ class TaskTracer:
             hook(*args)
         except Exception as exc:
             logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def _why(exc: Exception) -> str:
+    """What monitors are told: of a retry, its reason."""
+    if not isinstance(exc, Retry):
+        return safe_repr(exc)
+    return "None" if exc.exc is None else safe_repr(exc.exc)
 
 
 def _overridden(task: Task[..., Any], name: str) -> Any:

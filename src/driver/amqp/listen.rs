@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Consumer as Stream};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::link::{Link, Live};
 use super::{declare, table, wire};
@@ -89,19 +89,6 @@ pub(super) async fn declare(link: &Link, exchange: &Exchange) -> Result<(), Brok
     declare::exchange(link, &channel, exchange).await?;
     live.noted.lock().insert(note);
     Ok(())
-}
-
-/// The key of a broadcast: the type of an event, several of which are `task.multi`; commands have none.
-pub(super) fn key(exchange: &str, message: &Message) -> String {
-    if exchange != EVENTS {
-        return String::new();
-    }
-    match serde_json::from_slice(&message.body) {
-        Ok(Value::Object(event)) => {
-            event.get("type").and_then(Value::as_str).unwrap_or_default().replace('-', ".")
-        }
-        _ => "task.multi".to_owned(),
-    }
 }
 
 /// Receives broadcasts or replies; after a loss it listens again, and what was sent meanwhile is not heard.

@@ -27,12 +27,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::commit::Stores;
 use super::consumer::ConsumerLoop;
+use super::events;
 use super::link::Link;
 use super::log::Log;
 use super::notice::{Level, Notice};
 use super::upkeep::Chore;
-use crate::broker::Broker;
+use crate::clock::Lamport;
 use crate::protocol::{ControlReply, ControlRequest, DecodeError, Message, Properties, ReplyTo};
 use arguments::{error, raised};
 
@@ -96,12 +98,13 @@ impl Drop for Ear {
 
 /// Starts to listen. Requests for other nodes and nonsense are dropped here.
 pub(super) fn listen(
-    broker: Arc<dyn Broker>,
+    stores: &Stores,
     exchange: String,
     node: String,
-    log: Arc<Log>,
+    lamport: Arc<Lamport>,
     heard: mpsc::Sender<Heard>,
 ) -> Ear {
+    let (broker, log) = (stores.broker.clone(), stores.log.clone());
     Ear(tokio::spawn(async move {
         let mut link = Link::new("listen for control requests", log.clone());
         loop {
@@ -112,6 +115,7 @@ pub(super) fn listen(
                         Err(error) => break error,
                         Ok(message) => {
                             link.worked();
+                            events::adjust(&lamport, &message.headers);
                             let Some(request) = for_us(&message, &node, &log) else { continue };
                             if heard.send(Heard::Request(request)).await.is_err() {
                                 return;
@@ -212,6 +216,12 @@ impl ConsumerLoop {
             "pool_grow" => self.control_pool_grow(request),
             "pool_shrink" => self.control_pool_shrink(request),
             "pool_restart" => self.control_pool_restart(request),
+            "enable_events" | "disable_events" => self.control_events(method == "enable_events"),
+            "heartbeat" => {
+                self.send_heartbeat();
+                Value::Null
+            }
+            "clock" => json!({ "clock": self.clock_value() }),
             "autoscale" => self.control_autoscale(request),
             // There is no gossip, as in a Celery worker that was started without it.
             "election" => Value::Null,
@@ -246,7 +256,8 @@ impl ConsumerLoop {
     /// Sends an answer, beside the main way.
     fn answer(&self, address: &Address, value: Value) {
         let body = ControlReply { node: self.options.node.clone(), value }.to_json();
-        let headers = json!({ "ticket": address.ticket, "clock": self.clock_value() }).to_string();
+        let headers =
+            json!({ "ticket": address.ticket, "clock": self.monitor.clock().forward() }).to_string();
         let message = Message { headers: headers.into(), properties: properties(1), body: body.into() };
         let (broker, log, to) = (self.stores.broker.clone(), self.log.clone(), address.to.clone());
         self.chores.push(Box::pin(async move {
@@ -259,13 +270,19 @@ impl ConsumerLoop {
             if let Some(why) = failed {
                 log.line(Level::Warning, LOGGER, || format!("a control request was not answered: {why}"));
             }
-            Chore::Told
+            Chore::Answered
         }));
     }
 
-    /// The worker's logical clock. Kept by whoever sends events; until then milliseconds since the start, which grow.
+    fn control_events(&mut self, on: bool) -> Value {
+        let state = if on { "enabled" } else { "disabled" };
+        let already = if self.set_task_events(on) { "" } else { "already " };
+        arguments::ok(format!("task events {already}{state}"))
+    }
+
+    /// The worker's logical clock.
     fn clock_value(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.monitor.clock().value()
     }
 }
 

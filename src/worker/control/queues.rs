@@ -73,7 +73,7 @@ impl ConsumerLoop {
                     )
                 });
             }
-            Chore::Told
+            Chore::Answered
         }));
     }
 }

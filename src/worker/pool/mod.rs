@@ -68,6 +68,8 @@ pub struct Outcome {
     pub runtime: Option<Duration>,
     /// Repr of the return value, or of the exception; or why the message is refused.
     pub summary: String,
+    /// Where the task raised, for its event; empty when it did not, or when nobody knows.
+    pub traceback: String,
 }
 
 /// How a request ended; decides, with the task's options, what happens to the claim.
@@ -167,6 +169,11 @@ pub trait Pool: Send {
 
     /// Process ids of the children that live.
     fn pids(&self) -> Vec<u32>;
+
+    /// Whether a task that runs over its hard limit is ended; otherwise hard limits are refused when they are set.
+    fn keeps_hard_limits(&self) -> bool {
+        true
+    }
 
     /// Changes how many requests run at the same time: processes where each has one slot, slots elsewhere. What
     /// runs in a child that is to go ends first; what it has not begun comes back as [`PoolEvent::Returned`].

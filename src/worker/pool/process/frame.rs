@@ -120,6 +120,7 @@ pub fn encode_outcome(tag: RequestTag, outcome: &Outcome, out: &mut Vec<u8>) -> 
         out.push(kind_code(outcome.kind));
         put_duration(outcome.runtime, out);
         put_bytes(outcome.summary.as_bytes(), out);
+        put_bytes(outcome.traceback.as_bytes(), out);
         put_u32(outcome.results.len(), out);
         for record in &outcome.results {
             put_record(record, out);
@@ -298,6 +299,7 @@ impl Reader {
         let kind = kind_of(code).ok_or(FrameError::Field(self.kind as char))?;
         let runtime = self.duration()?;
         let summary = self.text()?;
+        let traceback = self.text()?;
         let mut results = Vec::new();
         for _ in 0..self.u32()? {
             results.push(self.record()?);
@@ -312,7 +314,7 @@ impl Reader {
                 message: self.message()?,
             });
         }
-        Ok(Outcome { kind, results, publications, runtime, summary })
+        Ok(Outcome { kind, results, publications, runtime, summary, traceback })
     }
 
     fn record(&mut self) -> Result<ResultRecord, FrameError> {
@@ -555,6 +557,7 @@ mod tests {
                 publications: vec![Publication { due_ms: Some(-4), declare: Some(Arc::default()), message: execution.message.clone(), ..Publication::default() }],
                 runtime: Some(Duration::from_micros(17)),
                 summary: "ümlaut".into(),
+                traceback: "Traceback".into(),
             };
             let mut bytes = Vec::new();
             encode_execution(&execution, &mut bytes).unwrap();
