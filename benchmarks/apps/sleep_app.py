@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-SECONDS = 0.05
+SECONDS = float(os.environ.get("BENCH_SECONDS", "0.05"))
 
 package = importlib.import_module(os.environ["BENCH_SYSTEM"])
 app = package.Celery("bench", broker=os.environ["BENCH_URL"])
