@@ -12,7 +12,9 @@ from celeriac.bin.options import LogLevel, Shared, command, friendly_errors, sto
 @command(name="events")
 @click.option("-d", "--dump", is_flag=True, help="Print each event as a line.")
 @click.option("-c", "--camera", help="Take snapshots with this class: module:Class.")
-@click.option("-F", "--frequency", "--freq", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option(
+    "-F", "--frequency", "--freq", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True
+)
 @click.option("-r", "--maxrate", help="Snapshots at the most: 10/m.")
 @click.option("-l", "--loglevel", type=LogLevel(), default="WARNING", show_default=True, help="Level of the log.")
 @click.option("-f", "--logfile", help="Log to this file instead of standard error.")
