@@ -9,6 +9,9 @@ import click
 from celeriac.bin.detach import daemon_of, daemon_options
 from celeriac.bin.options import CommaList, LogLevel, Shared, command, friendly_errors, stop
 
+#: Where a beat logs that runs in the background and was given no `--logfile`.
+LOGFILE = "celerybeat.log"
+
 
 @command(name="beat")
 @click.option(
@@ -21,7 +24,7 @@ from celeriac.bin.options import CommaList, LogLevel, Shared, command, friendly_
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
 @click.option("--pidfile", help="Holds the process id while beat runs.")
 @click.option("-I", "--include", type=CommaList(), help="More modules with tasks.")
-@click.option("-D", "--detach", is_flag=True, help="Run in the background.")
+@click.option("--detach", is_flag=True, help="Run in the background.")
 @daemon_options
 @click.option("-n", "--hostname", hidden=True)
 @click.option("--enable-remote-control/--no-enable-remote-control", "remote_control", default=None, hidden=True)
@@ -33,15 +36,16 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
     """
     if given["remote_control"]:
         stop("beat --enable-remote-control is not in this version of celeriac")
+    shared.enter_workdir()
     from celeriac import signals
     from celeriac.app.find_app import import_tasks
-    from celeriac.utils.nodenames import host_format
+    from celeriac.utils.nodenames import default_nodename, host_format
     from celeriac.worker.pidfile import PidFile
 
-    daemon = daemon_of(given, host_format("beat@%h"))
+    daemon = daemon_of(given, default_nodename(host_format(given["hostname"] or "")), LOGFILE)
     with daemon.begin("beat") as report, friendly_errors():
-        app = shared.load_app()
         signals.beat_init.connect(report.ready, weak=False)
+        app = shared.load_app()
         if given["include"]:
             app.conf.include = (*(app.conf.include or ()), *given["include"])
         app.set_current()
