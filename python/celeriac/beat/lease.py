@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
-from celeriac.app.periodic import Change, open_schedule, read_changes, schedule_name
+from celeriac.app.periodic import Change, open_schedule, read_changes, run_count, schedule_name
 from celeriac.beat.firing import Firing, FiringClient
 from celeriac.beat.moments import POLICIES, Due, Missed, due_moments, to_ms
 from celeriac.beat.scheduler import Scheduler, logger
@@ -179,7 +179,7 @@ class LeaseScheduler(Scheduler):
         moments = [change.since_ms] if change is not None and change.since_ms else []
         if kept is not None:
             moments.append(kept[0])
-            entry.total_run_count = _count(kept[1])
+            entry.total_run_count = run_count(kept[1])
         # What nobody has seen before is known from now on.
         last = datetime.fromtimestamp(max(moments) / 1000, UTC) if moments else entry.default_now()
         entry.last_run_at = last.astimezone(self.app.timezone)
@@ -333,13 +333,6 @@ class LeaseScheduler(Scheduler):
     def info(self) -> str:
         """A line for the banner."""
         return f"    . schedule -> {self.name}, kept in the broker"
-
-
-def _count(state: str) -> int:
-    try:
-        return int(json.loads(state)["count"])
-    except (ValueError, KeyError, TypeError):
-        return 0
 
 
 def _positive(setting: str, value: Any) -> float:
