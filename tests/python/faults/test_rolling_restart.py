@@ -29,8 +29,8 @@ def roll(fleet: Fleet, client: ModuleType, figure: Callable[[str], None]) -> Non
 
     def feed() -> None:
         """Keeps work waiting, so that every stop finds some claimed."""
-        for number in range(len(results), len(fleet.runs()[1]) + AHEAD):
-            results.append(client.work.delay(number))
+        numbers = range(len(results), len(fleet.runs()[1]) + AHEAD)
+        results.extend(client.work.delay(number) for number in numbers)
 
     def turned_over(goal: int) -> bool:
         feed()
