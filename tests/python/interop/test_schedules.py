@@ -18,7 +18,15 @@ from .battery import ROOT
 
 HERE = Path(__file__).parent
 CELERY = ROOT / ".venv-celery/bin/python"
-ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "Asia/Beirut", "Pacific/Apia"]
+ZONES = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Asia/Kolkata",
+    "Asia/Beirut",
+    "Pacific/Apia",
+]
 #: Hours around which clocks change, in UTC.
 CHANGES = ["2026-03-29T01:00", "2026-10-25T01:00", "2026-03-08T07:00", "2026-11-01T06:00", "2026-04-04T15:00",
            "2026-10-03T15:30", "2026-03-28T22:00", "2026-10-24T21:00"]  # fmt: skip
@@ -160,7 +168,15 @@ def test_intervals_answer_as_celerys_do(relative: bool) -> None:
 def test_solar_events_are_celerys() -> None:
     pytest.importorskip("ephem")
     rng = random.Random(8)
-    events = ["dawn_astronomical", "dawn_civil", "sunrise", "solar_noon", "sunset", "dusk_nautical", "dusk_astronomical"]
+    events = [
+        "dawn_astronomical",
+        "dawn_civil",
+        "sunrise",
+        "solar_noon",
+        "sunset",
+        "dusk_nautical",
+        "dusk_astronomical",
+    ]
     cases = []
     for _ in range(200):
         last = moment(rng)
