@@ -10,6 +10,7 @@ use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
     About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions, WorkerOptions,
+    health_address,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -88,6 +89,10 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
         task_events: given.take("task_events")?.unwrap_or(default.task_events),
         heartbeat: given.duration("heartbeat_seconds")?.filter(|interval| !interval.is_zero()),
+        health_address: match given.take::<String>("health_address")? {
+            Some(text) => Some(health_address(&text).map_err(|error| given.wrong("health_address", &error))?),
+            None => None,
+        },
         autoscale: autoscale(given)?,
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,

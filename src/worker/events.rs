@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::commit::broker_timeout;
 use super::consumer::ConsumerLoop;
+use super::health::Health;
 use super::link::Link;
 use super::log::Log;
 use super::notice::Level;
@@ -32,7 +33,7 @@ const MAX_BYTES: usize = 8 << 20;
 /// Events in one batch at the most.
 const MAX_BATCH: usize = 500;
 /// A batch is sent so long after its first event, or at once when there are so many.
-const FLUSH_AFTER: Duration = Duration::from_millis(20);
+const FLUSH_AFTER: Duration = Duration::from_millis(2);
 const FULL: usize = 100;
 /// Texts of tasks (tracebacks) are cut to this in events.
 const MAX_TEXT: usize = 64 << 10;
@@ -68,6 +69,8 @@ pub(super) struct Events {
     beating: bool,
     /// Monitors know that the worker is there.
     online: bool,
+    /// What the health address tells, if there is one.
+    pub(super) health: Option<Arc<Health>>,
 }
 
 /// What came of telling monitors something.
@@ -97,6 +100,7 @@ impl Events {
             beat_at: None,
             beating: false,
             online: false,
+            health: None,
         }
     }
 
@@ -177,6 +181,9 @@ impl ConsumerLoop {
 
     /// It was accepted, and may run.
     pub(super) fn event_received(&mut self, request: &Request) {
+        if let Some(health) = &self.monitor.health {
+            health.tasks.lock().received(&request.name);
+        }
         if !self.is_told_of(request) || request.mode != Mode::Run {
             return;
         }
@@ -187,10 +194,14 @@ impl ConsumerLoop {
 
     /// A child has begun it.
     pub(super) fn event_started(&mut self, tag: RequestTag) {
-        if self.monitor.tasks
-            && let Some(request) = self.requests.get(&tag)
-            && self.tasks.options(request.task).send_events
-        {
+        if !self.monitor.tasks && self.monitor.health.is_none() {
+            return;
+        }
+        let Some(request) = self.requests.get(&tag) else { return };
+        if let Some(health) = &self.monitor.health {
+            health.tasks.lock().started(&request.name);
+        }
+        if self.is_told_of(request) {
             let event = self.monitor.begin(&self.options.node).field("uuid", &request.id);
             self.monitor.push(event.end(self.timestamp(Duration::ZERO), "task-started"));
         }
@@ -198,11 +209,19 @@ impl ConsumerLoop {
 
     /// A child has answered.
     pub(super) fn event_ended(&mut self, request: &Request, outcome: &Outcome, settle: &Settle) {
+        // The pool tells that a request has begun only when it runs for a while.
+        let short = request.mode == Mode::Run && !matches!(request.phase, Phase::Running(_));
+        if let Some(health) = &self.monitor.health {
+            let mut tasks = health.tasks.lock();
+            if short {
+                tasks.started(&request.name);
+            }
+            tasks.ended(&request.name, outcome);
+        }
         if !self.is_told_of(request) {
             return;
         }
-        // The pool tells that a request has begun only when it runs for a while.
-        if request.mode == Mode::Run && !matches!(request.phase, Phase::Running(_)) {
+        if short {
             let began = self.timestamp(outcome.runtime.unwrap_or_default());
             let event = self.monitor.begin(&self.options.node).field("uuid", &request.id);
             self.monitor.push(event.end(began, "task-started"));
@@ -215,6 +234,10 @@ impl ConsumerLoop {
             }
             OutcomeKind::Retry => (raised(event, outcome), "task-retried"),
             OutcomeKind::Revoked => (revoked(event, request), "task-revoked"),
+            _ if request.mode == Mode::Unknown => {
+                let name = request.name.replace('\\', "\\\\").replace('\'', "\\'");
+                (event.field("exception", &format!("NotRegistered('{name}')")), "task-failed")
+            }
             OutcomeKind::Failure
             | OutcomeKind::Rejected
             | OutcomeKind::Malformed
@@ -234,6 +257,9 @@ impl ConsumerLoop {
             Settle::Dead(..) => false,
             _ => return,
         };
+        if let Some(health) = &self.monitor.health {
+            health.tasks.lock().rejected(&request.name);
+        }
         if self.is_told_of(request) {
             let event = self.monitor.begin(&self.options.node);
             let event = event.field("uuid", &request.id).field("requeue", &requeue);
@@ -252,6 +278,7 @@ impl ConsumerLoop {
 
     /// Sends what is due.
     pub(super) fn tell_monitors(&mut self, now: Instant) {
+        self.report_health(now);
         if self.monitor.beat_at.is_some_and(|at| at <= now) && !self.monitor.beating {
             self.beat(now);
         }
@@ -363,8 +390,7 @@ impl ConsumerLoop {
 
     /// An event of the worker itself.
     fn vitals(&self, kind: &'static str, freq: f64) -> (String, Message) {
-        let runs = |request: &&Request| matches!(request.phase, Phase::Running(_) | Phase::Submitted);
-        let active = self.requests.values().filter(runs).count();
+        let active = self.requests.values().filter(|request| request.phase.has_slot()).count();
         let event = self
             .monitor
             .begin(&self.options.node)

@@ -9,6 +9,7 @@
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
 //!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
+//! - `health`, `metrics`: what is told to those who ask by HTTP;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
@@ -19,10 +20,12 @@ mod consumer;
 mod control;
 mod eta;
 mod events;
+mod health;
 mod intake;
 mod lifecycle;
 mod link;
 mod log;
+mod metrics;
 mod notice;
 mod options;
 mod prefetch;
@@ -60,6 +63,7 @@ use stats::{Counter, Counters};
 use tasks::Tasks;
 
 pub use autoscale::AutoscaleOptions;
+pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
@@ -77,6 +81,14 @@ pub enum WorkerError {
     /// There is nothing to run tasks any more.
     #[error("{0}")]
     Pool(String),
+    /// The health address cannot be used.
+    #[error("cannot listen on the health address {address}: {error}")]
+    Health {
+        /// The address.
+        address: String,
+        /// Why.
+        error: Arc<std::io::Error>,
+    },
     /// The service manager that started the worker cannot be told of it.
     #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
     Service(Arc<std::io::Error>),
@@ -155,6 +167,7 @@ impl Worker {
         let service = Service::new(self.options.service_manager.as_ref());
         let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
         let mut consumer = self.into_loop(service);
+        let _door = consumer.open_health().await?;
         consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
         consumer.turn().await;

@@ -62,6 +62,8 @@ pub struct WorkerOptions {
     pub task_events: bool,
     /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
     pub heartbeat: Option<Duration>,
+    /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
+    pub health_address: Option<String>,
 }
 
 /// How a worker is controlled from outside, and what it tells of itself.
@@ -147,6 +149,7 @@ impl Default for WorkerOptions {
             control: ControlOptions::default(),
             task_events: false,
             heartbeat: None,
+            health_address: None,
         }
     }
 }

@@ -60,6 +60,11 @@ impl Phase {
     pub(crate) fn is_held(self) -> bool {
         matches!(self, Self::Eta | Self::Turn)
     }
+
+    /// A child has it.
+    pub(crate) fn has_slot(self) -> bool {
+        matches!(self, Self::Submitted | Self::Running(_))
+    }
 }
 
 impl Request {

@@ -5,8 +5,11 @@
 mod acks;
 mod brokers;
 mod common;
+mod control;
 mod eta;
+mod events;
 mod faults;
+mod health;
 mod lease;
 mod limits;
 mod process;

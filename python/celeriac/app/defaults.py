@@ -267,6 +267,7 @@ SETTINGS: dict[str, Setting] = {
     "beat_schedule_name": Setting("string", None, ""),
     "result_max_bytes": Setting("int", None, ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
+    "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),
     "worker_max_crashes": Setting("int", None, ""),
     "worker_max_message_bytes": Setting("int", None, ""),

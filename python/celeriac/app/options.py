@@ -75,6 +75,7 @@ def worker_options(
         "log_level": 20,
         "task_events": bool(conf.worker_send_task_events),
         "heartbeat_seconds": HEARTBEAT_SECONDS,
+        "health_address": None if conf.worker_health_address is None else str(conf.worker_health_address),
     }
     # After the queues were chosen: what was added for that is part of the topology.
     return {**options, **connection_options(app, worker=True), **overrides}

@@ -79,7 +79,7 @@ class EventDispatcher:
         self.on_enabled: set[Callable[[], Any]] = set()
         self.on_disabled: set[Callable[[], Any]] = set()
         self.enabled = False
-        self.exchange = events.Exchange(self.app.conf.event_exchange, type="topic")
+        self.exchange = events.get_exchange(connection, self.app.conf.event_exchange)
         #: Guards the buffers.
         self.mutex = threading.Lock()
         self._collected: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)

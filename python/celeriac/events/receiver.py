@@ -138,7 +138,7 @@ class EventReceiver:
             wait = TICK if left is None else min(TICK, left)
             message = listener.receive(wait)
             if message is not None:
-                headers, properties, data = message
+                _, properties, data = message
                 if self._receive_raw(properties, data):
                     return True
                 continue

@@ -172,7 +172,7 @@ def evcam(
     """
     app = app_or_default(app)
     logging.basicConfig(level=loglevel or logging.WARNING, filename=logfile)
-    print(f"-> evcam: Taking snapshots with {camera} (every {freq} secs.)", flush=True)
+    logger.info("Taking snapshots with %s (every %s secs.)", camera, freq)
     state = app.events.State()
     made = symbol_by_name(camera)(state, app=app, freq=freq, maxrate=maxrate, timer=timer)
     receiver = app.events.Receiver(app.connection_for_read(), handlers={"*": state.event})

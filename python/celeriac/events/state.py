@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakSet, ref
 
 from celeriac import states
@@ -189,8 +189,11 @@ class Task:
 
     name: str | None = None
     received = sent = started = succeeded = failed = retried = revoked = rejected = None
-    args = kwargs = eta = expires = retries = worker = result = exception = timestamp = runtime = traceback = None
-    exchange = routing_key = root_id = parent_id = client = None
+    args = kwargs = eta = expires = retries = result = exception = timestamp = runtime = traceback = None
+    worker: Worker | None = None
+    exchange = routing_key = client = None
+    root_id: str | None = None
+    parent_id: str | None = None
     state: str = states.PENDING
     clock = 0
 
@@ -228,7 +231,7 @@ class Task:
         "children",
     )
     #: What an event of that state still says when a later state is known already.
-    merge_rules: dict[str, tuple[str, ...]] = {
+    merge_rules: ClassVar[dict[str, tuple[str, ...]]] = {
         states.RECEIVED: ("name", "args", "kwargs", "parent_id", "root_id", "retries", "eta", "expires"),
     }
     _info_fields = (
@@ -358,6 +361,11 @@ def _task(cls: type[Task], fields: dict[str, Any]) -> Task:
     return cls(**{name: value for name, value in fields.items() if name not in ("root", "parent")})
 
 
+# `State` has attributes of these names, which hide the classes in the annotations below them.
+AnyWorker = Worker
+AnyTask = Task
+
+
 class _Index(defaultdict[str, "WeakSet[Task]"]):
     """Tasks by a name; a call gives those of one name in order of time."""
 
@@ -390,8 +398,8 @@ class State:
     """
 
     app: Any = None
-    Worker = Worker
-    Task = Task
+    Worker: Any = Worker
+    Task: Any = Task
     event_count = 0
     task_count = 0
     heap_multiplier = 4
@@ -399,19 +407,19 @@ class State:
     def __init__(
         self,
         callback: Callable[[State, dict[str, Any]], Any] | None = None,
-        workers: LRUCache[str, Worker] | None = None,
-        tasks: LRUCache[str, Task] | None = None,
+        workers: LRUCache[str, AnyWorker] | None = None,
+        tasks: LRUCache[str, AnyTask] | None = None,
         taskheap: list[timetuple] | None = None,
         max_workers_in_memory: int = 5000,
         max_tasks_in_memory: int = 10000,
-        on_node_join: Callable[[Worker], Any] | None = None,
-        on_node_leave: Callable[[Worker], Any] | None = None,
+        on_node_join: Callable[[AnyWorker], Any] | None = None,
+        on_node_leave: Callable[[AnyWorker], Any] | None = None,
         tasks_by_type: Mapping[str, Iterable[str]] | None = None,
         tasks_by_worker: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self.event_callback = callback
-        self.workers: LRUCache[str, Worker] = LRUCache(max_workers_in_memory) if workers is None else workers
-        self.tasks: LRUCache[str, Task] = LRUCache(max_tasks_in_memory) if tasks is None else tasks
+        self.workers: LRUCache[str, AnyWorker] = LRUCache(max_workers_in_memory) if workers is None else workers
+        self.tasks: LRUCache[str, AnyTask] = LRUCache(max_tasks_in_memory) if tasks is None else tasks
         self._taskheap: list[timetuple] = [] if taskheap is None else taskheap
         self.max_workers_in_memory = max_workers_in_memory
         self.max_tasks_in_memory = max_tasks_in_memory
@@ -422,7 +430,7 @@ class State:
         self._mutex = threading.Lock()
         self._seen_types: set[str] = set()
         #: Children that were told of before their parents.
-        self._orphans: LRUCache[str, WeakSet[Task]] = LRUCache(max_tasks_in_memory)
+        self._orphans: LRUCache[str, WeakSet[AnyTask]] = LRUCache(max_tasks_in_memory)
         self.rebuild_taskheap()
         self.tasks_by_type = self._index(self._tasks_by_type, tasks_by_type)
         self.tasks_by_worker = self._index(self._tasks_by_worker, tasks_by_worker)
@@ -453,7 +461,7 @@ class State:
             return None if found is None else (found, subject)
         return (self._of_task(subject, event), subject) if group == "task" else None
 
-    def _of_worker(self, subject: str, event: dict[str, Any]) -> tuple[Worker, bool] | None:
+    def _of_worker(self, subject: str, event: dict[str, Any]) -> tuple[AnyWorker, bool] | None:
         try:
             hostname, timestamp, received = event["hostname"], event["timestamp"], event["local_received"]
         except KeyError:
@@ -472,7 +480,7 @@ class State:
             self.workers.pop(hostname, None)
         return worker, created
 
-    def _of_task(self, subject: str, event: dict[str, Any]) -> tuple[Task, bool]:
+    def _of_task(self, subject: str, event: dict[str, Any]) -> tuple[AnyTask, bool]:
         uuid, hostname, timestamp = event["uuid"], event["hostname"], event["timestamp"]
         received, clock = event["local_received"], event["clock"]
         task, created = self.tasks.data.get(uuid), False
@@ -513,7 +521,7 @@ class State:
         else:
             bisect.insort(heap, moment)
 
-    def _relate(self, task: Task, uuid: str) -> None:
+    def _relate(self, task: AnyTask, uuid: str) -> None:
         if task.parent_id:
             try:
                 parent = self.tasks[task.parent_id]
@@ -535,7 +543,7 @@ class State:
         """Takes in an event of a worker, given without its group. Older than `event`."""
         return self._event({**fields, "type": f"worker-{type_}"})[0]
 
-    def get_or_create_worker(self, hostname: str, **kwargs: Any) -> tuple[Worker, bool]:
+    def get_or_create_worker(self, hostname: str, **kwargs: Any) -> tuple[AnyWorker, bool]:
         """The worker of that name, and whether it is new; keywords become its attributes."""
         if hostname in self.workers.data:
             worker = self.workers[hostname]
@@ -544,7 +552,7 @@ class State:
         worker = self.workers[hostname] = self.Worker(hostname, **kwargs)
         return worker, True
 
-    def get_or_create_task(self, uuid: str) -> tuple[Task, bool]:
+    def get_or_create_task(self, uuid: str) -> tuple[AnyTask, bool]:
         """The task of that id, and whether it is new."""
         if uuid in self.tasks.data:
             return self.tasks[uuid], False
@@ -563,11 +571,11 @@ class State:
                 if clear_after:
                     self._clear()
 
-    def itertasks(self, limit: int | None = None) -> Iterator[tuple[str, Task]]:
+    def itertasks(self, limit: int | None = None) -> Iterator[tuple[str, AnyTask]]:
         """Ids and tasks, oldest first."""
         return islice(iter(self.tasks.items()), limit or None)
 
-    def tasks_by_time(self, limit: int | None = None, reverse: bool = True) -> Iterator[tuple[str | None, Task]]:
+    def tasks_by_time(self, limit: int | None = None, reverse: bool = True) -> Iterator[tuple[str | None, AnyTask]]:
         """Ids and tasks in order of their last events.
 
         Args:
@@ -596,7 +604,7 @@ class State:
         """Names of all tasks seen, sorted."""
         return sorted(self._seen_types)
 
-    def alive_workers(self) -> Iterator[Worker]:
+    def alive_workers(self) -> Iterator[AnyWorker]:
         """Workers that seem to live."""
         return (worker for worker in self.workers.values() if worker.alive)
 

@@ -257,8 +257,7 @@ class TaskTracer:
         einfo: ExceptionInfo | None = None
         if results is None:
             kind, state, results, einfo = self._raised(retval, request)
-            # What monitors are told of a retry is why.
-            summary = safe_repr(retval.exc if isinstance(retval, Retry) else retval)
+            summary = _why(retval)
         else:
             kind, state = "success", states.SUCCESS
             summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
@@ -342,6 +341,13 @@ class TaskTracer:
             hook(*args)
         except Exception as exc:
             logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def _why(exc: Exception) -> str:
+    """What monitors are told: of a retry, its reason."""
+    if not isinstance(exc, Retry):
+        return safe_repr(exc)
+    return "None" if exc.exc is None else safe_repr(exc.exc)
 
 
 def _overridden(task: Task[..., Any], name: str) -> Any:
