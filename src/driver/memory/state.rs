@@ -371,13 +371,14 @@ impl State {
 
     /// Makes what is parked for a queue due now.
     pub(super) fn recall(&mut self, queue: &str, now: UnixMillis) -> u64 {
-        let meant = |key: &(i64, u64), stored: &mut Stored| key.0 > now.0 && &*stored.queue == queue;
-        let recalled: Vec<Stored> = self.parked.extract_if(.., meant).map(|(_, stored)| stored).collect();
-        let count = recalled.len() as u64;
-        for stored in recalled {
-            self.park(stored, now.0);
+        let later = self.parked.range((now.0 + 1, 0)..).filter(|(_, stored)| &*stored.queue == queue);
+        let keys: Vec<_> = later.map(|(key, _)| *key).collect();
+        for key in &keys {
+            if let Some(stored) = self.parked.remove(key) {
+                self.park(stored, now.0);
+            }
         }
-        count
+        keys.len() as u64
     }
 
     pub(super) fn statuses(&mut self, now: UnixMillis) -> Vec<QueueStatus> {

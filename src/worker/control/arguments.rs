@@ -1,5 +1,7 @@
 //! Arguments of commands, and answers in the words of Celery's workers, which are Python's.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 
 use crate::protocol::ControlRequest;
@@ -83,7 +85,7 @@ pub(super) fn text_repr(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            c if c.is_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_control() => _ = write!(out, "\\x{:02x}", c as u32),
             c => out.push(c),
         }
     }

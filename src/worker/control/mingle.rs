@@ -159,12 +159,9 @@ impl Meeting {
     /// Waits for the next answer.
     async fn next(mut self) -> Met {
         loop {
-            let message = match timeout_at(self.until, self.inbox.next()).await {
-                Ok(Ok(message)) => message,
-                Ok(Err(_)) | Err(_) => {
-                    self.inbox.close().await;
-                    return Met::Over(None);
-                }
+            let Ok(Ok(message)) = timeout_at(self.until, self.inbox.next()).await else {
+                self.inbox.close().await;
+                return Met::Over(None);
             };
             let headers: Value = serde_json::from_slice(&message.headers).unwrap_or_default();
             let ours =

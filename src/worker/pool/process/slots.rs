@@ -245,7 +245,8 @@ impl SlotTable {
         out: &mut Vec<u8>,
         into: &mut Vec<PoolEvent>,
     ) {
-        while let Some((_, wire)) = self.untold.pop_front_if(|(at, _)| *at <= now) {
+        while let Some((_, wire)) = self.untold.front().copied().filter(|(at, _)| *at <= now) {
+            self.untold.pop_front();
             if self.runs(wire) {
                 into.push(PoolEvent::Began { tag: wire & !CONCLUSION, pid });
             }
