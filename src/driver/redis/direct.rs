@@ -241,3 +241,151 @@ fn read(url: &Arc<str>, answer: &[u8]) -> Result<(), LinkError> {
         _ => Err(LinkError::new(url, Fault::Io, "an answer that makes no sense")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const COMMAND: &[u8] = b"PUBLISH";
+
+    /// A connection that is free, and its other end.
+    fn connected() -> (Arc<Direct>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let state = State { slot: Slot::Idle(Box::new(ours)), ..State::default() };
+        (Arc::new(Direct(Mutex::new(state))), theirs)
+    }
+
+    async fn ask(direct: &Direct, within: Duration) -> Result<(), LinkError> {
+        direct.take().expect("it is free").ask(&"redis://h".into(), COMMAND, within).await
+    }
+
+    /// What comes of an answer, and whether the connection is kept.
+    async fn after(answer: &'static [u8]) -> (Result<(), LinkError>, bool) {
+        let (direct, mut theirs) = connected();
+        let server = std::thread::spawn(move || {
+            let mut asked = [0; COMMAND.len()];
+            theirs.read_exact(&mut asked).unwrap();
+            // Cut anywhere, as the network may.
+            let (first, second) = answer.split_at(answer.len() / 2);
+            theirs.write_all(first).unwrap();
+            theirs.write_all(second).unwrap();
+            (asked, theirs)
+        });
+        let answer = ask(&direct, Duration::from_secs(20)).await;
+        let (asked, theirs) = server.join().unwrap();
+        assert_eq!(asked, COMMAND);
+        let kept = direct.take().is_some();
+        drop(theirs);
+        (answer, kept)
+    }
+
+    #[tokio::test]
+    async fn one_line_is_an_answer_and_anything_else_ends_the_connection() {
+        for done in [&b":1\r\n"[..], b"+OK\r\n"] {
+            let (answer, kept) = after(done).await;
+            assert!(answer.is_ok() && kept, "{answer:?}");
+        }
+        let kept_by =
+            [(&b"-OOM used up\r\n"[..], Fault::Full, true), (b"-READONLY no\r\n", Fault::ReadOnly, false)];
+        for (said, fault, expected) in kept_by {
+            let (answer, kept) = after(said).await;
+            let error = answer.unwrap_err();
+            assert_eq!((&error.fault, kept), (&fault, expected), "{error}");
+            assert!(!error.is_doubtful());
+        }
+        for nonsense in [&b"$1\r\na\r\n"[..], b"\r\n", b">2\r\n+a\r\n:1\r\n"] {
+            let (answer, kept) = after(nonsense).await;
+            assert!(answer.is_err_and(|error| error.is_doubtful()) && !kept);
+        }
+        // The second answer may come before the first is taken, or after: it belongs to nobody.
+        let (_, kept) = after(b":1\r\n:2\r\n").await;
+        assert!(!kept);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_end_is_not_kept_in_memory() {
+        let (direct, mut theirs) = connected();
+        let turn = direct.take().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut said = 0;
+            while theirs.write_all(&[b'x'; 4096]).is_ok() {
+                said += 4096;
+            }
+            said
+        });
+        let answer = turn.ask(&"redis://h".into(), COMMAND, Duration::from_secs(20)).await;
+        assert_eq!(answer.unwrap_err().fault, Fault::Io);
+        assert!(direct.take().is_none());
+        assert!(server.join().unwrap() >= LONGEST, "it hung up only then");
+    }
+
+    #[tokio::test]
+    async fn what_is_said_unasked_ends_the_connection() {
+        let (direct, mut theirs) = connected();
+        theirs.write_all(b"-ERR good-bye\r\n").unwrap();
+        assert!(direct.take().is_none());
+        let (direct, theirs) = connected();
+        drop(theirs);
+        assert!(direct.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn silence_ends_a_call_at_its_deadline_and_the_connection_with_it() {
+        let (direct, _theirs) = connected();
+        let within = Duration::from_millis(20);
+        let error = ask(&direct, within).await.unwrap_err();
+        assert_eq!(error.fault, Fault::Timeout(within));
+        assert!(direct.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_lets_go_in_the_middle_ends_the_connection_and_before_it_leaves_it() {
+        let (direct, theirs) = connected();
+        let turn = direct.take().unwrap();
+        assert!(direct.take().is_none(), "one at a time");
+        drop(turn);
+
+        let asked = ask(&direct, Duration::from_secs(20));
+        let cut = tokio::time::timeout(Duration::from_millis(5), asked).await;
+        assert!(cut.is_err());
+        assert!(direct.take().is_none());
+        drop(theirs);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_ended_while_it_was_busy_is_not_put_back() {
+        let (direct, mut theirs) = connected();
+        let turn = direct.take().unwrap();
+        direct.end();
+        theirs.write_all(b":1\r\n").unwrap();
+        turn.ask(&"redis://h".into(), COMMAND, Duration::from_secs(20)).await.unwrap();
+        assert!(direct.take().is_none());
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, COMMAND, "it is closed");
+    }
+
+    #[test]
+    fn each_failure_to_make_one_doubles_the_answers_until_the_next() {
+        let direct = Arc::new(Direct::default());
+        let answers = || (1..).find_map(|count| direct.count().map(|opening| (count, opening))).unwrap();
+        let refused = || Err(LinkError::new(&"redis://h".into(), Fault::Io, "refused"));
+        for expected in [ANSWERS, 2 * ANSWERS, 4 * ANSWERS] {
+            let (count, opening) = answers();
+            assert_eq!(count, expected);
+            assert!(direct.count().is_none(), "one is enough");
+            opening.finish(refused());
+        }
+        let (count, opening) = answers();
+        assert_eq!(count, 8 * ANSWERS);
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        opening.finish(Ok(Box::new(ours)));
+        assert!(direct.take().is_some());
+        direct.end();
+        assert_eq!(answers().0, ANSWERS, "a success makes up for all of them");
+    }
+}
