@@ -34,7 +34,7 @@ class Talk:
             cwd=self.asks.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
