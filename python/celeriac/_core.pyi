@@ -269,12 +269,23 @@ class Client:
         without a `renew`."""
     def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None:
         """To whoever listens now, with the publication's routing key (which commands have not, and events have)."""
+    def inbox(self, exchange: str, key: str) -> Inbox:
+        """Opens a mailbox: receives what is replied to that exchange and key from now on."""
     def listen(self, exchange: str) -> Listener:
         """Hears what is broadcast on that exchange from now on."""
     def broker_url(self) -> str:
         """Without the password."""
     def close(self, timeout: float = 5.0) -> None:
         """Waits for calls under way, then disconnects. Calls after it raise RuntimeError."""
+
+@final
+class Inbox:
+    """A mailbox for replies."""
+
+    def next(self, timeout: float | None = None) -> tuple[dict[str, Any], bytes] | None:
+        """The next reply: headers and body. None after the time (seconds), or when closed."""
+    def close(self) -> None:
+        """Removes it from the store."""
 
 @final
 class Listener:
@@ -447,6 +458,8 @@ class Worker:
         fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
         child_fd (int | None): solo: the worker's side of the socket whose other end the caller serves
         log_level (int)
+        control: {enabled, exchange, mingle (bool), state_file (path | None), pool_restarts, commands (own ones),
+                conf, conf_with_defaults, tasks, broker (JSON texts), report, pool (texts), max_tasks_per_child}
         health_address (str | None): HOST:PORT or a port; answers /live, /ready and /metrics there
         task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects
@@ -458,8 +471,11 @@ class Worker:
     def notices(self) -> list[tuple[Any, ...]]:
         """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
         ("ready",), ("stopped", exit code, text)
+        ("command", number, method, arguments as JSON text): a command of the app's own; answer by `reply`
         ("task", received | revoked | unknown | rejected, Execution, why, signal number | None): see `tell`
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
+    def reply(self, number: int, json: str) -> bool:
+        """Answers a command of the app's own with JSON text; False when the worker has ended."""
     def stop(self, how: str) -> None:
         """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. soft: cold after a while, if tasks
         run. Before the start: remembered."""

@@ -78,7 +78,8 @@ class Pidfile:
             return self
         raise LockFailed(f"the pid file {self.path!r} was taken by another process just now")
 
-    __enter__ = acquire
+    def __enter__(self) -> Pidfile:
+        return self.acquire()
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.release()

@@ -62,6 +62,13 @@ pub trait Broker: Send + Sync {
         )))
     }
 
+    /// Makes due what is parked for a queue: the rule by which a worker had parked it has changed. What has an ETA is
+    /// parked again by whoever claims it. Returns how many; a store that cannot do it lets them come at their time.
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        let _ = queue;
+        Ok(0)
+    }
+
     /// Every queue the store knows, with its counts.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
 

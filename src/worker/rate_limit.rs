@@ -137,6 +137,11 @@ impl RateLimits {
         }
     }
 
+    /// Whether requests of a task were parked until their turn.
+    pub(crate) fn has_parked(&self, task: u32) -> bool {
+        self.turns.keys().any(|(of, _)| *of == task)
+    }
+
     /// Another limit holds from now on. Turns that were given and have not come are taken back: whoever waits asks again.
     pub(crate) fn change(&mut self, task: u32, old: Option<RateLimit>, new: Option<RateLimit>, now: u64) {
         self.turns.retain(|(of, _), _| *of != task);

@@ -90,7 +90,7 @@ impl Revoked {
 }
 
 impl Stamps {
-    /// Adds stamps; the oldest kind of memory is not needed here, so that above the limit no more are taken.
+    /// Adds stamps. They are few: above the limit no more are taken.
     pub(crate) fn add(&mut self, headers: &Map<String, Value>) {
         for (header, value) in headers {
             let known = self.by_header.entry(header.clone()).or_default();

@@ -25,8 +25,9 @@ fn firing(holder: &str, due_ms: i64) -> Firing {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_in_line_takes_over_when_the_connection_of_a_holder_is_gone() {
+    // Outside: the first test of a run starts the node.
+    let host = shared().host();
     in_time(async {
-        let host = shared().host();
         let (first, second) =
             (host.broker(ConnectOptions::default()), host.broker(ConnectOptions::default()));
         hold(&*first, "a").await;
@@ -48,8 +49,9 @@ async fn the_next_in_line_takes_over_when_the_connection_of_a_holder_is_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_whose_connection_the_server_closed_sends_nothing_before_it_has_asked_again() {
+    // Outside: the first test of a run starts the node.
+    let host = shared().host();
     in_time(async {
-        let host = shared().host();
         let broker = host.broker(ConnectOptions::default());
         hold(&*broker, "a").await;
         assert_eq!(broker.fire(&firing("a", 1000)).await.expect("answers"), Fired::Sent);
@@ -71,8 +73,9 @@ async fn a_holder_whose_connection_the_server_closed_sends_nothing_before_it_has
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_that_change_and_read_at_once_lose_no_change() {
+    // Outside: the first test of a run starts the node.
+    let host = shared().host();
     in_time(async {
-        let host = shared().host();
         let brokers = [host.broker(ConnectOptions::default()), host.broker(ConnectOptions::default())];
         let change = async |broker: usize| {
             for number in 0..5 {

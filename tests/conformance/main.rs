@@ -61,6 +61,8 @@ macro_rules! conformance {
                 a_claim_that_waits_wakes_by_a_publish,
                 set_queues_changes_what_is_taken,
                 a_broadcast_reaches_all_who_listen_and_only_those,
+                a_reply_reaches_the_inbox_it_is_for_and_no_other,
+                what_is_recalled_is_due_now,
                 sweep_keeps_what_lives,
             );
             suite!($make; claims:
@@ -202,6 +204,7 @@ mod rabbitmq {
         a_claim_that_waits_wakes_by_a_publish,
         set_queues_changes_what_is_taken,
         a_broadcast_reaches_all_who_listen_and_only_those,
+        a_reply_reaches_the_inbox_it_is_for_and_no_other,
     );
     suite!(crate::rabbit::priorities(); broker as priorities:
         a_higher_priority_comes_first_and_equal_ones_in_order,

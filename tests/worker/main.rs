@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod acks;
+mod autoscale;
 mod brokers;
 mod common;
+mod control;
 mod eta;
 mod events;
 mod faults;

@@ -73,7 +73,7 @@ class Scheduler:
         app: Any,
         schedule: Any = None,
         max_interval: float | None = None,
-        Producer: Any = None,
+        Producer: Any = None,  # noqa: N803 -- its name in Celery
         lazy: bool = False,
         sync_every_tasks: int | None = None,
         **kwargs: Any,
@@ -167,7 +167,7 @@ class Scheduler:
     def _is_due_failed(self, entry: Any) -> tuple[bool, float]:
         """An entry that cannot be asked must not keep the others waiting."""
         interval = humanize_seconds(self.max_interval)
-        logger.error("beat: cannot tell when %r is due, trying again in %s", entry.name, interval, exc_info=True)
+        logger.error("beat: cannot tell when %r is due, trying again in %s", entry.name, interval, exc_info=True)  # noqa: LOG014 -- called in handlers
         return False, self.max_interval
 
     def _when(self, entry: Any, next_time_to_run: float) -> float:

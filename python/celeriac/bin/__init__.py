@@ -14,9 +14,11 @@ COMMANDS = {
     "amqp": "Publish, get and purge messages by hand.",
     "beat": "Send periodic tasks.",
     "call": "Call a task by name.",
+    "control": "Tell workers to change something.",
     "doctor": "Check connections and settings.",
     "events": "Show what workers tell of themselves and of tasks.",
     "graph": "Draw workers and their parts (DOT).",
+    "inspect": "Ask workers something.",
     "list": "List the queues that the broker has, or the bindings.",
     "logtool": "Count and find tasks in log files.",
     "migrate": "Move messages from one broker to another.",
@@ -26,6 +28,7 @@ COMMANDS = {
     "result": "Show the result of a task.",
     "schedule": "Show and change periodic tasks while beats run.",
     "shell": "Start a Python shell with the app and its tasks.",
+    "status": "Show the workers that are online.",
     "unpark": "Give waiting tasks back, for Celery's workers.",
     "upgrade": "Rename old settings in a file.",
     "worker": "Start a worker.",
@@ -37,9 +40,6 @@ GROUPS = {
     "Watch and control": ("status", "inspect", "control", "events", "list", "doctor", "report", "logtool", "graph"),
     "Tasks and messages": ("call", "result", "purge", "migrate", "unpark", "amqp", "shell"),
 }
-
-#: Commands of Celery that come with a later version.
-LATER = frozenset({"control", "inspect", "status"})
 
 
 class LazyGroup(click.Group):
@@ -58,8 +58,6 @@ class LazyGroup(click.Group):
 
         if (plugin := plugins.load(cmd_name)) is not None:
             return plugin
-        if cmd_name in LATER:
-            raise click.UsageError(f"the command {cmd_name!r} is not in this version of celeriac", ctx)
         return None
 
     def resolve_command(

@@ -6,7 +6,11 @@ from typing import Any
 
 import click
 
+from celeriac.bin.detach import daemon_of, daemon_options
 from celeriac.bin.options import CommaList, LogLevel, Shared, command, friendly_errors, stop
+
+#: Where a beat logs that runs in the background and was given no `--logfile`.
+LOGFILE = "celerybeat.log"
 
 
 @command(name="beat")
@@ -20,7 +24,8 @@ from celeriac.bin.options import CommaList, LogLevel, Shared, command, friendly_
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
 @click.option("--pidfile", help="Holds the process id while beat runs.")
 @click.option("-I", "--include", type=CommaList(), help="More modules with tasks.")
-@click.option("--detach", is_flag=True, hidden=True)
+@click.option("--detach", is_flag=True, help="Run in the background.")
+@daemon_options
 @click.option("-n", "--hostname", hidden=True)
 @click.option("--enable-remote-control/--no-enable-remote-control", "remote_control", default=None, hidden=True)
 @click.argument("settings", nargs=-1)
@@ -29,15 +34,18 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
 
     Settings may follow after `--`, as KEY=VALUE.
     """
-    if given["detach"]:
-        stop("beat --detach is not in this version of celeriac", "let a service manager start it")
     if given["remote_control"]:
         stop("beat --enable-remote-control is not in this version of celeriac")
+    shared.enter_workdir()
+    from celeriac import signals
     from celeriac.app.find_app import import_tasks
+    from celeriac.utils.nodenames import default_nodename, host_format
     from celeriac.worker.pidfile import PidFile
 
-    app = shared.load_app()
-    with friendly_errors():
+    daemon = daemon_of(given, default_nodename(host_format(given["hostname"] or "")), LOGFILE)
+    with daemon.begin("beat") as report, friendly_errors():
+        signals.beat_init.connect(report.ready, weak=False)
+        app = shared.load_app()
         if given["include"]:
             app.conf.include = (*(app.conf.include or ()), *given["include"])
         app.set_current()
@@ -46,14 +54,14 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
         beat = app.Beat(
             max_interval=given["max_interval"],
             loglevel=given["loglevel"],
-            logfile=given["logfile"],
+            logfile=daemon.logfile,
             schedule=given["schedule"],
             scheduler=given["scheduler"],
             quiet=shared.quiet,
             no_color=shared.no_color or None,
             log_json=given["log_format"] == "json",
         )
-        pidfile = PidFile(given["pidfile"]) if given["pidfile"] else None
+        pidfile = PidFile(daemon.pidfile) if daemon.pidfile else None
         if pidfile is None:
             beat.run()
             return

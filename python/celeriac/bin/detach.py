@@ -114,19 +114,19 @@ class Daemon:
         return Report(writes)
 
 
-def logfile_of(given: dict[str, Any]) -> str | None:
+def logfile_of(given: dict[str, Any], default: str = DEFAULT_LOGFILE) -> str | None:
     """The log file as the options name it; what runs in the background has one in any case."""
     found: str | None = given["logfile"]
     if found is None and given["detach"]:
-        found = DEFAULT_LOGFILE
+        found = default
     return os.path.expanduser(found) if found else None
 
 
-def daemon_of(given: dict[str, Any], node: str) -> Daemon:
-    """The daemon options of a command, for a node name."""
+def daemon_of(given: dict[str, Any], node: str, default_logfile: str = DEFAULT_LOGFILE) -> Daemon:
+    """The daemon options of a command, for a node name: `detach`, `logfile`, `pidfile`, and those of `daemon_options`."""
     from celeriac.utils.nodenames import node_format
 
-    logfile, pidfile = logfile_of(given), given["pidfile"]
+    logfile, pidfile = logfile_of(given, default_logfile), given["pidfile"]
     return Daemon(
         logfile=os.path.abspath(node_format(logfile, node)) if logfile else None,
         pidfile=os.path.abspath(os.path.expanduser(node_format(pidfile, node))) if pidfile else None,

@@ -12,6 +12,8 @@ import click
 from celeriac.bin.options import EXIT_FAILURE, Shared, stop
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from celeriac.bin.nodes import CommandLine, Node
 
 USAGE = """\
@@ -35,6 +37,8 @@ list of names. The value of a long option follows after "=": --pidfile=/run/%n.p
 More options: --prefix, --suffix, --range-prefix (of node names), --cmd, --append, --nosplash, --quiet, --verbose, --no-color.
 """
 
+#: The commands, for completion.
+NAMES = ("start", "stop", "stopwait", "restart", "kill", "show", "get", "names", "expand", "help")
 #: How often it is looked whether a worker has ended.
 LOOK_SECONDS = 0.05
 #: How often a dot is shown while waiting.
@@ -45,11 +49,17 @@ class RawCommand(click.Command):
     """Leaves all arguments as they are: `-c:1` is none that click could read."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] in ("--help", "-h", "help"):
+        if not ctx.resilient_parsing and (not args or args[0] in ("--help", "-h", "help")):
             click.echo(self.get_help(ctx))
             ctx.exit()
         ctx.params["arguments"] = list(args)
         return []
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        given = ctx.params.get("arguments")
+        return [CompletionItem(name) for name in NAMES if name.startswith(incomplete) and not given]
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "COMMAND NAMES|COUNT [OPTIONS]")

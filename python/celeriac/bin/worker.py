@@ -9,11 +9,6 @@ import click
 from celeriac.bin.detach import daemon_of, daemon_options, logfile_of
 from celeriac.bin.options import CommaList, LogLevel, ParamType, Shared, command, friendly_errors, stop
 
-#: Options of later versions: refused in one line, never silently dropped.
-_LATER = {
-    "statedb": "-S",
-}
-
 #: Option -> setting that it overrides.
 _SETTINGS = {
     "concurrency": "worker_concurrency",
@@ -25,6 +20,7 @@ _SETTINGS = {
     "disable_prefetch": "worker_disable_prefetch",
     "max_tasks_per_child": "worker_max_tasks_per_child",
     "max_memory_per_child": "worker_max_memory_per_child",
+    "statedb": "worker_state_db",
 }
 
 
@@ -83,7 +79,7 @@ class Autoscale(ParamType):
 @click.option("--max-memory-per-child", type=click.IntRange(min=1), help="Replace a process above so many KiB.")
 @click.option("--purge", "--discard", is_flag=True, help="Delete all waiting messages first.")
 @click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip to switch off.")
-@click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingling to switch off.")
+@click.option("--without-mingle", is_flag=True, help="Do not ask others for revoked tasks.")
 @click.option("--without-heartbeat", is_flag=True, help="Do not tell monitors that the worker lives.")
 @click.option(
     "--heartbeat-interval",
@@ -97,7 +93,7 @@ class Autoscale(ParamType):
 @click.option("--autoscale", type=Autoscale(), help="MAX,MIN: as many processes or slots as there is work for.")
 @click.option("-D", "--detach", is_flag=True, help="Run in the background.")
 @daemon_options
-@click.option("-S", "--statedb", hidden=True)
+@click.option("-S", "--statedb", help="Keep revoked tasks in this file.")
 @click.option("--pool-start-method", type=click.Choice(["fork", "spawn"]), hidden=True)
 @click.argument("settings", nargs=-1)
 def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
@@ -108,6 +104,7 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
     shared.enter_workdir()
     from celeriac import signals
     from celeriac.utils.nodenames import default_nodename, host_format
+    from celeriac.worker import process
     from celeriac.worker.setup import Setup
 
     setup = Setup(
@@ -135,15 +132,14 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
             pidfile=daemon.pidfile,
             quiet=shared.quiet,
             beat=(given["schedule"], given["scheduler"]) if given["beat"] else None,
-            options={key: value for key, value in given.items() if key not in _LATER},
+            options=dict(given),
         )
-        raise SystemExit(WorkController(app, setup, arguments).run())
+        code = WorkController(app, setup, arguments).run()
+    process.end_in_peace()
+    raise SystemExit(code)
 
 
 def _refuse_later(given: dict[str, Any]) -> None:
-    for key, option in _LATER.items():
-        if given[key]:
-            stop(f"{option} is not in this version of celeriac")
     if given["pool_start_method"] == "spawn":
         stop("--pool-start-method spawn is not in this version of celeriac", "leave it out: processes are forked")
 

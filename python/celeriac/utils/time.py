@@ -82,7 +82,7 @@ def local_zone() -> tzinfo:
         if name:
             try:
                 return ZoneInfo(name)
-            except (OSError, ValueError):
+            except (KeyError, OSError, ValueError):
                 continue
     fixed = datetime.now().astimezone().tzinfo
     return UTC if fixed is None else fixed

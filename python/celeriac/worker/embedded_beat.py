@@ -78,7 +78,9 @@ class EmbeddedBeat:
         command = [sys.executable, "-m", "celeriac.bin.embedded_beat", str(os.getpid()), self._options]
         while not self._stopping.is_set():
             with self._lock:
-                process = self._process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
+                process = self._process = subprocess.Popen(  # noqa: S603 -- a module of ours
+                    command, env=self._environment, stdin=subprocess.DEVNULL
+                )
             if self._stopping.is_set():
                 process.terminate()
             try:

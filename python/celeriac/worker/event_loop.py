@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,7 @@ class EventLoop:
         self._threads.coroutines = _LoopRunner(loop)
         # What runs: the task of a coroutine; None for a thread.
         self._running: dict[int, asyncio.Task[None] | None] = {}
+        self._context = contextvars.copy_context()
         self._reads = False
         self._stopping = False
         self._over: asyncio.Future[None] = loop.create_future()
@@ -136,7 +138,9 @@ class EventLoop:
                 return
             if tracer.is_async:
                 coroutine = self._trace(tracer, execution, request)
-                self._running[execution.tag] = self._loop.create_task(coroutine)
+                # Not in the context of whoever has answered last, which this may be called from.
+                task = self._loop.create_task(coroutine, context=self._context.copy())
+                self._running[execution.tag] = task
                 return
         # Plain functions, and hooks of tasks that will not run: they may block.
         self._running[execution.tag] = None

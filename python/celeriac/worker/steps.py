@@ -75,7 +75,7 @@ def _in_order(steps: list[Any]) -> list[Any]:
         under_way.pop()
         ordered[name] = known[name]
 
-    for name in known:
+    for name in list(known):
         add(name)
     return list(ordered.values())
 

@@ -24,6 +24,7 @@ from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
+from celeriac.worker.control import Desk
 from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
 from celeriac.worker.service import ServiceManager
@@ -95,6 +96,7 @@ class WorkController:
         # When the first SIGTERM came.
         self._first_term: float | None = None
         self._consumer = Consumer(app, self.hostname, self)
+        self._desk = Desk(app, self.hostname, self._consumer)
         # Made when the app is finalised, since it reads settings.
         self._task_signals: task_signals.TaskSignals | None = None
         # The beat of `-B`.
@@ -199,6 +201,12 @@ class WorkController:
             options["heartbeat_seconds"] = None
         elif given.get("heartbeat_interval"):
             options["heartbeat_seconds"] = given["heartbeat_interval"]
+        from celeriac.worker.about import control_options
+
+        without_mingle = bool(self.arguments.options.get("without_mingle"))
+        options["control"] = control_options(
+            self.app, self.hostname, pool=self.arguments.pool, without_mingle=without_mingle
+        )
         options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
         self._task_signals = task_signals.TaskSignals(self.app, self.hostname, self._consumer)
         options.update(self._service.options(), tell=task_signals.wanted())
@@ -302,6 +310,8 @@ class WorkController:
                 case ("task", event, execution, why, signum):
                     assert self._task_signals is not None
                     self._task_signals.send(event, execution, why, signum)
+                case ("command", number, method, arguments):
+                    self._desk.carry_out(self._engine, number, method, arguments)
                 case ("stopped", code, text):
                     self.exitcode = code
                     if text:

@@ -74,6 +74,12 @@ impl Broker for MemoryStore {
         Ok(self.0.state.lock().purge(queue))
     }
 
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        let moved = self.0.state.lock().recall(queue, self.0.clock.now());
+        self.0.messages.notify_waiters();
+        Ok(moved)
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         Ok(self.0.state.lock().statuses(self.0.clock.now()))
     }

@@ -369,6 +369,17 @@ impl State {
         (ready + before - self.parked.len()) as u64
     }
 
+    /// Makes what is parked for a queue due now.
+    pub(super) fn recall(&mut self, queue: &str, now: UnixMillis) -> u64 {
+        let meant = |key: &(i64, u64), stored: &mut Stored| key.0 > now.0 && &*stored.queue == queue;
+        let recalled: Vec<Stored> = self.parked.extract_if(.., meant).map(|(_, stored)| stored).collect();
+        let count = recalled.len() as u64;
+        for stored in recalled {
+            self.park(stored, now.0);
+        }
+        count
+    }
+
     pub(super) fn statuses(&mut self, now: UnixMillis) -> Vec<QueueStatus> {
         self.unpark(now);
         let status = |name: &Arc<str>, queue: &Queue| QueueStatus {

@@ -164,6 +164,10 @@ impl Broker for RedisBroker {
         Ok(moved)
     }
 
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        self.unpark(queue).await
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         self.0.statuses().await
     }

@@ -9,8 +9,12 @@ use redis::{FromRedisValue as _, cmd, pipe};
 use super::broker::Shared;
 use super::publish::Step;
 use super::scripts::{FIRE, LEASE, RELEASE};
+use super::settle::{Arg, text};
 use crate::broker::{BrokerError, Fired, Firing, LastDue, ScheduleLease, ScheduleState};
 use crate::protocol::Publication;
+
+/// The last moments, the changes, the holder.
+type Answer = (BTreeMap<String, String>, BTreeMap<String, String>, Option<String>);
 
 /// The keys of one schedule.
 struct Keys {
@@ -46,7 +50,7 @@ impl Shared {
     pub(super) async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
         let publications: Vec<&Publication> = firing.publications.iter().collect();
         let steps = self.resolve(&publications).await?;
-        let mut args: Vec<Cow<'_, [u8]>> = vec![
+        let mut args: Vec<Arg<'_>> = vec![
             Cow::Borrowed(firing.holder.as_bytes()),
             text(firing.lease.as_millis().max(1)),
             Cow::Borrowed(firing.entry.as_bytes()),
@@ -81,7 +85,6 @@ impl Shared {
         pipeline.cmd("HGETALL").arg(keys.entries);
         pipeline.cmd("HGETALL").arg(keys.changes);
         pipeline.cmd("GET").arg(keys.lease);
-        type Answer = (BTreeMap<String, String>, BTreeMap<String, String>, Option<String>);
         let answer: Result<Answer, _> = self.link.pipeline(&pipeline).await;
         let (entries, changes, holder) = answer.map_err(|error| self.failed(error))?;
         // A record that someone else has written there is as good as none.
@@ -105,8 +108,4 @@ impl Shared {
         };
         self.link.query::<i64>(&command).await.map(drop).map_err(|error| self.failed(error))
     }
-}
-
-fn text<'a>(value: impl ToString) -> Cow<'a, [u8]> {
-    Cow::Owned(value.to_string().into_bytes())
 }

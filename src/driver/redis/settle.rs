@@ -16,7 +16,7 @@ use crate::protocol::Publication;
 /// Arguments in front of the tags.
 const FIXED: usize = 9;
 
-type Arg<'a> = Cow<'a, [u8]>;
+pub(super) type Arg<'a> = Cow<'a, [u8]>;
 
 /// One claim of a batch.
 struct Entry<'a> {
@@ -40,7 +40,7 @@ impl Entry<'_> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
-fn text<'a>(text: impl ToString) -> Arg<'a> {
+pub(super) fn text<'a>(text: impl ToString) -> Arg<'a> {
     Cow::Owned(text.to_string().into_bytes())
 }
 

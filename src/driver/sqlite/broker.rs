@@ -79,6 +79,15 @@ impl Broker for SqliteStore {
             .map_err(self.broker_error())
     }
 
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        let queue = queue.to_owned();
+        self.0
+            .writer
+            .submit(Durability::Relaxed, move |step| queue::recall(step, &queue))
+            .await
+            .map_err(self.broker_error())
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         let now = self.0.clock.now();
         self.0.read(|connection| queue::statuses(connection, now)).map_err(self.broker_error())

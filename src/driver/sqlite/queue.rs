@@ -417,6 +417,20 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &str) -> Result<u64> {
     Ok(removed as u64)
 }
 
+/// Makes what is parked for a queue due now.
+pub(super) fn recall(step: &mut Step<'_>, queue: &str) -> Result<u64> {
+    let queue = step.queue(queue)?;
+    let moved = step.run(
+        "UPDATE parked SET due_ms = ?2
+         WHERE due_ms > ?2 AND message IN (SELECT id FROM message WHERE queue = ?1)",
+        &[&queue, &step.now.0],
+    )?;
+    if moved > 0 {
+        step.rings.add(Kind::Messages);
+    }
+    Ok(moved as u64)
+}
+
 /// Counts of every queue. What is due counts as ready, though nobody has moved it yet.
 pub(super) fn statuses(connection: &Connection, now: UnixMillis) -> Result<Vec<QueueStatus>> {
     let counts = [

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::super::commit::ANSWER_WITHIN;
 use super::super::consumer::ConsumerLoop;
 use super::super::notice::Level;
 use super::super::rate_limit::{RateLimit, RateLimitError};
 use super::super::request::Phase;
+use super::super::upkeep::Chore;
 use super::LOGGER;
 use super::arguments::{error, missing, ok, raised, repr, text, text_repr, texts, truth};
+use crate::broker::BrokerError;
 use crate::protocol::ControlRequest;
 
 impl ConsumerLoop {
@@ -33,6 +36,13 @@ impl ConsumerLoop {
         let task = self.tasks.task_mut(number);
         let old = std::mem::replace(&mut task.options.rate_limit, limit);
         task.changed.insert("rate_limit", (!given.is_null()).then(|| shown.clone()));
+        let looser = match (old, limit) {
+            (Some(old), Some(limit)) => limit.interval() < old.interval(),
+            (old, _) => old.is_some(),
+        };
+        if looser && self.rates.has_parked(number) {
+            self.recall();
+        }
         self.rates.change(number, old, limit, self.rate_time(Instant::now()));
         self.readmit(number);
         if disabled {
@@ -41,6 +51,31 @@ impl ConsumerLoop {
         }
         self.log.line(Level::Info, LOGGER, || format!("New rate limit for tasks of type {name}: {shown}."));
         ok("new rate limit set successfully")
+    }
+
+    /// What was parked until its turn by the old limit comes back, to be given a turn by the new one.
+    fn recall(&self) {
+        let (broker, log) = (self.stores.broker.clone(), self.log.clone());
+        let queues = self.options.queues.clone();
+        self.chores.push(Box::pin(async move {
+            let recalling = async {
+                for queue in &queues {
+                    broker.recall(queue).await?;
+                }
+                Ok::<(), BrokerError>(())
+            };
+            let failed = match timeout(ANSWER_WITHIN, recalling).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("the broker does not answer".to_owned()),
+            };
+            if let Some(why) = failed {
+                log.line(Level::Warning, LOGGER, || {
+                    format!("tasks that wait for the turn of their old rate limit go on waiting: {why}")
+                });
+            }
+            Chore::Answered
+        }));
     }
 
     /// Limits of tasks that begin from now on. What a message says of itself stands above them.
@@ -55,6 +90,11 @@ impl ConsumerLoop {
             (Ok(soft), Ok(hard)) => (soft, hard),
             (Err(answer), _) | (_, Err(answer)) => return answer,
         };
+        if hard.is_some() && !self.pool.keeps_hard_limits() {
+            return error(
+                "this pool cannot end a task that runs over its hard limit: use the prefork pool, or a soft limit",
+            );
+        }
         let task = self.tasks.task_mut(number);
         (task.options.soft_time_limit, task.options.time_limit) = (soft, hard);
         for (item, value) in [("soft_time_limit", "soft"), ("time_limit", "hard")] {
@@ -91,6 +131,12 @@ impl ConsumerLoop {
     }
 
     fn resize(&mut self, request: &ControlRequest, sign: i64, done: &str) -> Value {
+        if self.autoscale.is_some() {
+            let method = &request.method;
+            return error(format!(
+                "{method} is not supported with autoscale. Adjust autoscale range instead."
+            ));
+        }
         let by = match request.arguments.get("n") {
             None => 1,
             Some(value) => match value.as_i64() {
@@ -109,11 +155,16 @@ impl ConsumerLoop {
         }
     }
 
-    /// New bounds of `--autoscale`. The message is Celery's.
     pub(super) fn control_autoscale(&mut self, request: &ControlRequest) -> Value {
-        let bound =
-            |name| request.arguments.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        match self.set_autoscale(bound("max"), bound("min")) {
+        let mut bounds = [None, None];
+        for (bound, name) in bounds.iter_mut().zip(["max", "min"]) {
+            let Some(value) = request.arguments.get(name).filter(|value| !value.is_null()) else { continue };
+            let Some(number) = value.as_u64().and_then(|number| usize::try_from(number).ok()) else {
+                return raised("TypeError", &format!("{name} must be a number, not {}", repr(value)));
+            };
+            *bound = Some(number);
+        }
+        match self.set_autoscale(bounds[0], bounds[1]) {
             Ok((max, min)) => ok(format!("autoscale now max={max} min={min}")),
             Err(why) => raised("ValueError", &why),
         }

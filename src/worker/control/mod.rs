@@ -256,7 +256,8 @@ impl ConsumerLoop {
     /// Sends an answer, beside the main way.
     fn answer(&self, address: &Address, value: Value) {
         let body = ControlReply { node: self.options.node.clone(), value }.to_json();
-        let headers = json!({ "ticket": address.ticket, "clock": self.clock_value() }).to_string();
+        let headers =
+            json!({ "ticket": address.ticket, "clock": self.monitor.clock().forward() }).to_string();
         let message = Message { headers: headers.into(), properties: properties(1), body: body.into() };
         let (broker, log, to) = (self.stores.broker.clone(), self.log.clone(), address.to.clone());
         self.chores.push(Box::pin(async move {

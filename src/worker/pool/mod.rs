@@ -170,6 +170,11 @@ pub trait Pool: Send {
     /// Process ids of the children that live.
     fn pids(&self) -> Vec<u32>;
 
+    /// Whether a task that runs over its hard limit is ended; otherwise hard limits are refused when they are set.
+    fn keeps_hard_limits(&self) -> bool {
+        true
+    }
+
     /// Changes how many requests run at the same time: processes where each has one slot, slots elsewhere. What
     /// runs in a child that is to go ends first; what it has not begun comes back as [`PoolEvent::Returned`].
     /// An error says, in a sentence, why this pool stays as it is.

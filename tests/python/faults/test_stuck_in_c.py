@@ -44,7 +44,7 @@ def test_it_stops_neither_the_lease_nor_the_other_tasks(stuck: Any) -> None:
 
 @pytest.mark.parametrize("places", ["redis"], indirect=True)
 def test_it_stops_no_hard_limit_and_no_shutdown(stuck: Any) -> None:
-    fleet, client, worker = stuck
+    _, client, worker = stuck
 
     limited = client.in_c.apply_async((1,), time_limit=1)
     with pytest.raises(TimeLimitExceeded):

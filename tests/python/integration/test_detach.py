@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +154,77 @@ def test_multi_kills_at_once_and_tells_of_nodes_that_do_not_start(project: Proje
     assert failed.returncode == 1
     assert "FAILED (exit code 2)" in failed.stdout
     assert "no module 'nosuch'" in failed.stderr
+
+
+def test_another_python_runs_the_worker(project: Project, shell: CommandLines) -> None:
+    wrapper = project.folder / "python-of-ours"
+    wrapper.write_text(f'#!/bin/sh\necho "$@" > wrapped\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+
+    done = shell.run("-A", "tasks", "worker", "-D", "-c", "1", "--pidfile=w.pid", f"--executable={wrapper}")
+
+    assert done.returncode == 0, done.stderr
+    assert (project.folder / "wrapped").read_text().startswith("-m celeriac -A tasks worker -c 1")
+    assert f"process {pid_in(project.folder / 'w.pid')};" in done.stdout
+    failed = shell.run("-A", "nosuch", "worker", "-D", f"--executable={wrapper}", "--logfile=other.log")
+    assert failed.returncode == 2
+    assert "no module 'nosuch'" in failed.stderr
+
+
+def test_files_are_below_the_working_directory_that_is_named(project: Project, shell: CommandLines) -> None:
+    above = CommandLines(project.folder.parent)
+
+    done = above.run(
+        "-A",
+        "tasks",
+        "worker",
+        "-D",
+        "-c",
+        "1",
+        "--workdir",
+        str(project.folder),
+        "--pidfile=w.pid",
+        "--logfile=%n.log",
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert lives(pid_in(project.folder / "w.pid"))
+    assert (project.folder / "celery.log").exists()
+
+
+def test_beat_runs_in_the_background(project: Project, shell: CommandLines) -> None:
+    project.write(TASKS, beat_schedule={"often": {"task": "where", "schedule": 0.2}})
+
+    done = shell.run("-A", "tasks", "beat", "--detach", "--pidfile=beat.pid", "-l", "INFO")
+
+    assert done.returncode == 0, done.stderr
+    pid = pid_in(project.folder / "beat.pid")
+    assert f"The beat runs in the background as process {pid}; its log is" in done.stdout
+    wait_until(lambda: project.queue().get("ready"), "a message sent")
+    second = shell.run("-A", "tasks", "beat", "--detach", "--pidfile=beat.pid")
+    assert second.returncode == 73
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not lives(pid), "beat ended")
+    assert not (project.folder / "beat.pid").exists()
+
+
+def test_a_camera_runs_in_the_background(project: Project, shell: CommandLines) -> None:
+    project.write(
+        """
+        from celeriac.events.snapshot import Polaroid
+
+        class Camera(Polaroid):
+            def on_shutter(self, state):
+                mark("pictures")
+        """
+    )
+
+    done = shell.run("-A", "tasks", "events", "-c", "tasks:Camera", "-F", "0.1", "--detach", "--pidfile=camera.pid")
+
+    assert done.returncode == 0, done.stderr
+    assert lives(pid_in(project.folder / "camera.pid"))
+    project.wait_for_mark("pictures")
+    failed = shell.run("-A", "tasks", "events", "-c", "tasks:Nothing", "--detach")
+    assert failed.returncode == 2
+    assert "there is no camera 'tasks:Nothing'" in failed.stderr
+    assert "--detach goes with --camera" in shell.run("-A", "tasks", "events", "--dump", "--detach").stderr

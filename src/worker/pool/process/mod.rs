@@ -492,6 +492,10 @@ impl Pool for ProcessPool {
         self.children.iter().filter_map(|child| child.pid).collect()
     }
 
+    fn keeps_hard_limits(&self) -> bool {
+        !matches!(self.spawner, Spawner::Fixed(_))
+    }
+
     fn resize(&mut self, concurrency: usize) -> Result<(), String> {
         self.set_size(concurrency)
     }

@@ -11,7 +11,7 @@ import pytest
 from celeriac import Celery
 from celeriac.beat import ScheduleEntry
 from celeriac.beat.moments import Due, Missed, due_moments
-from celeriac.schedules import BaseSchedule, crontab, schedule, schedstate
+from celeriac.schedules import BaseSchedule, crontab, schedstate, schedule
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -219,3 +219,23 @@ def test_help_imports_little() -> None:
     count, _, rest = done.stderr.strip().partition(" ")
     assert int(count) < 250, "modules that --help imports: it should take less than 150 ms"
     assert rest == "[] []", rest
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("mig", ["migrate"]),
+        ("-A proj worker --max-t", ["--max-tasks-per-child"]),
+        ("multi st", ["start", "stop", "stopwait"]),
+        ("logtool st", ["stats"]),
+    ],
+)
+def test_shells_complete_commands_and_options(words: str, found: list[str]) -> None:
+    variables = {
+        "_CELERIAC_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"celeriac {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    result = CliRunner().invoke(celeriac, env=variables, prog_name="celeriac")
+
+    assert [line.partition(",")[2] for line in result.stdout.splitlines()] == found
