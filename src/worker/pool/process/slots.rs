@@ -245,7 +245,10 @@ impl SlotTable {
         out: &mut Vec<u8>,
         into: &mut Vec<PoolEvent>,
     ) {
-        while let Some((_, wire)) = self.untold.pop_front_if(|(at, _)| *at <= now) {
+        while let Some((at, wire)) = self.untold.front().copied()
+            && at <= now
+        {
+            self.untold.pop_front();
             if self.runs(wire) {
                 into.push(PoolEvent::Began { tag: wire & !CONCLUSION, pid });
             }
