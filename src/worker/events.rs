@@ -23,7 +23,7 @@ use super::options::WorkerOptions;
 use super::pool::{Mode, Outcome, OutcomeKind, RequestTag};
 use super::request::{Phase, Request};
 use super::upkeep::{Chore, link};
-use crate::broker::{BrokerError, Settle};
+use crate::broker::{Broker, BrokerError, Settle};
 use crate::clock::Lamport;
 use crate::protocol::{EVENT_EXCHANGE, EventWriter, Message, ShownTask, event_message, event_routing_key};
 
@@ -316,12 +316,17 @@ impl ConsumerLoop {
         message: Message,
         told: impl FnOnce(Result<(), BrokerError>) -> Told + Send + 'static,
     ) {
-        let broker = self.stores.broker.clone();
+        let broker = self.listened_to().clone();
         self.chores.push(Box::pin(async move {
             let telling = broker.announce(EVENT_EXCHANGE, &routing_key, message, TTL);
             let result = timeout(ANSWER_WITHIN, telling).await;
             Chore::Told(told(result.unwrap_or_else(|_| Err(broker_timeout()))))
         }));
+    }
+
+    /// Where monitors listen: where messages are sent to, if that is another broker than they are taken from.
+    fn listened_to(&self) -> &Arc<dyn Broker> {
+        self.stores.writer.as_ref().unwrap_or(&self.stores.broker)
     }
 
     /// The broker has taken it, or has not.
@@ -378,7 +383,7 @@ impl ConsumerLoop {
             let freq = self.monitor.interval.unwrap_or_default().as_secs_f64();
             last.push(self.vitals("worker-offline", freq));
         }
-        let broker = &self.stores.broker;
+        let broker = self.listened_to().clone();
         for (routing_key, message) in last {
             let telling = broker.announce(EVENT_EXCHANGE, &routing_key, message, TTL);
             if !matches!(tokio::time::timeout_at(deadline, telling).await, Ok(Ok(()))) {

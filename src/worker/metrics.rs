@@ -178,9 +178,13 @@ fn own(text: &mut Text, stats: &Stats) {
         text.line(&family, "", value);
     }
     let gauges = [
-        ("ready", "Requests that wait for a slot.", stats.ready),
-        ("held", "Requests that wait for their time.", stats.held),
-        ("outstanding", "Requests that are claimed, or acknowledged and not over.", stats.outstanding),
+        ("requests_waiting", "Requests that wait for a slot.", stats.ready),
+        ("requests_held", "Requests that wait for their time.", stats.held),
+        (
+            "requests_outstanding",
+            "Requests that are claimed, or acknowledged and not over.",
+            stats.outstanding,
+        ),
         ("processes", "Processes that run tasks.", stats.pids.len() as u64),
     ];
     for (name, help, value) in gauges {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.result.async_result import AsyncResult
 
-__all__ = ["Change", "PeriodicTask", "Schedules", "open_schedule", "read_changes", "schedule_name"]
+__all__ = ["Change", "PeriodicTask", "Schedules", "open_schedule", "read_changes", "run_count", "schedule_name"]
 
 
 def schedule_name(app: Celery) -> str:
@@ -67,6 +67,14 @@ def read_changes(changes: Mapping[str, str]) -> dict[str, Change]:
         except (ValueError, AttributeError):
             continue
     return read
+
+
+def run_count(state: str) -> int:
+    """How often an entry was sent, by what beats keep of it."""
+    try:
+        return int(json.loads(state)["count"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +257,7 @@ class Schedules:
             paused=change.paused,
             removed=change.removed,
             last_run_at=last,
-            total_run_count=0 if kept is None else json.loads(kept[1] or "{}").get("count", 0),
+            total_run_count=0 if kept is None else run_count(kept[1]),
             next_run_at=None if change.paused or change.removed else self._next(when, last, change),
         )
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 from celeriac.beat.entry import BeatLazyFunc, ScheduleEntry
 from celeriac.beat.lease import LeaseScheduler
 from celeriac.beat.persistent import PersistentScheduler
-from celeriac.beat.scheduler import Scheduler, SchedulingError
+from celeriac.beat.scheduler import DEFAULT_MAX_INTERVAL, Scheduler, SchedulingError
 from celeriac.beat.service import EmbeddedService, Service
 
 __all__ = [
+    "DEFAULT_MAX_INTERVAL",
     "BeatLazyFunc",
     "EmbeddedService",
     "LeaseScheduler",

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
-from celeriac.app.periodic import Change, open_schedule, read_changes, schedule_name
+from celeriac.app.periodic import Change, open_schedule, read_changes, run_count, schedule_name
 from celeriac.beat.firing import Firing, FiringClient
 from celeriac.beat.moments import POLICIES, Due, Missed, due_moments, to_ms
 from celeriac.beat.scheduler import Scheduler, logger
@@ -29,6 +29,8 @@ __all__ = ["LeaseScheduler"]
 
 #: Seconds between two looks at what users changed, and at whether the lease is free.
 LOOK_SECONDS = 1.0
+#: A moment that is further in the future was noted by a host with another time.
+CLOCKS_DIFFER = timedelta(minutes=1)
 #: Seconds after which every entry is asked again.
 ASK_SECONDS = 10.0
 #: Seconds after which an entry that could not be sent is tried again: at first, and at the most.
@@ -177,17 +179,30 @@ class LeaseScheduler(Scheduler):
         moments = [change.since_ms] if change is not None and change.since_ms else []
         if kept is not None:
             moments.append(kept[0])
-            entry.total_run_count = _count(kept[1])
+            entry.total_run_count = run_count(kept[1])
         # What nobody has seen before is known from now on.
         last = datetime.fromtimestamp(max(moments) / 1000, UTC) if moments else entry.default_now()
         entry.last_run_at = last.astimezone(self.app.timezone)
+        ahead = last.astimezone(UTC) - datetime.now(UTC)
+        if kept is not None and ahead > CLOCKS_DIFFER:
+            logger.warning(
+                "beat: %s was last due %s from now, by the clock of another host, and is not sent until then: "
+                "do all hosts have the right time?",
+                name,
+                ahead,
+            )
 
     def _look(self) -> None:
         now = time.monotonic()
         if now < self._look_at:
             return
         self._look_at = now + LOOK_SECONDS
-        state = self._store.state()
+        try:
+            state = self._store.state()
+        except OperationalError as exc:
+            # What is due goes out all the same, if the broker takes it.
+            logger.warning("beat: cannot tell whether somebody changed the schedule: %s", exc)
+            return
         if state["changes"] == self._changes:
             return
         before = set(self._changes.items())
@@ -318,13 +333,6 @@ class LeaseScheduler(Scheduler):
     def info(self) -> str:
         """A line for the banner."""
         return f"    . schedule -> {self.name}, kept in the broker"
-
-
-def _count(state: str) -> int:
-    try:
-        return int(json.loads(state)["count"])
-    except (ValueError, KeyError, TypeError):
-        return 0
 
 
 def _positive(setting: str, value: Any) -> float:

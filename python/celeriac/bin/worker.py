@@ -104,6 +104,7 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
     shared.enter_workdir()
     from celeriac import signals
     from celeriac.utils.nodenames import default_nodename, host_format
+    from celeriac.worker import process
     from celeriac.worker.setup import Setup
 
     setup = Setup(
@@ -133,7 +134,9 @@ def main(shared: Shared, /, settings: tuple[str, ...], **given: Any) -> None:
             beat=(given["schedule"], given["scheduler"]) if given["beat"] else None,
             options=dict(given),
         )
-        raise SystemExit(WorkController(app, setup, arguments).run())
+        code = WorkController(app, setup, arguments).run()
+    process.end_in_peace()
+    raise SystemExit(code)
 
 
 def _refuse_later(given: dict[str, Any]) -> None:

@@ -45,6 +45,13 @@ def take_no_notice(signum: int, frame: FrameType | None) -> None:
     """A handler that does nothing. Unlike `SIG_IGN` it is not inherited by programs that a task starts."""
 
 
+def end_in_peace() -> None:
+    """From here on orders to stop come too late. The interpreter takes its handlers away some time before the end, and
+    one that came then would replace the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def flush_stdio() -> None:
     """Writes out what `print` has kept, so that a fork does not double it and an exit does not lose it."""
     for stream in (sys.stdout, sys.stderr):

@@ -32,7 +32,7 @@ def test_the_supervisor_does_not_grow(
     between = proxy(port_of(places[0]))
     detour = through(places[0], between)
     client = client_of(server_fleet)
-    worker = server_fleet.start("-c", "2", "-l", "CRITICAL", "--without-heartbeat", broker=detour, backend=detour)
+    worker = server_fleet.start("-c", "2", broker=detour, backend=detour)
     chance = random.Random(7)
 
     def work_off(count: int) -> None:

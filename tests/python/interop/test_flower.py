@@ -22,9 +22,7 @@ PLACES: dict[str, Callable[[Shared], Place]] = {"redis": redis_place, "rabbitmq"
 NODE = "events@host"
 PATIENCE = 60
 
-replies = pytest.mark.skipif(
-    not hasattr(Control, "inspect"), reason="workers of this version answer no control commands"
-)
+inspectable = pytest.mark.skipif(not hasattr(Control, "inspect"), reason="`inspect` is not whole in this version")
 
 
 class Flower:
@@ -125,7 +123,7 @@ def test_flower_revokes_a_task(watched: tuple[Flower, Worker, Place]) -> None:
     assert task["started"] is None
 
 
-@replies
+@inspectable
 def test_flower_controls_a_worker(watched: tuple[Flower, Worker, Place]) -> None:
     flower, worker, _place = watched
     info = flower.ask(f"/api/workers?refresh=true&workername={NODE}")[NODE]

@@ -166,7 +166,6 @@ def test_intervals_answer_as_celerys_do(relative: bool) -> None:
 
 
 def test_solar_events_are_celerys() -> None:
-    pytest.importorskip("ephem")
     rng = random.Random(8)
     events = [
         "dawn_astronomical",

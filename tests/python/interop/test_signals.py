@@ -124,7 +124,7 @@ def test_signals_of_a_task_and_of_a_worker_come_in_the_same_order(noted: dict[st
     def of_worker(lines: list[dict[str, Any]]) -> list[str]:
         return [line["signal"] for line in lines if not line["signal"].startswith(("task_", "before_", "after_task"))]
 
-    for task_id in ("good-1", "bad-1", "again-1", "rejects-1", "ignores-1", "expired-1", "waits-1", "unknown-1"):
+    for task_id in ("good-1", "bad-1", "again-1", "ignores-1", "expired-1", "waits-1", "unknown-1"):
         assert of_task(noted["celeriac"], task_id) == of_task(noted["celery"], task_id), task_id
     assert [name for name in of_worker(noted["celeriac"]) if "process" not in name] == [
         name for name in of_worker(noted["celery"]) if "process" not in name

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celery
-from celeriac.beat import LeaseScheduler
+from celeriac.beat import LeaseScheduler, Scheduler
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.schedules import schedule
 
@@ -277,3 +277,79 @@ def test_wrong_settings_are_refused_at_the_start(app: Celery, setting: str, valu
 
     with pytest.raises(ImproperlyConfigured, match=setting):
         LeaseScheduler(app)
+
+
+def test_tasks_and_libraries_that_send_in_their_own_way_are_sent_once_all_the_same(
+    app: Celery, clock: Clock, waiting: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Mine(app.Task):  # type: ignore[name-defined,misc]
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            seen.append("task")
+            return super().apply_async(*args, **options)
+
+    app.task(name="t", base=Mine)(lambda: None)
+    apply_entry = Scheduler.apply_entry
+
+    def patched(scheduler: Any, entry: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(entry.name)
+        apply_entry(scheduler, entry, *args, **kwargs)
+
+    monkeypatch.setattr(Scheduler, "apply_entry", patched)
+    tick(scheduler := LeaseScheduler(app))
+    clock.forward(10)
+    tick(scheduler)
+    tick(scheduler)
+
+    assert seen == ["a", "task"]
+    assert waiting() == 1
+    assert app.schedules.get("a").total_run_count == 1
+
+
+def test_an_eager_task_runs_here_and_its_moment_is_noted(app: Celery, clock: Clock, waiting: Callable[[], int]) -> None:
+    runs: list[int] = []
+    app.task(name="t")(lambda: runs.append(1))
+    app.conf.task_always_eager = True
+    tick(first := LeaseScheduler(app))
+    clock.forward(10)
+    tick(first)
+    first.close()
+
+    tick(LeaseScheduler(app))
+
+    assert (len(runs), waiting()) == (1, 0)
+
+
+def test_a_moment_of_a_host_with_another_time_is_told(
+    app: Celery, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.now = datetime.now(UTC) + timedelta(hours=2)
+    tick(first := LeaseScheduler(app))
+    first.close()
+    clock.now = datetime.now(UTC)
+
+    tick(LeaseScheduler(app))
+
+    assert "do all hosts have the right time?" in caplog.text
+
+
+def test_changes_that_cannot_be_read_do_not_keep_entries_from_being_sent(
+    app: Celery, clock: Clock, waiting: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    tick(scheduler := LeaseScheduler(app))
+    store = scheduler._store
+
+    class Locked:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def state(self) -> Any:
+            raise OperationalError("locked")
+
+    scheduler._store = Locked()
+    clock.forward(10)
+    tick(scheduler)
+
+    assert waiting() == 1
+    assert "cannot tell whether somebody changed the schedule" in caplog.text

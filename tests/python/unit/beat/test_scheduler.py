@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -194,10 +196,11 @@ class DatabaseStyle(Scheduler):
 def test_a_scheduler_in_celerys_style_runs_unchanged(app: Celery) -> None:
     service = Service(app, scheduler_cls=DatabaseStyle, max_interval=1)
     started: list[Any] = []
-    signals.beat_init.connect(started.append, weak=False, dispatch_uid="test")
-    handler = lambda sender, **kw: started.append(sender)  # noqa: E731
-    signals.beat_init.disconnect(started.append, dispatch_uid="test")
-    signals.beat_init.connect(handler)
+
+    def begun(sender: Any, **kwargs: Any) -> None:
+        started.append(sender)
+
+    signals.beat_init.connect(begun)
     scheduler = service.scheduler
     tick = scheduler.tick
 
@@ -211,7 +214,7 @@ def test_a_scheduler_in_celerys_style_runs_unchanged(app: Celery) -> None:
     try:
         service.start()
     finally:
-        signals.beat_init.disconnect(handler)
+        signals.beat_init.disconnect(begun)
 
     assert started == [service]
     assert DatabaseStyle.reads == 1
@@ -223,7 +226,8 @@ def test_schedulers_are_found_by_path_and_by_celerys_names(app: Celery) -> None:
     assert scheduler_class(app) is LeaseScheduler
     assert scheduler_class(app, "celery.beat:PersistentScheduler") is PersistentScheduler
     assert scheduler_class(app, "celery.beat.Scheduler") is Scheduler
-    app.conf.beat_scheduler = f"{__name__}:DatabaseStyle"
+    app.conf.beat_scheduler = "celery.beat:Scheduler"
+    assert scheduler_class(app) is Scheduler
     with pytest.raises(ImproperlyConfigured, match="no_such"):
         scheduler_class(app, "no_such.module:Scheduler")
 
@@ -252,6 +256,30 @@ def test_an_embedded_service_in_a_thread_ends_when_it_is_told(app: Celery) -> No
     service.join(30)
 
     assert not service.is_alive()
+
+
+EMBEDDED = """
+import time
+from celeriac import Celery
+from celeriac.beat import EmbeddedService
+
+app = Celery("embedded", broker="sqlite:///queue.db")
+app.conf.beat_schedule = {"a": {"task": "t", "schedule": 0.05}}
+beat = EmbeddedService(app)
+beat.start()
+deadline = time.monotonic() + 30
+while sum(queue["ready"] for queue in app.client.queues()) < 2 and time.monotonic() < deadline:
+    time.sleep(0.01)
+beat.stop()
+beat.join(30)
+print(beat.exitcode, sum(queue["ready"] for queue in app.client.queues()) >= 2)
+"""
+
+
+def test_an_embedded_service_in_a_process_sends_and_ends_when_it_is_told() -> None:
+    done = subprocess.run([sys.executable, "-c", EMBEDDED], capture_output=True, text=True, check=False, timeout=90)
+
+    assert done.stdout.split() == ["0", "True"], done.stderr
 
 
 def test_now_is_that_of_the_schedule(app: Celery) -> None:

@@ -92,9 +92,8 @@ def test_wrong_use_is_told_in_a_line(run: Any, arguments: tuple[str, ...], probl
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("option", ["--detach", "--enable-remote-control"])
-def test_options_of_later_versions_are_refused(run: Any, option: str) -> None:
-    assert "not in this version" in run("beat", option, code=2).stderr
+def test_remote_control_of_beat_is_refused(run: Any) -> None:
+    assert "not in this version" in run("beat", "--enable-remote-control", code=2).stderr
 
 
 def test_a_scheduler_that_is_not_there_is_told_in_a_line(run: Any) -> None:

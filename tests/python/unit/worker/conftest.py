@@ -64,7 +64,14 @@ class FakeChannel:
     passed: set[int] = field(default_factory=set)
 
     def respond(
-        self, tag: int, kind: str, results: Any, publications: Any, summary: str, runtime: float | None
+        self,
+        tag: int,
+        kind: str,
+        results: Any,
+        publications: Any,
+        summary: str,
+        runtime: float | None,
+        traceback: str | None = None,
     ) -> None:
         self.answers.append(Answer(tag, kind, list(results), list(publications), summary, runtime))
 
