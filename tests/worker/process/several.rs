@@ -144,6 +144,19 @@ async fn slots_are_added_and_taken_away_while_requests_run() {
 }
 
 #[tokio::test]
+async fn a_size_is_that_of_all_processes_together() {
+    let mut pool = of_many(2, 2);
+
+    let sizes = [5, 5, 1].map(|size| {
+        pool.resize(size).unwrap();
+        pool.slots()
+    });
+
+    assert_eq!(sizes, [6, 4, 2]);
+    end(pool).await;
+}
+
+#[tokio::test]
 async fn a_process_that_has_run_enough_ends_what_it_runs_while_the_next_one_works() {
     let options = options(1, roles::server_of_many());
     let options = ProcessPoolOptions { slots: Some(4), max_tasks_per_child: Some(6), ..options };

@@ -39,7 +39,8 @@ pub(super) struct Candidate {
 }
 
 impl ProcessPool {
-    /// Changes how many requests run at the same time.
+    /// Changes how many requests run at the same time: processes, or the slots that all of them have together. What
+    /// cannot be shared out evenly is rounded away from the present size, so that something changes.
     pub(super) fn set_size(&mut self, concurrency: usize) -> Result<(), String> {
         if self.is_fixed() {
             return Err("the solo pool runs one task at a time, and cannot change its size".to_owned());
@@ -48,9 +49,13 @@ impl ProcessPool {
             return Err("a pool cannot have no slots at all; at least one stays".to_owned());
         }
         self.events.push(PoolEvent::SlotFree);
-        if self.slots.is_some() {
-            self.slots = Some(concurrency);
-            self.children.iter_mut().for_each(|child| child.resize(concurrency));
+        if let Some(slots) = self.slots {
+            let grows = concurrency > slots * self.processes;
+            let rounded =
+                if grows { concurrency.div_ceil(self.processes) } else { concurrency / self.processes };
+            let each = rounded.max(1);
+            self.slots = Some(each);
+            self.children.iter_mut().for_each(|child| child.resize(each));
             return Ok(());
         }
         self.processes = concurrency;

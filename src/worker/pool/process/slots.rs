@@ -175,6 +175,8 @@ impl SlotTable {
     /// The child hands these back.
     pub(super) fn returned(&mut self, wires: &[RequestTag], into: &mut Vec<PoolEvent>) {
         self.reclaiming = false;
+        // There is room again, even if all had begun before the question came.
+        into.push(PoolEvent::SlotFree);
         for wire in wires {
             if self.given.get(wire).is_some_and(|given| !given.begun) {
                 self.given.remove(wire);
@@ -245,7 +247,9 @@ impl SlotTable {
         out: &mut Vec<u8>,
         into: &mut Vec<PoolEvent>,
     ) {
-        while let Some((_, wire)) = self.untold.front().copied().filter(|(at, _)| *at <= now) {
+        while let Some((at, wire)) = self.untold.front().copied()
+            && at <= now
+        {
             self.untold.pop_front();
             if self.runs(wire) {
                 into.push(PoolEvent::Began { tag: wire & !CONCLUSION, pid });
@@ -367,6 +371,22 @@ mod tests {
     }
 
     #[test]
+    fn a_question_that_comes_too_late_tells_that_there_is_room_again() {
+        let (now, mut out, mut events) = (Instant::now(), Vec::new(), Vec::new());
+        let mut slots = SlotTable::new(1, now);
+        slots.push(execution(1, None), now, &mut out).unwrap();
+        slots.reclaim(&mut out);
+        slots.began(&[1], now);
+        assert_eq!(slots.finished(1, now), Ok(Some(1)));
+        assert_eq!(slots.room(false, now), 0);
+
+        slots.returned(&[], &mut events);
+
+        assert_eq!(events, [PoolEvent::SlotFree]);
+        assert_eq!(slots.room(false, now), 1);
+    }
+
+    #[test]
     fn what_does_not_begin_is_called_back_when_there_are_other_children() {
         let (now, mut out, mut events) = (Instant::now(), Vec::new(), Vec::new());
         let mut slots = SlotTable::new(1, now);
@@ -380,7 +400,7 @@ mod tests {
         assert!(slots.reclaiming);
         assert_eq!(slots.room(false, later), 0);
         slots.returned(&[1], &mut events);
-        assert_eq!(events, [PoolEvent::Returned(1)]);
+        assert_eq!(events, [PoolEvent::SlotFree, PoolEvent::Returned(1)]);
         slots.on_time(later + STALL_WAIT, 7, false, &mut out, &mut events);
         assert_eq!(slots.room(false, later + STALL_WAIT), 1);
     }
