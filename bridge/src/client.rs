@@ -16,7 +16,6 @@ use crate::connections::Connections;
 use crate::consumer::Consumer;
 use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
-use crate::inbox::Inbox;
 use crate::json::from_json;
 use crate::listener::Listener;
 use crate::options::Options;
@@ -258,9 +257,9 @@ impl Client {
     }
 
     /// Opens a mailbox for replies.
-    fn inbox(&self, py: Python<'_>, exchange: &str, key: &str) -> PyResult<Inbox> {
+    fn inbox(&self, py: Python<'_>, exchange: &str, key: &str) -> PyResult<Listener> {
         let listener = self.now(py, |client| async move { client.inbox(exchange, key).await })?;
-        Ok(Inbox::new(listener))
+        Ok(Listener::new(listener))
     }
 
     /// Without the password.

@@ -9,7 +9,6 @@ mod connections;
 mod consumer;
 mod convert;
 mod errors;
-mod inbox;
 mod json;
 mod listener;
 mod logging;
@@ -41,8 +40,6 @@ mod _core {
     use crate::compression::{compress, decompress};
     #[pymodule_export]
     use crate::consumer::{Consumer, Delivery};
-    #[pymodule_export]
-    use crate::inbox::Inbox;
     #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
     #[pymodule_export]

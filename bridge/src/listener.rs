@@ -1,4 +1,4 @@
-//! `Listener`: what is broadcast, for Python.
+//! `Listener`: what is broadcast, or replied, for Python.
 
 use std::time::Duration;
 
@@ -18,9 +18,12 @@ use crate::values::properties_to;
 /// Stands for "no limit": what is added to the clock must not overflow.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// How long the goodbye to the store may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 type Received<'py> = (Bound<'py, PyAny>, Bound<'py, PyDict>, Bound<'py, PyBytes>);
 
-/// Hears one exchange.
+/// Hears one exchange, or is a mailbox for replies.
 #[pyclass(frozen, module = "celeriac._core")]
 pub(crate) struct Listener {
     pid: u32,
@@ -68,12 +71,14 @@ impl Listener {
         Ok(Some((headers, properties, PyBytes::new(py, &message.body))))
     }
 
-    /// Stops listening.
+    /// Stops listening, and removes a mailbox from the store.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         same_process(self.pid, "Listener")?;
         self.closed.send_replace(true);
         Engine::current(py)?.wait(py, async {
-            drop(self.inner.lock().await.take());
+            if let Some(mut listener) = self.inner.lock().await.take() {
+                let _closed_or_late = tokio::time::timeout(GOODBYE, listener.close()).await;
+            }
             Ok(())
         })
     }

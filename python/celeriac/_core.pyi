@@ -269,7 +269,7 @@ class Client:
         without a `renew`."""
     def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None:
         """To whoever listens now, with the publication's routing key (which commands have not, and events have)."""
-    def inbox(self, exchange: str, key: str) -> Inbox:
+    def inbox(self, exchange: str, key: str) -> Listener:
         """Opens a mailbox: receives what is replied to that exchange and key from now on."""
     def listen(self, exchange: str) -> Listener:
         """Hears what is broadcast on that exchange from now on."""
@@ -279,23 +279,15 @@ class Client:
         """Waits for calls under way, then disconnects. Calls after it raise RuntimeError."""
 
 @final
-class Inbox:
-    """A mailbox for replies."""
-
-    def next(self, timeout: float | None = None) -> tuple[dict[str, Any], bytes] | None:
-        """The next reply: headers and body. None after the time (seconds), or when closed."""
-    def close(self) -> None:
-        """Removes it from the store."""
-
-@final
 class Listener:
-    """What is broadcast on one exchange, as `Client.listen` gives it. Belongs to its process; used by one thread at a time."""
+    """What is broadcast on one exchange (`Client.listen`), or replied to one key of it (`Client.inbox`). Belongs to its
+    process; used by one thread at a time."""
 
     def receive(self, timeout: float | None = None) -> tuple[dict[str, Any], dict[str, Any], bytes] | None:
         """Headers, properties and body of the next message; None on time-out, and after `close`. Interruptible by
         signals. Connects anew by itself: what is said meanwhile is not heard (but in the embedded store)."""
     def close(self) -> None:
-        """Stops listening."""
+        """Stops listening, and removes a mailbox from the store."""
 
 @final
 class Consumer:

@@ -15,7 +15,7 @@ from celeriac.serialization import json
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
-    from celeriac._core import Inbox
+    from celeriac._core import Listener
     from celeriac.app.base import Celery
 
 __all__ = ["Control", "Inspect", "flatten_reply"]
@@ -288,7 +288,7 @@ class Control:
 
     def _collect(
         self,
-        inbox: Inbox,
+        inbox: Listener,
         ticket: str,
         limit: int | None,
         timeout: float | None,
@@ -298,10 +298,10 @@ class Control:
         replies: Replies = []
         until = None if timeout is None else time.monotonic() + timeout
         while limit is None or len(replies) < limit:
-            found = inbox.next(None if until is None else max(until - time.monotonic(), 0.0))
+            found = inbox.receive(None if until is None else max(until - time.monotonic(), 0.0))
             if found is None:
                 break
-            headers, body = found
+            headers, _, body = found
             self.app.clock.adjust(headers.get("clock") or 0)
             expires = headers.get("expires")
             if headers.get("ticket", ticket) != ticket or (expires and time.time() > expires):

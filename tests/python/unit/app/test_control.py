@@ -14,10 +14,10 @@ from celeriac.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
 
 class Inbox:
     def __init__(self) -> None:
-        self.waiting: list[tuple[dict[str, Any], bytes]] = []
+        self.waiting: list[tuple[dict[str, Any], dict[str, Any], bytes]] = []
         self.closed = False
 
-    def next(self, timeout: float | None) -> tuple[dict[str, Any], bytes] | None:
+    def receive(self, timeout: float | None) -> tuple[dict[str, Any], dict[str, Any], bytes] | None:
         return self.waiting.pop(0) if self.waiting else None
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class Client:
         ticket = "another" if self.foreign else body.get("ticket")
         for node in self.nodes:
             headers = {"ticket": ticket, "clock": 5}
-            self.opened.waiting.append((headers, json.dumps({node: {"ok": "pong"}}).encode()))
+            self.opened.waiting.append((headers, {}, json.dumps({node: {"ok": "pong"}}).encode()))
 
 
 def asking(*nodes: str) -> tuple[Control, Client]:
