@@ -47,6 +47,7 @@ const TTL: Duration = Duration::from_secs(5);
 const ASKED_FREQ: f64 = 5.0;
 
 /// What the loop knows of monitors. Belongs to the loop; only the clock is shared.
+#[expect(clippy::struct_excessive_bools, reason = "what is wanted, and what is under way: each by itself")]
 pub(super) struct Events {
     /// Moved by every event here, and by the task that listens to control requests.
     pub(super) lamport: Arc<Lamport>,
