@@ -37,7 +37,7 @@ impl Monitor {
         assert_eq!(message.properties.delivery_mode, 1);
         let headers: Value = serde_json::from_slice(&message.headers).unwrap();
         assert_eq!(headers, json!({"hostname": "celery@test"}));
-        events_in(&String::from_utf8(message.body.to_vec()).unwrap())
+        events_in(std::str::from_utf8(&message.body).unwrap())
     }
 
     /// Events of one task until (and with) one of a type; others are passed over.
