@@ -113,11 +113,6 @@ impl Events {
         self.beat_at = self.interval.map(|_| now);
     }
 
-    /// The worker's logical clock.
-    pub(super) fn clock(&self) -> &Lamport {
-        &self.lamport
-    }
-
     /// When something is to be sent next.
     pub(super) fn next(&self) -> Option<Instant> {
         let beat = self.beat_at.filter(|_| !self.beating);

@@ -257,7 +257,7 @@ impl ConsumerLoop {
     fn answer(&self, address: &Address, value: Value) {
         let body = ControlReply { node: self.options.node.clone(), value }.to_json();
         let headers =
-            json!({ "ticket": address.ticket, "clock": self.monitor.clock().forward() }).to_string();
+            json!({ "ticket": address.ticket, "clock": self.monitor.lamport.forward() }).to_string();
         let message = Message { headers: headers.into(), properties: properties(1), body: body.into() };
         let (broker, log, to) = (self.stores.broker.clone(), self.log.clone(), address.to.clone());
         self.chores.push(Box::pin(async move {
@@ -282,7 +282,7 @@ impl ConsumerLoop {
 
     /// The worker's logical clock.
     fn clock_value(&self) -> u64 {
-        self.monitor.clock().value()
+        self.monitor.lamport.value()
     }
 }
 
