@@ -9,8 +9,8 @@ use std::time::Duration;
 use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions, WorkerOptions,
-    health_address,
+    About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
+    WorkerOptions, health_address,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;

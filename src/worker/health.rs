@@ -99,10 +99,9 @@ impl ConsumerLoop {
     pub(super) async fn open_health(&mut self) -> Result<Option<Door>, WorkerError> {
         let Some(address) = &self.options.health_address else { return Ok(None) };
         let health = Arc::new(Health::new(self.options.node.clone(), self.stats.clone()));
-        let door = open(address, health.clone()).await.map_err(|error| WorkerError::Health {
-            address: address.clone(),
-            error: Arc::new(error),
-        })?;
+        let door = open(address, health.clone())
+            .await
+            .map_err(|error| WorkerError::Health { address: address.clone(), error: Arc::new(error) })?;
         self.monitor.health = Some(health);
         Ok(Some(door))
     }

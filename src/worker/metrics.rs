@@ -9,8 +9,7 @@ use super::pool::{Outcome, OutcomeKind};
 use super::stats::Stats;
 
 /// Upper bounds of the buckets of run times, in seconds: those of Prometheus' Python client.
-const BUCKETS: [f64; 14] =
-    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 /// Names that are counted each by itself; what comes beyond counts as `OTHER`. Names of unknown tasks are not ours.
 const MAX_NAMES: usize = 1_000;
 /// The same for kinds of exceptions of one task.
@@ -126,10 +125,15 @@ fn task_counters(text: &mut Text, host: &str, tasks: &TaskMetrics) {
             text.line(&family, &labels, pick(counts));
         }
     }
-    text.family("celery_task_failed_total", "counter", "Tasks that have failed, by the class of the exception.");
+    text.family(
+        "celery_task_failed_total",
+        "counter",
+        "Tasks that have failed, by the class of the exception.",
+    );
     for (task, counts) in &tasks.0 {
         for (class, count) in &counts.failed {
-            let labels = format!("name=\"{}\",hostname=\"{host}\",exception=\"{}\"", label(task), label(class));
+            let labels =
+                format!("name=\"{}\",hostname=\"{host}\",exception=\"{}\"", label(task), label(class));
             text.line("celery_task_failed_total", &labels, count);
         }
     }

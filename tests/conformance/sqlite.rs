@@ -282,7 +282,7 @@ async fn the_store_counts_workers_that_have_a_lease() {
     let (_directory, file) = file();
     let clock = Clock::manual(START);
     let store = open(&file, &clock);
-    let workers = async || store.examine().await.expect("tells").workers;
+    let workers = async || Broker::examine(&store).await.expect("tells").workers;
 
     assert_eq!(workers().await, Some(0));
     let consumer = store.consume(options("w", &["q"])).await.expect("consumes");

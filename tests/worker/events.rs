@@ -356,7 +356,9 @@ async fn events_have_the_shape_of_celerys_to_the_order_of_their_fields() {
             let same = |(golden_names, golden_kinds): &(Vec<String>, BTreeMap<String, &str>)| {
                 // What may be null is so in one and not in the other.
                 let fits = |(name, kind): (&String, &&str)| {
-                    golden_kinds.get(name).is_some_and(|known| known == kind || [*known, *kind].contains(&"null"))
+                    golden_kinds
+                        .get(name)
+                        .is_some_and(|known| known == kind || [*known, *kind].contains(&"null"))
                 };
                 *golden_names == names && kinds.iter().all(fits)
             };

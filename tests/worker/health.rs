@@ -101,7 +101,9 @@ async fn requests_that_are_too_long_odd_or_never_end_are_refused() {
 
     assert!(up.say("POST /live HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405 "));
     assert!(up.say("GET /nothing HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
-    assert!(up.say(&format!("GET /live HTTP/1.1\r\nX: {}", "y".repeat(8192))).await.starts_with("HTTP/1.1 400 "));
+    assert!(
+        up.say(&format!("GET /live HTTP/1.1\r\nX: {}", "y".repeat(8192))).await.starts_with("HTTP/1.1 400 ")
+    );
     let head = up.say("HEAD /metrics HTTP/1.1\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
 
