@@ -63,7 +63,7 @@ impl ConsumerLoop {
             ..ControlRequest::default()
         };
         let expires = now.after(HEARD_FOR).0 as f64 / 1000.0;
-        let headers = json!({ "clock": self.monitor.clock().forward(), "expires": expires }).to_string();
+        let headers = json!({ "clock": self.monitor.lamport.forward(), "expires": expires }).to_string();
         let message =
             Message { headers: headers.into(), properties: properties(2), body: request.to_json().into() };
         let (broker, reply_to) = (self.stores.broker.clone(), request.reply_to.unwrap_or_default());
@@ -97,7 +97,7 @@ impl ConsumerLoop {
                     self.log.line(Level::Info, LOGGER, || format!("mingle: sync with {}", reply.node));
                     self.merge_revoked(reply.value.get("revoked"));
                     self.monitor
-                        .clock()
+                        .lamport
                         .adjust(reply.value.get("clock").and_then(Value::as_u64).unwrap_or(0));
                 }
                 meeting
@@ -120,7 +120,7 @@ impl ConsumerLoop {
         }
         self.log.line(Level::Info, super::LOGGER, || format!("sync with {from}"));
         self.merge_revoked(request.arguments.get("revoked"));
-        let (now, clock) = (self.clock.now(), self.monitor.clock().forward());
+        let (now, clock) = (self.clock.now(), self.monitor.lamport.forward());
         let revoked: Vec<&str> = self.revoked.list(now).map(|(id, _)| id).collect();
         json!({ "revoked": revoked, "clock": clock })
     }
