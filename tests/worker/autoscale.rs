@@ -60,7 +60,7 @@ async fn a_request_that_lost_its_process_to_a_neighbour_runs_again_only_if_it_is
         match expected {
             Some(mode) => assert_eq!(modes[1], mode),
             None => {
-                assert!(matches!(&modes[1], Mode::Lost(how) if how.contains("another task")), "{modes:?}")
+                assert!(matches!(&modes[1], Mode::Lost(how) if how.contains("another task")), "{modes:?}");
             }
         }
     }
