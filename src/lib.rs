@@ -2,7 +2,7 @@
 //!
 //! Reading order is the life of a message:
 //!
-//! 1. [`protocol`]: what the bytes mean. No IO. Beside it [`url`] and [`backoff`], which need nothing either.
+//! 1. [`protocol`]: what the bytes mean. No IO. Beside it [`url`], [`backoff`] and [`report`], which need nothing either.
 //! 2. [`broker`]: the contract of what moves messages; [`backend`]: of what keeps results.
 //! 3. [`driver`]: the implementations, one folder for each store (a store that is both is one folder,
 //!    because its commit is one transaction).
@@ -16,5 +16,6 @@ pub mod client;
 pub mod clock;
 pub mod driver;
 pub mod protocol;
+pub mod report;
 pub mod url;
 pub mod worker;

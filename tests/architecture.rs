@@ -26,16 +26,25 @@ const LAYERS: &[Layer] = &[
     Layer { module: "backoff", may_import: &[], connects: false },
     Layer { module: "url", may_import: &[], connects: false },
     Layer { module: "protocol", may_import: &[], connects: false },
-    Layer { module: "broker", may_import: &["protocol", "url", "backoff", "clock"], connects: false },
-    Layer { module: "backend", may_import: &["protocol", "url", "backoff", "clock"], connects: false },
+    Layer { module: "report", may_import: &[], connects: false },
+    Layer {
+        module: "broker",
+        may_import: &["protocol", "report", "url", "backoff", "clock"],
+        connects: false,
+    },
+    Layer {
+        module: "backend",
+        may_import: &["protocol", "report", "url", "backoff", "clock"],
+        connects: false,
+    },
     Layer {
         module: "driver",
-        may_import: &["broker", "backend", "protocol", "url", "backoff", "clock"],
+        may_import: &["broker", "backend", "protocol", "report", "url", "backoff", "clock"],
         connects: false,
     },
     Layer {
         module: "client",
-        may_import: &["broker", "backend", "protocol", "url", "backoff", "clock"],
+        may_import: &["broker", "backend", "protocol", "report", "url", "backoff", "clock"],
         connects: true,
     },
     Layer {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use celeriac::broker::{ConsumerOptions, DeadLetter, StoreReport};
+use celeriac::broker::{ConsumerOptions, DeadLetter};
 use celeriac::client::{self, ClientError, RetryPolicy, Sending};
 use celeriac::driver::Threading;
+use celeriac::report::StoreReport;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;

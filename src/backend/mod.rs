@@ -4,8 +4,8 @@ mod error;
 
 use async_trait::async_trait;
 
-use crate::broker::StoreReport;
 use crate::protocol::ResultRecord;
+use crate::report::StoreReport;
 
 pub use error::BackendError;
 

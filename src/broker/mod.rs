@@ -21,7 +21,6 @@
 mod error;
 mod schedule;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use async_trait::async_trait;
 
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, Publication, ResultRecord};
+use crate::report::StoreReport;
 
 pub use error::BrokerError;
 pub use schedule::{Fired, Firing, LastDue, ScheduleLease, ScheduleState};
@@ -381,21 +381,6 @@ pub struct QueueStatus {
     pub parked: u64,
     /// Dead letters that came from it.
     pub dead: u64,
-}
-
-/// What a store says of itself. What it does not tell is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StoreReport {
-    /// Version of the server, or of the library that keeps the file.
-    pub version: Option<String>,
-    /// The store's clock minus ours.
-    pub clock_offset_ms: Option<i64>,
-    /// Workers of ours with a lease.
-    pub workers: Option<u64>,
-    /// Consumers of each queue, whoever they are; queues that are not there are left out.
-    pub consumers: Option<BTreeMap<String, u64>>,
-    /// Settings of the server by their own names.
-    pub settings: BTreeMap<String, String>,
 }
 
 /// Receives broadcasts.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::patience::RetryPolicy;
 use super::{Client, ClientError};
-use crate::broker::{Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus, StoreReport};
+use crate::broker::{Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus};
 use crate::protocol::{Message, Publication};
+use crate::report::StoreReport;
 
 /// How a batch is sent.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::patience::Patience;
 use super::{Client, ClientError, FOREVER};
-use crate::broker::StoreReport;
 use crate::protocol::ResultRecord;
+use crate::report::StoreReport;
 
 /// How long a wait without a limit of its own puts up with a backend that is away.
 const OUTAGE: Duration = Duration::from_secs(30);

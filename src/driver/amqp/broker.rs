@@ -16,10 +16,11 @@ use super::schedule::Schedules;
 use super::{dead, declare, failure};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
+    QueueStatus, ScheduleLease, ScheduleState,
 };
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication};
+use crate::report::StoreReport;
 use crate::url::StoreUrl;
 
 /// Queues of others that are remembered for their counts.

@@ -12,10 +12,11 @@ use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
 use crate::backend::{BackendError, ResultBackend, Watch};
-use crate::broker::{BrokerError, StoreReport};
+use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
 use crate::protocol::ResultRecord;
+use crate::report::StoreReport;
 use crate::url::StoreUrl;
 
 /// Records in one command: the server does nothing else meanwhile.

@@ -19,11 +19,12 @@ use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
+    QueueStatus, ScheduleLease, ScheduleState,
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::driver::{ConnectOptions, Threading};
 use crate::protocol::{Envelope, Message, Publication, Topology};
+use crate::report::StoreReport;
 use crate::url::StoreUrl;
 
 /// Clocks that differ by less are taken for the same.

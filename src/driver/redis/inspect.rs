@@ -7,8 +7,9 @@ use redis::{cmd, pipe};
 use super::broker::Shared;
 use super::errors::LinkError;
 use super::link::Link;
-use crate::broker::{BrokerError, QueueStatus, StoreReport};
+use crate::broker::{BrokerError, QueueStatus};
 use crate::clock::UnixMillis;
+use crate::report::StoreReport;
 
 /// Claims of kombu whose queues are looked up; what is over that is not counted.
 const FOREIGN_CLAIMS: usize = 1000;

@@ -14,10 +14,11 @@ use super::writer::Durability;
 use super::{Shared, SqliteStore, broadcast, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
+    QueueStatus, ScheduleLease, ScheduleState,
 };
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, Publication};
+use crate::report::StoreReport;
 
 impl SqliteStore {
     pub(super) fn id(&self) -> String {
