@@ -25,12 +25,13 @@ const LAYERS: &[Layer] = &[
     Layer { module: "clock", may_import: &[], connects: false },
     Layer { module: "backoff", may_import: &[], connects: false },
     Layer { module: "url", may_import: &[], connects: false },
+    Layer { module: "numbers", may_import: &[], connects: false },
     Layer { module: "protocol", may_import: &[], connects: false },
     Layer { module: "broker", may_import: &["protocol", "url", "backoff", "clock"], connects: false },
     Layer { module: "backend", may_import: &["protocol", "url", "backoff", "clock"], connects: false },
     Layer {
         module: "driver",
-        may_import: &["broker", "backend", "protocol", "url", "backoff", "clock"],
+        may_import: &["broker", "backend", "protocol", "url", "backoff", "clock", "numbers"],
         connects: false,
     },
     Layer {
@@ -50,6 +51,7 @@ const LAYERS: &[Layer] = &[
             "url",
             "backoff",
             "clock",
+            "numbers",
         ],
         connects: true,
     },

@@ -22,6 +22,8 @@ mod v1;
 pub use compression::{CompressionError, compress, decompress};
 pub use control::{ControlReply, ControlRequest, ReplyTo};
 pub use envelope::Envelope;
+#[cfg(feature = "redis")]
+pub(crate) use envelope::Opened;
 pub use error::DecodeError;
 pub use headers::TaskHeaders;
 pub use iso::{format_iso_utc, parse_iso_ms};

@@ -3,7 +3,7 @@
 //! - `address`, `dial`, `link`, `errors`, `script`: the connection.
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
 //! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`: the broker.
-//! - `consumer`, `claim`, `settle`, `recover`, `wake`: consumers.
+//! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `watch`: results.
 
 mod address;
@@ -15,7 +15,9 @@ mod dead;
 mod dial;
 mod errors;
 mod hear;
+mod held;
 mod inspect;
+mod kept;
 mod keys;
 mod link;
 mod listen;

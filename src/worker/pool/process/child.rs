@@ -136,7 +136,6 @@ impl Child {
     }
 
     /// Takes an execution; gives it back when it cannot be written.
-    #[expect(clippy::result_large_err, reason = "the execution is given back")]
     pub(super) fn push(&mut self, execution: Execution, now: Instant) -> Result<(), Execution> {
         if frame::encode_execution(&execution, &mut self.out).is_err() {
             return Err(execution);
