@@ -263,9 +263,7 @@ class Execution:
     def soft_limit(self) -> float | None: ...
     @property
     def hard_limit(self) -> float | None: ...
-    def request(
-        self, decoders: dict[str, Callable[[Any], Any]] | None, node: str
-    ) -> dict[str, Any] | None:
+    def request(self, decoders: dict[str, Callable[[Any], Any]] | None, node: str) -> dict[str, Any] | None:
         """The fields of the task's request: headers, arguments of the JSON body, delivery_info, properties, and what
         the worker adds. None when the message is not protocol 2 with a plain JSON body of [args, kwargs, embed]."""
 
