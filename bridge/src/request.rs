@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList};
 
-use crate::json::{from_json, key, object_into, open_pair};
+use crate::json::{from_json, known_key, object_into, open_pair};
 use crate::values::properties_dict;
 
 /// How nearly every body ends: nothing follows.
@@ -89,7 +89,7 @@ fn usual_fields(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     static FIELDS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     let make = || {
         let fields = PyDict::new(py);
-        USUAL.iter().try_for_each(|name| fields.set_item(key(py, name), py.None()))?;
+        USUAL.iter().try_for_each(|name| fields.set_item(known_key(py, name), py.None()))?;
         PyResult::Ok(fields.unbind())
     };
     FIELDS.get_or_try_init(py, make)?.bind(py).copy()

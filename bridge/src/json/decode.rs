@@ -48,12 +48,14 @@ pub(crate) fn open_pair<'py>(
     decoder.peek().is_none().then_some((first, second))
 }
 
-/// A text for a key, the same object for the same name as long as it is remembered.
-pub(crate) fn key<'py>(py: Python<'py>, name: &str) -> Bound<'py, PyString> {
-    match KEYS.try_lock() {
-        Some(mut keys) => keys.get(py, name),
-        None => PyString::intern(py, name),
+/// The text that code has for a name; keys of that name are the same object as long as it is remembered, and a dict
+/// finds those without comparing texts. For names of ours alone: such texts may live for ever.
+pub(crate) fn known_key<'py>(py: Python<'py>, name: &'static str) -> Bound<'py, PyString> {
+    let object = PyString::intern(py, name);
+    if let Some(mut keys) = KEYS.try_lock() {
+        keys.slots[place(name.as_bytes())] = Some((name.into(), object.clone().unbind()));
     }
+    object
 }
 
 struct Decoder<'a, 'py> {
@@ -409,8 +411,7 @@ impl KeyCache {
         match slot {
             Some((cached, object)) if **cached == *key => object.bind(py).clone(),
             _ => {
-                // Interned, as the names in code are: a dict finds those without comparing texts.
-                let object = PyString::intern(py, key);
+                let object = PyString::new(py, key);
                 *slot = Some((key.into(), object.clone().unbind()));
                 object
             }
