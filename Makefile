@@ -8,10 +8,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
-	click flask pillow aiosmtpd PyYAML msgpack redis amqp
+	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem
 # The other side of the interoperability tests, apart: ours must work where it is not installed.
 CELERY_VENV := .venv-celery
-CELERY_TOOLS := celery[redis]==5.7.* PyYAML msgpack backports.zstd packaging
+CELERY_TOOLS := celery[redis]==5.7.* flower==2.* PyYAML msgpack backports.zstd packaging ephem
 # The bridge is built against the stable ABI: no interpreter is asked, so a change of environment rebuilds nothing.
 export PYO3_NO_PYTHON := 1
 export PYO3_BUILD_EXTENSION_MODULE := 1

@@ -1,7 +1,7 @@
 //! The only source of wall time, so that a test can move it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A moment: milliseconds since the Unix epoch, UTC.
@@ -19,6 +19,31 @@ impl UnixMillis {
     /// How long from this moment until `later`; zero when `later` is past.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(later.0.saturating_sub(self.0).max(0) as u64)
+    }
+}
+
+/// A logical clock (Lamport's): events of programs that know of each other are in order by it.
+#[derive(Debug, Default)]
+pub struct Lamport(AtomicU64);
+
+impl Lamport {
+    /// The time now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Something happens here: the time moves on. Gives the new time.
+    pub fn forward(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Another program said what time it has: ours is later from now on. Gives the new time.
+    pub fn adjust(&self, other: u64) -> u64 {
+        // Not to be driven to the end of numbers by a nonsense message.
+        let other = other.min(u64::MAX / 2);
+        let later = |own: u64| own.max(other) + 1;
+        let update = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |own| Some(later(own)));
+        later(update.unwrap_or_else(|own| own))
     }
 }
 

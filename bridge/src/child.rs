@@ -4,10 +4,13 @@
 //!    delivered to it, so that handlers run promptly on the main thread.
 //! 2. What it read waits in a queue; a descriptor is readable exactly while there is something to receive.
 //! 3. A reclaim is answered by the thread: what has not been received goes back.
-//! 4. End-of-file means that the supervisor is gone. A child that runs nothing is told to stop; one that
+//!    What has been received has begun; a child of several slots says so before it runs.
+//! 4. Orders for requests that run in a child of several slots (soft limits, to end one, more slots) wait beside
+//!    the queue, with a descriptor of their own: they come while there is no room for more requests.
+//! 5. End-of-file means that the supervisor is gone. A child that runs nothing is told to stop; one that
 //!    runs something is ended at once, since nobody would take its outcome and the request will be run again.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use celeriac::worker::pool::process::frame::{self, Decoder, Frame, FrameError, Packed, Received, Unpacked};
-use celeriac::worker::pool::{Mode, OutcomeKind, RequestTag};
+use celeriac::worker::pool::{Mode, Outcome, OutcomeKind, RequestTag};
 use parking_lot::{Condvar, Mutex};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -32,6 +35,8 @@ use crate::runtime::{same_process, without_signals};
 use crate::values::{Publication, ResultRecord, properties_dict};
 use crate::wakeup::Wakeup;
 
+/// Answers that wait to be written together are written when they take more.
+const LATER_BYTES: usize = 1 << 20;
 /// Executions that are read ahead at the most; the supervisor sends far fewer.
 const MAX_AHEAD: usize = 4096;
 /// Frames up to this size are small. The buffer of a socket has room for many of them.
@@ -43,7 +48,7 @@ const ORPHANED: i32 = 69;
 
 /// One request for a child. Its fields are read out of the frame when they are asked for.
 #[pyclass(frozen, module = "celeriac._core")]
-pub(crate) struct Execution(Packed);
+pub(crate) struct Execution(pub(crate) Packed);
 
 impl Execution {
     fn unpack(&self) -> PyResult<Unpacked<'_>> {
@@ -56,6 +61,12 @@ impl Execution {
     #[getter]
     fn tag(&self) -> RequestTag {
         self.0.tag()
+    }
+
+    /// The request's number in this worker; unlike the tag, the same for a run and for its conclusion.
+    #[getter]
+    fn number(&self) -> RequestTag {
+        self.0.tag() & !frame::CONCLUSION
     }
 
     #[getter]
@@ -148,14 +159,37 @@ struct Shared {
     state: Mutex<State>,
     /// Notified when the queue has room again.
     room: Condvar,
+    /// What a child of several slots has besides.
+    several: Option<Several>,
+}
+
+/// What only a child of several slots has.
+struct Several {
+    /// Readable exactly while there are orders. Changed under the lock of the state.
+    ordered: Wakeup,
+    /// Notified when there is something to receive, or nothing will come any more.
+    arrived: Condvar,
+    /// Answers that are written together. Filled by `respond_later`, emptied by `flush`.
+    later: Mutex<Vec<u8>>,
+}
+
+/// What a child of several slots is told beside requests.
+#[derive(Clone, Copy)]
+enum Order {
+    SoftLimit(RequestTag),
+    Cancel(RequestTag),
+    Slots(u64),
+    Stop,
 }
 
 #[derive(Default)]
 struct State {
     /// Read and not received. Pushed by the reader, popped by `receive`.
     queue: VecDeque<Packed>,
-    /// Received and not responded to. Counted by Python's threads; read by the reader at end-of-file.
-    running: usize,
+    /// Received and not responded to. Kept by Python's threads; read by the reader at end-of-file.
+    running: HashSet<RequestTag>,
+    /// Orders for a child of several slots. Added by the reader, taken by `orders`.
+    orders: Vec<Order>,
     /// Requests whose soft limit has passed. Added by the reader, removed by `respond`.
     soft: Vec<RequestTag>,
     /// No more will come: told to stop, or the supervisor is gone. Written by the reader.
@@ -202,6 +236,9 @@ impl Shared {
         if state.queue.len() == 1 && !state.stopping {
             self.wakeup.set();
         }
+        if let Some(several) = &self.several {
+            several.arrived.notify_one();
+        }
     }
 
     fn take(&self, frame: Frame) {
@@ -226,15 +263,28 @@ impl Shared {
                 // A supervisor that is gone shows at the next read.
                 let _gone = self.writer.lock().write_all(&answer);
             }
+            Frame::SoftLimit(tag) if self.several.is_some() => self.order(&mut state, Order::SoftLimit(tag)),
             Frame::SoftLimit(tag) => state.soft.push(tag),
+            Frame::Cancel(tag) => self.order(&mut state, Order::Cancel(tag)),
+            Frame::Slots(count) => self.order(&mut state, Order::Slots(count)),
             Frame::Stop => self.stop(&mut state),
             // Requests are read otherwise; frames from a child to the supervisor are of no use here.
             Frame::Execution(_)
             | Frame::Ready
             | Frame::Outcome(..)
             | Frame::Update(..)
-            | Frame::Returned(_) => {}
+            | Frame::Returned(_)
+            | Frame::Began(_) => {}
         }
+    }
+
+    /// Passes an order on. A child of one slot gets none.
+    fn order(&self, state: &mut State, order: Order) {
+        let Some(several) = &self.several else { return };
+        if state.orders.is_empty() {
+            several.ordered.set();
+        }
+        state.orders.push(order);
     }
 
     fn stop(&self, state: &mut State) {
@@ -243,13 +293,17 @@ impl Shared {
             if state.queue.is_empty() {
                 self.wakeup.set();
             }
+            self.order(state, Order::Stop);
+            if let Some(several) = &self.several {
+                several.arrived.notify_all();
+            }
         }
     }
 
     /// The end of the reader thread, and with it of the child.
     fn orphaned(&self) {
         let mut state = self.state.lock();
-        if state.running > 0 {
+        if !state.running.is_empty() {
             end_process();
         }
         state.reading = false;
@@ -262,9 +316,12 @@ impl Shared {
     }
 
     fn pop(&self) -> Option<Packed> {
-        let mut state = self.state.lock();
+        self.pop_from(&mut self.state.lock())
+    }
+
+    fn pop_from(&self, state: &mut State) -> Option<Packed> {
         let execution = state.queue.pop_front()?;
-        state.running += 1;
+        state.running.insert(execution.tag());
         if state.queue.is_empty() && !state.stopping {
             self.wakeup.clear();
         }
@@ -272,6 +329,39 @@ impl Shared {
             self.room.notify_one();
         }
         Some(execution)
+    }
+
+    /// Up to `limit` requests, of which the supervisor is told that they begin.
+    fn pop_many(&self, limit: usize) -> (Vec<Execution>, Vec<u8>) {
+        let mut state = self.state.lock();
+        let popped = std::iter::from_fn(|| self.pop_from(&mut state));
+        let popped: Vec<_> = popped.take(limit).map(Execution).collect();
+        let began = began(&popped);
+        (popped, began)
+    }
+
+    /// The next request for one of many threads; none when nothing will come any more.
+    fn wait_one(&self, several: &Several) -> Option<(Execution, Vec<u8>)> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(execution) = self.pop_from(&mut state) {
+                let execution = Execution(execution);
+                let began = began(std::slice::from_ref(&execution));
+                return Some((execution, began));
+            }
+            if state.stopping {
+                return None;
+            }
+            several.arrived.wait(&mut state);
+        }
+    }
+
+    /// A request is over. False when its answer must not be sent: an exception from another thread may come
+    /// when a request has been answered, and would have it answered twice.
+    fn answered(&self, tag: RequestTag) -> bool {
+        let mut state = self.state.lock();
+        state.soft.retain(|passed| *passed != tag);
+        state.running.remove(&tag) || self.several.is_none()
     }
 
     /// Whether all that the supervisor has sent so far has been understood.
@@ -303,6 +393,12 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    fn several(&self) -> PyResult<&Several> {
+        let several = self.shared.several.as_ref();
+        several
+            .ok_or_else(|| PyValueError::new_err("this child has one slot: it was made without several=True"))
+    }
+
     fn send(&self, py: Python<'_>, frame: &[u8]) -> PyResult<()> {
         // A small one is written without letting others run, if there is room: that takes less time than to detach.
         let writer = if frame.len() <= SMALL { self.shared.writer.try_lock() } else { None };
@@ -330,7 +426,8 @@ fn send_at_once(writer: &UnixStream, frame: &[u8]) -> std::io::Result<bool> {
 impl Child {
     /// Takes over the descriptor, and tells the supervisor that the child is set up.
     #[new]
-    fn new(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
+    #[pyo3(signature = (fd, several = false))]
+    fn new(py: Python<'_>, fd: RawFd, several: bool) -> PyResult<Self> {
         let socket = UnixStream::from(adopt(fd)?);
         socket.set_nonblocking(false)?;
         let shared = Arc::new(Shared {
@@ -339,6 +436,7 @@ impl Child {
             wakeup: Wakeup::new()?,
             state: Mutex::default(),
             room: Condvar::new(),
+            several: if several { Some(Several::new()?) } else { None },
         });
         let child = Self { pid: std::process::id(), shared: Arc::clone(&shared) };
         let mut ready = Vec::new();
@@ -397,9 +495,94 @@ impl Child {
         Ok(self.shared.wakeup.descriptor())
     }
 
+    /// Requests that wait, up to so many; the supervisor knows that they have begun. Does not wait.
+    fn receive_many(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<Execution>> {
+        same_process(self.pid, "Child")?;
+        self.several()?;
+        let (executions, began) = self.shared.pop_many(limit);
+        if !executions.is_empty() {
+            self.send(py, &began)?;
+        }
+        Ok(executions)
+    }
+
+    /// The next request, for one of many threads; None when told to stop. No signal handlers run.
+    fn receive_one(&self, py: Python<'_>) -> PyResult<Option<Execution>> {
+        same_process(self.pid, "Child")?;
+        let several = self.several()?;
+        let Some((execution, began)) = py.detach(|| self.shared.wait_one(several)) else { return Ok(None) };
+        self.send(py, &began)?;
+        Ok(Some(execution))
+    }
+
+    /// What this child was told since the last call, each with the tag or the number that it is about.
+    fn orders(&self) -> PyResult<Vec<(&'static str, u64)>> {
+        same_process(self.pid, "Child")?;
+        let several = self.several()?;
+        let orders = {
+            let mut state = self.shared.state.lock();
+            several.ordered.clear();
+            std::mem::take(&mut state.orders)
+        };
+        let words = orders.into_iter().map(|order| match order {
+            Order::SoftLimit(tag) => ("soft_limit", tag),
+            Order::Cancel(tag) => ("cancel", tag),
+            Order::Slots(count) => ("slots", count),
+            Order::Stop => ("stop", 0),
+        });
+        Ok(words.collect())
+    }
+
+    /// Readable while there are orders.
+    fn orders_fileno(&self) -> PyResult<RawFd> {
+        same_process(self.pid, "Child")?;
+        Ok(self.several()?.ordered.descriptor())
+    }
+
+    /// Writes the answers that wait.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        same_process(self.pid, "Child")?;
+        let answers = std::mem::take(&mut *self.several()?.later.lock());
+        if answers.is_empty() { Ok(()) } else { self.send(py, &answers) }
+    }
+
+    /// Answers a request with the next `flush`; tells whether this is the first answer that waits for it.
+    #[expect(clippy::too_many_arguments, reason = "as `respond`")]
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None))]
+    fn respond_later(
+        &self,
+        py: Python<'_>,
+        tag: RequestTag,
+        kind: &str,
+        results: Vec<Py<ResultRecord>>,
+        publications: Vec<Py<Publication>>,
+        summary: String,
+        runtime: Option<f64>,
+        traceback: Option<String>,
+    ) -> PyResult<bool> {
+        same_process(self.pid, "Child")?;
+        let several = self.several()?;
+        let outcome = outcome(kind, &results, &publications, summary, runtime, traceback)?;
+        let (first, full) = {
+            let mut later = several.later.lock();
+            let before = later.len();
+            frame::encode_outcome(tag, &outcome, &mut later).map_err(|error| too_large(py, error))?;
+            if !self.shared.answered(tag) {
+                later.truncate(before);
+            }
+            (before == 0, later.len() > LATER_BYTES)
+        };
+        if full {
+            self.flush(py)?;
+        }
+        Ok(first)
+    }
+
     /// Answers a request.
     #[expect(clippy::too_many_arguments, reason = "the whole outcome, in one call of the hot path")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None))]
     fn respond(
         &self,
         py: Python<'_>,
@@ -407,23 +590,16 @@ impl Child {
         kind: &str,
         results: Vec<Py<ResultRecord>>,
         publications: Vec<Py<Publication>>,
-        summary: &str,
+        summary: String,
         runtime: Option<f64>,
+        traceback: Option<String>,
     ) -> PyResult<()> {
         same_process(self.pid, "Child")?;
-        let (kind, runtime) = (outcome_kind(kind)?, maybe_seconds(runtime)?);
-        let records = results.iter().map(|record| &record.get().0);
-        let follow_ups = publications.iter().map(|one| &one.get().0);
-        let mut bytes = Vec::with_capacity(512);
-        frame::encode_end(tag, kind, runtime, summary, records, follow_ups, &mut bytes)
-            .map_err(|error| too_large(py, error))?;
-        {
-            let mut state = self.shared.state.lock();
-            state.soft.retain(|passed| *passed != tag);
-            // Before it is sent: a supervisor that has its last outcome may close the socket at once.
-            state.running = state.running.saturating_sub(1);
-        }
-        self.send(py, &bytes)
+        let outcome = outcome(kind, &results, &publications, summary, runtime, traceback)?;
+        let mut bytes = Vec::new();
+        frame::encode_outcome(tag, &outcome, &mut bytes).map_err(|error| too_large(py, error))?;
+        // Before it is sent: a supervisor that has its last outcome may close the socket at once.
+        if self.shared.answered(tag) { self.send(py, &bytes) } else { Ok(()) }
     }
 
     /// Stores a state of the running task's own.
@@ -450,6 +626,38 @@ impl Child {
             py.detach(|| std::thread::sleep(Duration::from_micros(100)));
         }
     }
+}
+
+impl Several {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { ordered: Wakeup::new()?, arrived: Condvar::new(), later: Mutex::default() })
+    }
+}
+
+/// The word that these begin.
+fn began(executions: &[Execution]) -> Vec<u8> {
+    let tags: Vec<_> = executions.iter().map(|execution| execution.0.tag()).collect();
+    let mut bytes = Vec::new();
+    frame::encode_began(&tags, &mut bytes);
+    bytes
+}
+
+fn outcome(
+    kind: &str,
+    results: &[Py<ResultRecord>],
+    publications: &[Py<Publication>],
+    summary: String,
+    runtime: Option<f64>,
+    traceback: Option<String>,
+) -> PyResult<Outcome> {
+    Ok(Outcome {
+        kind: outcome_kind(kind)?,
+        results: results.iter().map(|record| record.get().0.clone()).collect(),
+        publications: publications.iter().map(|one| one.get().0.clone()).collect(),
+        runtime: maybe_seconds(runtime)?,
+        summary,
+        traceback: traceback.unwrap_or_default(),
+    })
 }
 
 fn too_large(py: Python<'_>, error: FrameError) -> PyErr {

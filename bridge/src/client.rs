@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use celeriac::broker::DeadLetter;
+use celeriac::broker::{ConsumerOptions, DeadLetter, StoreReport};
 use celeriac::client::{self, ClientError, RetryPolicy, Sending};
 use celeriac::driver::Threading;
 use parking_lot::Mutex;
@@ -13,9 +13,12 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::completions::{Completions, Reply};
 use crate::connections::Connections;
+use crate::consumer::Consumer;
 use crate::convert::{maybe_seconds, seconds};
 use crate::errors::Failure;
+use crate::inbox::Inbox;
 use crate::json::from_json;
+use crate::listener::Listener;
 use crate::options::Options;
 use crate::runtime::{Engine, same_process};
 use crate::values::{Publication, ResultRecord, properties_to};
@@ -35,7 +38,11 @@ impl Client {
     }
 
     /// Runs a call here, with the interpreter released.
-    fn now<'a, T: Send, F>(&self, py: Python<'_>, call: impl FnOnce(Arc<client::Client>) -> F) -> PyResult<T>
+    pub(crate) fn now<'a, T: Send, F>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(Arc<client::Client>) -> F,
+    ) -> PyResult<T>
     where
         F: Future<Output = Result<T, ClientError>> + Send + 'a,
     {
@@ -220,8 +227,40 @@ impl Client {
         ttl: f64,
     ) -> PyResult<()> {
         let ttl = seconds(ttl)?.unwrap_or(Duration::MAX);
-        let message = publication.get().0.message.clone();
-        self.now(py, |client| async move { client.broadcast(exchange, message, ttl).await })
+        let Publication(publication) = publication.get();
+        let (key, message) = (&*publication.routing_key, publication.message.clone());
+        self.now(py, |client| async move { client.announce(exchange, key, message, ttl).await })
+    }
+
+    fn listen(&self, py: Python<'_>, exchange: &str) -> PyResult<Listener> {
+        let listener = self.now(py, |client| async move { client.listen(exchange).await })?;
+        Ok(Listener::new(listener))
+    }
+
+    fn examine_broker<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (report, advice) = self.now(py, |client| async move { client.examine_broker().await })?;
+        let dict = store_report(py, report)?;
+        dict.set_item("advice", advice)?;
+        Ok(dict)
+    }
+
+    fn examine_backend<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let report = self.now(py, |client| async move { client.examine_backend().await })?;
+        store_report(py, report)
+    }
+
+    #[pyo3(signature = (queues, node, lease = 60.0))]
+    fn consume(&self, py: Python<'_>, queues: Vec<String>, node: String, lease: f64) -> PyResult<Consumer> {
+        let lease = seconds(lease)?.unwrap_or(Duration::MAX);
+        let options = ConsumerOptions { queues, node, lease, max_crashes: u32::MAX, results: None };
+        let consumer = self.now(py, |client| async move { client.consume(options).await })?;
+        Ok(Consumer::new(consumer))
+    }
+
+    /// Opens a mailbox for replies.
+    fn inbox(&self, py: Python<'_>, exchange: &str, key: &str) -> PyResult<Inbox> {
+        let listener = self.now(py, |client| async move { client.inbox(exchange, key).await })?;
+        Ok(Inbox::new(listener))
     }
 
     /// Without the password.
@@ -258,9 +297,9 @@ impl Drop for Client {
 }
 
 /// Attempts after the first, and seconds: before the first of these, more before each, at the most.
-type Retry = (Option<u32>, f64, f64, Option<f64>);
+pub(crate) type Retry = (Option<u32>, f64, f64, Option<f64>);
 
-fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
+pub(crate) fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
     let retry = match retry {
         None => RetryPolicy::NEVER,
         Some((max_retries, start, step, longest)) => RetryPolicy {
@@ -271,6 +310,16 @@ fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResul
         },
     };
     Ok(Sending { timeout: maybe_seconds(timeout)?, retry, results })
+}
+
+fn store_report(py: Python<'_>, report: StoreReport) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("version", report.version)?;
+    dict.set_item("clock_offset_ms", report.clock_offset_ms)?;
+    dict.set_item("workers", report.workers)?;
+    dict.set_item("consumers", report.consumers)?;
+    dict.set_item("settings", report.settings)?;
+    Ok(dict)
 }
 
 fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py, PyDict>> {

@@ -6,15 +6,19 @@ mod client;
 mod completions;
 mod compression;
 mod connections;
+mod consumer;
 mod convert;
 mod errors;
+mod inbox;
 mod json;
+mod listener;
 mod logging;
 mod options;
 mod record;
 mod request;
 mod runtime;
 mod saferepr;
+mod schedule;
 mod uuids;
 mod values;
 mod wakeup;
@@ -36,13 +40,21 @@ mod _core {
     #[pymodule_export]
     use crate::compression::{compress, decompress};
     #[pymodule_export]
+    use crate::consumer::{Consumer, Delivery};
+    #[pymodule_export]
+    use crate::inbox::Inbox;
+    #[pymodule_export]
     use crate::json::{json_dumps, json_loads};
+    #[pymodule_export]
+    use crate::listener::Listener;
     #[pymodule_export]
     use crate::record::json_record;
     #[pymodule_export]
     use crate::runtime::shutdown_runtime;
     #[pymodule_export]
     use crate::saferepr::saferepr;
+    #[pymodule_export]
+    use crate::schedule::Schedule;
     #[pymodule_export]
     use crate::uuids::uuids;
     #[pymodule_export]

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use celeriac::client::ClientError;
 use celeriac::clock::Clock;
 use celeriac::driver::{connect_backend, connect_broker};
-use celeriac::worker::{self, Exit, Notice, NoticeQueue, Stats, Stop, WorkerHandle};
+use celeriac::worker::pool::process::frame::Packed;
+use celeriac::worker::{self, Exit, Notice, NoticeQueue, Stats, Stop, TaskEvent, TaskNotice, WorkerHandle};
 use parking_lot::{Condvar, Mutex};
 use pyo3::IntoPyObjectExt as _;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::child::Execution;
 use crate::connections::Connections;
 use crate::convert::maybe_seconds;
 use crate::errors::Failure;
@@ -219,14 +221,17 @@ impl Worker {
         Ok(tuples)
     }
 
-    /// `warm`: stop claiming, drain, hand back. `cold`: cancel what runs, hand back.
+    /// `warm`: stop claiming, drain, hand back. `cold`: cancel what runs, hand back. `soft`: cold, after a while.
     fn stop(&self, how: &str) -> PyResult<()> {
         same_process(self.pid, "Worker")?;
         let how = match how {
             "warm" => Stop::Warm,
+            "soft" => Stop::Soft,
             "cold" => Stop::Cold,
             other => {
-                return Err(PyValueError::new_err(format!("a worker stops warm or cold, not {other:?}")));
+                return Err(PyValueError::new_err(format!(
+                    "a worker stops warm, soft or cold, not {other:?}"
+                )));
             }
         };
         let mut state = self.shared.state.lock();
@@ -235,6 +240,24 @@ impl Worker {
             handle.stop(how);
         }
         Ok(())
+    }
+
+    /// Has notices made of requests from now on when one of these happens to them.
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    fn tell(&self, events: Vec<String>) -> PyResult<()> {
+        same_process(self.pid, "Worker")?;
+        let events = events.iter().map(|name| event(name)).collect::<PyResult<Vec<_>>>()?;
+        if let Some(notices) = self.shared.notices() {
+            notices.want_tasks(&events);
+        }
+        Ok(())
+    }
+
+    /// Answers a command of the app's own with JSON text; false when the worker has ended.
+    fn reply(&self, py: Python<'_>, number: u64, json: String) -> PyResult<bool> {
+        same_process(self.pid, "Worker")?;
+        let handle = self.shared.state.lock().handle.clone();
+        Ok(handle.is_some_and(|handle| py.detach(|| handle.reply(number, json))))
     }
 
     /// Counters; empty before the start.
@@ -266,9 +289,32 @@ impl Drop for Worker {
     }
 }
 
+/// What may happen to a request, as Python calls it.
+const EVENTS: [(&str, TaskEvent); 4] = [
+    ("received", TaskEvent::Received),
+    ("revoked", TaskEvent::Revoked),
+    ("unknown", TaskEvent::Unknown),
+    ("rejected", TaskEvent::Rejected),
+];
+
+/// What happens to a request, by its name in Python.
+pub(crate) fn event(name: &str) -> PyResult<TaskEvent> {
+    let found = EVENTS.iter().find(|(known, _)| *known == name).map(|(_, event)| *event);
+    found.ok_or_else(|| PyValueError::new_err(format!("nothing that happens to requests is called {name:?}")))
+}
+
 fn to_tuple(py: Python<'_>, notice: Notice) -> PyResult<Py<PyAny>> {
     match notice {
         Notice::Ready => ("ready",).into_py_any(py),
+        Notice::Task(told) => {
+            let TaskNotice { event, execution, detail, signal } = *told;
+            let name = EVENTS.iter().find(|(_, known)| *known == event).map(|(name, _)| *name);
+            let packed = Packed::new(&execution).map_err(|error| PyValueError::new_err(error.to_string()))?;
+            ("task", name, Execution(packed), detail, signal).into_py_any(py)
+        }
+        Notice::Command { number, method, arguments } => {
+            ("command", number, method, arguments).into_py_any(py)
+        }
         Notice::Log(line) => {
             let (id, name) = line.task.unzip();
             let created = line.created.0 as f64 / 1000.0;
@@ -284,7 +330,7 @@ fn stats_to(py: Python<'_>, stats: Stats) -> PyResult<Bound<'_, PyDict>> {
     }
     copy! {
         claimed finished succeeded failed retried revoked refused lost released parked stale crashed
-        committed batches replaced reconnected ready held outstanding totals pids
+        committed batches replaced reconnected events_sent events_dropped ready held outstanding totals pids
     }
     Ok(dict)
 }

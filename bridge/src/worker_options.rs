@@ -4,10 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
-use celeriac::worker::{RateLimit, TaskOptions, WorkerOptions};
+use celeriac::worker::{
+    About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
+    WorkerOptions, health_address,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -15,6 +19,9 @@ use crate::connections::Connections;
 use crate::convert::adopt;
 use crate::errors::Class;
 use crate::options::Options;
+
+/// Slots that are not needed go after this time, unless told otherwise.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// All that is needed to start a worker.
 pub(crate) struct Plan {
@@ -40,8 +47,9 @@ pub(crate) fn read(dict: &Bound<'_, PyDict>) -> PyResult<Plan> {
         None => None,
     };
     let connections = Connections::read(&given, Threading::Dedicated)?;
-    let options =
+    let mut options =
         WorkerOptions { result_expires_ms: connections.broker.reply.expires_ms, ..worker_options(&given)? };
+    options.control.topology = connections.broker.topology.clone();
     let pool = pool(&given, &options)?;
     given.finish()?;
     Ok(Plan { broker_url, write_url, result_backend, connections, options, pool })
@@ -71,13 +79,72 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         lease: given.duration("lease_seconds")?.unwrap_or(default.lease),
         max_crashes: given.take("max_crashes")?.unwrap_or(default.max_crashes),
         drain: given.duration("drain_seconds")?,
+        drain_spares_acknowledged: given.take("drain_spares_acknowledged")?.unwrap_or_default(),
+        soft_stop: given.duration("soft_shutdown_seconds")?.unwrap_or_default(),
+        tell: tell(given)?,
+        service_manager: service_manager(given)?,
         result_expires_ms: None,
         connect_attempts: given.take("connect_attempts")?,
         disable_rate_limits: given.take("disable_rate_limits")?.unwrap_or(default.disable_rate_limits),
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
+        task_events: given.take("task_events")?.unwrap_or(default.task_events),
+        heartbeat: given.duration("heartbeat_seconds")?.filter(|interval| !interval.is_zero()),
+        health_address: match given.take::<String>("health_address")? {
+            Some(text) => Some(health_address(&text).map_err(|error| given.wrong("health_address", &error))?),
+            None => None,
+        },
+        autoscale: autoscale(given)?,
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
+        control: control(given)?,
     })
+}
+
+fn tell(given: &Options<'_>) -> PyResult<Vec<TaskEvent>> {
+    let names = given.take::<Vec<String>>("tell")?.unwrap_or_default();
+    names.iter().map(|name| crate::worker::event(name)).collect()
+}
+
+fn service_manager(given: &Options<'_>) -> PyResult<Option<ServiceManager>> {
+    let watchdog = given.duration("watchdog_seconds")?;
+    let socket = given.take::<OsString>("notify_socket")?;
+    Ok(socket.map(|socket| ServiceManager { socket, watchdog }))
+}
+
+fn control(given: &Options<'_>) -> PyResult<ControlOptions> {
+    let default = ControlOptions::default();
+    let Some(dict) = given.take::<Bound<'_, PyDict>>("control")? else { return Ok(default) };
+    let given = Options::new("control", &dict)?;
+    let text = |name| given.take::<String>(name).map(Option::unwrap_or_default);
+    let control = ControlOptions {
+        enabled: given.take("enabled")?.unwrap_or(default.enabled),
+        exchange: given.take("exchange")?.unwrap_or(default.exchange),
+        mingle: given.take("mingle")?.unwrap_or(default.mingle),
+        state_file: given.take("state_file")?,
+        pool_restarts: given.take("pool_restarts")?.unwrap_or(default.pool_restarts),
+        commands: given.take::<Vec<String>>("commands")?.unwrap_or_default().into_iter().collect(),
+        topology: default.topology,
+        about: About {
+            conf: text("conf")?,
+            conf_with_defaults: text("conf_with_defaults")?,
+            report: text("report")?,
+            tasks: text("tasks")?,
+            broker: text("broker")?,
+            pool: text("pool")?,
+            max_tasks_per_child: given.take("max_tasks_per_child")?,
+        },
+    };
+    given.finish()?;
+    Ok(control)
+}
+
+fn autoscale(given: &Options<'_>) -> PyResult<Option<AutoscaleOptions>> {
+    let keepalive = given.duration("autoscale_keepalive")?.unwrap_or(KEEPALIVE);
+    match given.take::<(usize, usize)>("autoscale")? {
+        None => Ok(None),
+        Some((max, min)) if min >= 1 && max >= min => Ok(Some(AutoscaleOptions { max, min, keepalive })),
+        Some(_) => Err(given.wrong("autoscale", "it is (max, min), with 1 <= min <= max")),
+    }
 }
 
 fn tasks(given: &Options<'_>) -> PyResult<HashMap<String, TaskOptions>> {
@@ -103,6 +170,7 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         acks_on_failure: given.take("acks_on_failure")?.unwrap_or(default.acks_on_failure),
         acks_on_timeout: given.take("acks_on_timeout")?.unwrap_or(default.acks_on_timeout),
         reject_on_worker_lost: given.take("reject_on_worker_lost")?.unwrap_or(default.reject_on_worker_lost),
+        send_events: given.take("send_events")?.unwrap_or(default.send_events),
         rate_limit,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
@@ -116,6 +184,11 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
 
 fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {
     let concurrency = given.take("concurrency")?.unwrap_or(1);
+    // Where it is given, each process has as many slots as `concurrency` says; elsewhere each has one.
+    let (processes, slots) = match given.take("processes")? {
+        Some(processes) => (processes, Some(concurrency)),
+        None => (concurrency, None),
+    };
     let argv = given.take::<Vec<OsString>>("fork_server_argv")?;
     let server = given.take::<RawFd>("fork_server_fd")?;
     let child = given.take::<RawFd>("child_fd")?;
@@ -132,7 +205,13 @@ fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {
     };
     let hard_limits =
         options.time_limit.is_some() || options.tasks.values().any(|task| task.time_limit.is_some());
-    let pool =
-        ProcessPoolOptions { concurrency, spawner, max_tasks_per_child, max_memory_per_child, hard_limits };
+    let pool = ProcessPoolOptions {
+        processes,
+        slots,
+        spawner,
+        max_tasks_per_child,
+        max_memory_per_child,
+        hard_limits,
+    };
     ProcessPool::new(pool).map_err(|error| Class::Improper.error(given.py(), error.to_string()))
 }

@@ -150,6 +150,33 @@ class CallTemplate:
 # -- client -------------------------------------------------------------------------------------------
 
 @final
+class Schedule:
+    """What the broker of a client keeps of one schedule of periodic tasks: see `src/broker/schedule.rs`."""
+
+    def __new__(cls, client: Client, name: str) -> Schedule: ...
+    def lease(self, holder: str, ttl: float) -> tuple[bool, str | None]:
+        """Takes or renews the lease for `ttl` seconds: whether it is ours, and who holds it (None: it is not known)."""
+    def release(self, holder: str) -> None: ...
+    def fire(
+        self,
+        holder: str,
+        ttl: float,
+        entry: str,
+        due_ms: int,
+        state: str,
+        batch: Sequence[Publication],
+        timeout: float | None = None,
+        retry: tuple[int | None, float, float, float | None] | None = None,
+        results: bool = False,
+    ) -> str:
+        """Notes a due moment and publishes, at most once: `sent`, `already` (noted before) or `not-holder`. Renews the
+        lease. `state` is kept with it. The rest as for `Client.publish`."""
+    def state(self) -> dict[str, Any]:
+        """entries ({name: (due_ms, state)}), changes ({name: text}), holder (None: nobody, or not known)."""
+    def change(self, entry: str, change: str | None) -> None:
+        """Keeps a text with an entry, for users' changes; None: no more."""
+
+@final
 class Completions:
     """Where finished async calls wait for a Python event loop. `fileno()` becomes readable when the queue
     was empty and is not any more; `drain()` empties it. No engine thread ever touches Python."""
@@ -219,11 +246,81 @@ class Client:
         """name, ready, claimed, parked, dead."""
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """id, queue, reason, detail, crashes, died_ms, headers (None: unreadable), properties, body. Oldest first."""
-    def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None: ...
+    def examine_broker(self) -> dict[str, Any]:
+        """version, clock_offset_ms, workers (of ours, with a lease), consumers (by queue), settings (of the server): None
+        or empty where the store does not tell; advice: sentences for an operator."""
+    def examine_backend(self) -> dict[str, Any]:
+        """The same without advice. Raises ImproperlyConfigured when there is no result backend."""
+    def consume(self, queues: Sequence[str], node: str, lease: float = 60.0) -> Consumer:
+        """Declares the queues, and starts to take messages by hand. `lease`: seconds that what was taken stays taken
+        without a `renew`."""
+    def broadcast(self, exchange: str, publication: Publication, ttl: float) -> None:
+        """To whoever listens now, with the publication's routing key (which commands have not, and events have)."""
+    def inbox(self, exchange: str, key: str) -> Inbox:
+        """Opens a mailbox: receives what is replied to that exchange and key from now on."""
+    def listen(self, exchange: str) -> Listener:
+        """Hears what is broadcast on that exchange from now on."""
     def broker_url(self) -> str:
         """Without the password."""
     def close(self, timeout: float = 5.0) -> None:
         """Waits for calls under way, then disconnects. Calls after it raise RuntimeError."""
+
+@final
+class Inbox:
+    """A mailbox for replies."""
+
+    def next(self, timeout: float | None = None) -> tuple[dict[str, Any], bytes] | None:
+        """The next reply: headers and body. None after the time (seconds), or when closed."""
+    def close(self) -> None:
+        """Removes it from the store."""
+
+@final
+class Listener:
+    """What is broadcast on one exchange, as `Client.listen` gives it. Belongs to its process; used by one thread at a time."""
+
+    def receive(self, timeout: float | None = None) -> tuple[dict[str, Any], dict[str, Any], bytes] | None:
+        """Headers, properties and body of the next message; None on time-out, and after `close`. Interruptible by
+        signals. Connects anew by itself: what is said meanwhile is not heard (but in the embedded store)."""
+    def close(self) -> None:
+        """Stops listening."""
+
+@final
+class Consumer:
+    """Takes messages by hand: for commands that move them or look at them. Made by `Client.consume`."""
+
+    def claim(self, count: int, timeout: float) -> list[Delivery]:
+        """Up to `count` messages; none when none came within `timeout` seconds."""
+    def settle(self, claims: Sequence[tuple[int, int]], how: str) -> int:
+        """how: ack, requeue (to the end of the queue), release (to its old place). Returns how many of these claims were
+        lost before, and are where they were."""
+    def renew(self) -> bool:
+        """Holds what was taken for another lease. False: it was lost, and goes to others."""
+    def close(self) -> None:
+        """Gives back, in order, what was taken and not settled."""
+
+@final
+class Delivery:
+    """A message that was taken. Immutable."""
+
+    @property
+    def claim(self) -> tuple[int, int]: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def exchange(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def headers(self) -> dict[str, Any] | None:
+        """None when they cannot be read."""
+    @property
+    def properties(self) -> dict[str, Any]: ...
+    @property
+    def body(self) -> bytes: ...
+    def publication(self, exchange: str, routing_key: str) -> Publication:
+        """The same message, byte for byte, to be sent elsewhere."""
 
 def shutdown_runtime(timeout: float = 2.0) -> None:
     """Stops the engine's threads in this process; calls that wait raise RuntimeError. The next call starts
@@ -238,6 +335,9 @@ class Execution:
 
     @property
     def tag(self) -> int: ...
+    @property
+    def number(self) -> int:
+        """The request's number in its worker; unlike the tag, the same for a run and for its conclusion."""
     @property
     def mode(self) -> str:
         """run, timed_out, lost, revoked, unknown."""
@@ -272,8 +372,9 @@ class Child:
     """The child's end of its socket. A Rust thread reads frames ahead of the task that runs (and ends the
     process when the supervisor is gone); it never attaches to Python."""
 
-    def __new__(cls, fd: int) -> Child:
-        """Takes the descriptor over, and tells the supervisor that the child is set up."""
+    def __new__(cls, fd: int, several: bool = False) -> Child:
+        """Takes the descriptor over, and tells the supervisor that the child is set up. several: it runs more than
+        one request at a time; the methods that say so are for such a child alone."""
     def receive(self, timeout: float | None = None) -> Execution | None:
         """The next request; None when told to stop, or on time-out (see `stopping`). Python signal handlers run."""
     @property
@@ -288,9 +389,33 @@ class Child:
         publications: Sequence[Publication],
         summary: str,
         runtime: float | None,
+        traceback: str | None = None,
     ) -> None:
         """kind: success, failure, retry, ignored, rejected, requeued, revoked, malformed, disallowed.
+        `traceback`: where the task raised, for its event.
         Raises EncodeError when it is over 1 GiB, OSError when the supervisor is gone."""
+    def receive_many(self, limit: int) -> list[Execution]:
+        """several: requests that wait, up to so many. Does not wait. What is received has begun."""
+    def receive_one(self) -> Execution | None:
+        """several: the next request, for one of many threads; None when told to stop."""
+    def orders(self) -> list[tuple[str, int]]:
+        """several: what came since the last call: ("soft_limit", tag), ("cancel", tag): end it and answer all the
+        same, ("slots", how many may run at a time), ("stop", 0)."""
+    def orders_fileno(self) -> int:
+        """several: readable while there are orders."""
+    def respond_later(
+        self,
+        tag: int,
+        kind: str,
+        results: Sequence[ResultRecord],
+        publications: Sequence[Publication],
+        summary: str,
+        runtime: float | None,
+        traceback: str | None = None,
+    ) -> bool:
+        """several: as `respond`, but written by the next `flush`. True: no other answer waits for that yet."""
+    def flush(self) -> None:
+        """several: writes the answers that wait, together."""
     def update(self, tag: int, record: ResultRecord) -> None:
         """Stores a state of the running task's own (in order, before its outcome)."""
     def soft_limit_passed(self, tag: int) -> bool:
@@ -309,15 +434,24 @@ class Worker:
         broker_write_url (str | None): where follow-ups go, if not to the broker that is consumed from
         connect_attempts (int | None: until it can): how often it tries to reach the broker when it starts
         node (str), queues (list[str]), concurrency (int), prefetch_multiplier (int | None)
+        processes (int | None: as many as concurrency says, each with one slot): each with concurrency slots
+        autoscale ((max, min) | None), autoscale_keepalive (seconds)
         tasks: {name: {acks_late, acks_on_failure, acks_on_timeout, reject_on_worker_lost, track_started,
-                ignore_result, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
+                ignore_result, send_events, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
         accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit
         lease_seconds (float), max_crashes (int), drain_seconds (float | None: warm stop waits without limit)
+        drain_spares_acknowledged (bool): what would be lost runs on after that; soft_shutdown_seconds (float)
+        tell (list of received, revoked, unknown, rejected): what becomes a notice of its own
+        notify_socket (str | None), watchdog_seconds (float | None): the service manager
         max_tasks_per_child, max_memory_per_child (KiB), disable_rate_limits (bool)
         fork_server_fd (int | None): stream socket of a fork server that already runs
         fork_server_argv (list[str] | None): starts one by exec, its socket on stdin, when the first is gone
         child_fd (int | None): solo: the worker's side of the socket whose other end the caller serves
         log_level (int)
+        control: {enabled, exchange, mingle (bool), state_file (path | None), pool_restarts, commands (own ones),
+                conf, conf_with_defaults, tasks, broker (JSON texts), report, pool (texts), max_tasks_per_child}
+        health_address (str | None): HOST:PORT or a port; answers /live, /ready and /metrics there
+        task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects
         to nothing and starts no thread, so that a fork may follow."""
     def start(self) -> None:
@@ -327,9 +461,17 @@ class Worker:
     def notices(self) -> list[tuple[Any, ...]]:
         """("log", levelno, logger name, message, created (s), task_id | None, task name | None)
         ("ready",), ("stopped", exit code, text)
+        ("command", number, method, arguments as JSON text): a command of the app's own; answer by `reply`
+        ("task", received | revoked | unknown | rejected, Execution, why, signal number | None): see `tell`
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
+    def reply(self, number: int, json: str) -> bool:
+        """Answers a command of the app's own with JSON text; False when the worker has ended."""
     def stop(self, how: str) -> None:
-        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. Before the start: remembered."""
+        """warm: stop claiming, drain, hand back. cold: cancel what runs, hand back. soft: cold after a while, if tasks
+        run. Before the start: remembered."""
+    def tell(self, events: list[str]) -> None:
+        """Has notices made of requests from now on when one of these happens to them: received, revoked, unknown,
+        rejected."""
     def stats(self) -> dict[str, Any]:
         """Counters by name, `totals` (received, by task), `pids`. Empty before the start."""
     def join(self, timeout: float | None = None) -> bool:

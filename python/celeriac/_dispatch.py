@@ -13,6 +13,9 @@ from typing import Any
 
 Receiver = Callable[..., Any]
 
+#: `inspect.CO_VARKEYWORDS`; the module would be the largest import here.
+_CO_VARKEYWORDS = 0x08
+
 _RETRY_DELAYS = (0.1, 0.5, 2.0)
 
 
@@ -29,6 +32,24 @@ def _identity(target: Any) -> Any:
     return id(target)
 
 
+def _is_proxy(sender: Any) -> bool:
+    return hasattr(type(sender), "_get_current_object")
+
+
+def _wanted(sender: Any) -> Any:
+    """What tells wanted senders apart. A proxy is not looked behind before something is sent: a shared task would
+    finalise whatever app is current."""
+    if sender is None:
+        return None
+    return ("proxy", id(sender)) if _is_proxy(sender) else _identity(sender)
+
+
+def _takes_keywords(fun: Receiver) -> bool:
+    """Whether a receiver takes arguments that it does not name; assumed of what cannot be looked into."""
+    code = getattr(getattr(fun, "__func__", fun), "__code__", None)
+    return code is None or bool(code.co_flags & _CO_VARKEYWORDS)
+
+
 class Signal:
     """Something that happens, and whom it is told.
 
@@ -39,7 +60,7 @@ class Signal:
 
     #: Fast test for senders on hot paths: empty means that `send` has nothing to do. Replaced as a whole
     #: under the lock by connect and disconnect, read without it.
-    receivers: tuple[tuple[tuple[Any, Any], Any, bool], ...]
+    receivers: tuple[tuple[tuple[Any, Any], Any, bool, Any], ...]
 
     def __init__(self, providing_args: set[str] | None = None, name: str = "") -> None:
         self.providing_args = frozenset(providing_args or ())
@@ -63,21 +84,31 @@ class Signal:
             weak: Forget the receiver when nobody else holds it.
             dispatch_uid: Connects only once under this name.
             retry: Try a receiver that raises again a few times.
+
+        Raises:
+            TypeError: The receiver cannot be called.
+            ValueError: It does not take keyword arguments: what a signal passes may grow.
         """
         if fun is None:
             return lambda function: self.connect(function, sender, weak, dispatch_uid, retry)
-        key = (_identity(fun) if dispatch_uid is None else dispatch_uid, None if sender is None else _identity(sender))
-        held = self._hold(fun, weak)
+        if not callable(fun):
+            raise TypeError(f"a signal receiver must be callable: {fun!r} is not")
+        if not _takes_keywords(fun):
+            raise ValueError(f"signal receiver {fun!r} must accept keyword arguments (**kwargs)")
+        key = (dispatch_uid or _identity(fun), _wanted(sender))
+        entry = (key, self._hold(fun, weak), retry, sender if _is_proxy(sender) else None)
         with self._lock:
-            self.receivers = (*(entry for entry in self.receivers if entry[0] != key), (key, held, retry))
+            # The first one of a key stays, as with Celery: a module that is imported twice connects once.
+            if all(known[0] != key for known in self.receivers):
+                self.receivers = (*self.receivers, entry)
         return fun
 
     def disconnect(
         self, receiver: Receiver | None = None, sender: Any = None, weak: bool | None = None, dispatch_uid: Any = None
     ) -> bool:
         """Disconnects a receiver; tells whether it was connected."""
-        who = _identity(receiver) if dispatch_uid is None else dispatch_uid
-        key = (who, None if sender is None else _identity(sender))
+        who = dispatch_uid or _identity(receiver)
+        key = (who, _wanted(sender))
         with self._lock:
             before = len(self.receivers)
             self.receivers = tuple(entry for entry in self.receivers if entry[0] != key)
@@ -117,8 +148,8 @@ class Signal:
     def _live(self, sender: Any) -> list[tuple[Receiver, bool]]:
         sender_id = None if sender is None else _identity(sender)
         live: list[tuple[Receiver, bool]] = []
-        for (_, wanted), held, retry in self.receivers:
-            if wanted is None or wanted == sender_id:
+        for (_, wanted), held, retry, proxy in self.receivers:
+            if wanted is None or (wanted if proxy is None else _identity(proxy)) == sender_id:
                 receiver = held() if isinstance(held, weakref.ReferenceType) else held
                 if receiver is not None:
                     live.append((receiver, retry))

@@ -8,10 +8,16 @@ __all__ = [
     "after_setup_logger",
     "after_setup_task_logger",
     "after_task_publish",
+    "beat_embedded_init",
     "beat_init",
     "before_task_publish",
     "celeryd_after_setup",
     "celeryd_init",
+    "eventlet_pool_apply",
+    "eventlet_pool_postshutdown",
+    "eventlet_pool_preshutdown",
+    "eventlet_pool_started",
+    "heartbeat_sent",
     "import_modules",
     "setup_logging",
     "task_failure",
@@ -42,7 +48,8 @@ before_task_publish = Signal(
 after_task_publish = Signal({"body", "exchange", "routing_key", "headers"}, "after_task_publish")
 task_sent = Signal({"task_id", "task", "args", "kwargs", "eta", "taskset"}, "task_sent")
 
-# In a child. Sender: the task.
+# In a child, but for the last four: those are sent in the worker's own process. Sender: the task, or for
+# `task_received`, `task_rejected` and `task_unknown` the consumer.
 task_prerun = Signal({"task_id", "task", "args", "kwargs"}, "task_prerun")
 task_postrun = Signal({"task_id", "task", "args", "kwargs", "retval", "state"}, "task_postrun")
 task_success = Signal({"result", "runtime"}, "task_success")
@@ -56,7 +63,8 @@ task_revoked = Signal({"request", "terminated", "signum", "expired"}, "task_revo
 task_rejected = Signal({"message", "exc"}, "task_rejected")
 task_unknown = Signal({"message", "exc", "name", "id"}, "task_unknown")
 
-# In the worker's own process, but for the two of the pool's processes. Sender: worker or node name.
+# In the worker's own process, but for the two of the pool's processes, and for `worker_before_create_process`: that
+# one is sent in the fork server, before each fork. Sender: worker, consumer, fork server or node name.
 celeryd_init = Signal({"instance", "conf", "options"}, "celeryd_init")
 celeryd_after_setup = Signal({"instance", "conf"}, "celeryd_after_setup")
 import_modules = Signal(set(), "import_modules")
@@ -75,4 +83,13 @@ after_setup_task_logger = Signal({"logger", "loglevel", "logfile", "format", "co
 
 # The scheduler and the command line.
 beat_init = Signal(set(), "beat_init")
+beat_embedded_init = Signal(set(), "beat_embedded_init")
 user_preload_options = Signal({"app", "options"}, "user_preload_options")
+
+# They exist so that modules which connect to them can be imported. The heartbeat is the engine's, which calls no
+# Python; there is no pool of eventlet.
+heartbeat_sent = Signal(set(), "heartbeat_sent")
+eventlet_pool_started = Signal(set(), "eventlet_pool_started")
+eventlet_pool_preshutdown = Signal(set(), "eventlet_pool_preshutdown")
+eventlet_pool_postshutdown = Signal(set(), "eventlet_pool_postshutdown")
+eventlet_pool_apply = Signal({"target", "args", "kwargs"}, "eventlet_pool_apply")

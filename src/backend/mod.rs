@@ -4,6 +4,7 @@ mod error;
 
 use async_trait::async_trait;
 
+use crate::broker::StoreReport;
 use crate::protocol::ResultRecord;
 
 pub use error::BackendError;
@@ -20,6 +21,11 @@ pub trait ResultBackend: Send + Sync {
 
     /// Removes records.
     async fn forget(&self, task_ids: &[String]) -> Result<(), BackendError>;
+
+    /// What the store says of itself, for `doctor`.
+    async fn examine(&self) -> Result<StoreReport, BackendError> {
+        Ok(StoreReport::default())
+    }
 
     /// Follows ids: the stream first gives what is stored now, then every change. Woken, not polled.
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError>;

@@ -19,7 +19,9 @@
 //! 6. Within one queue and priority, order is first in, first out. Higher priority first (0 to 9).
 
 mod error;
+mod schedule;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,15 @@ use crate::clock::UnixMillis;
 use crate::protocol::{Message, Publication, ResultRecord};
 
 pub use error::BrokerError;
+pub use schedule::{Fired, Firing, LastDue, ScheduleLease, ScheduleState};
+
+/// How long a reply waits for whoever asked, where the store keeps it.
+pub(crate) const REPLY_KEPT: Duration = Duration::from_secs(60);
+
+/// The broadcast exchange that stands for an inbox, in stores that have no queues for it.
+fn mailbox(exchange: &str, key: &str) -> String {
+    format!("{exchange}/{key}")
+}
 
 /// What moves messages. One per process and URL, shared by all threads.
 #[async_trait]
@@ -51,6 +62,13 @@ pub trait Broker: Send + Sync {
         )))
     }
 
+    /// Makes due what is parked for a queue: the rule by which a worker had parked it has changed. What has an ETA is
+    /// parked again by whoever claims it. Returns how many; a store that cannot do it lets them come at their time.
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        let _ = queue;
+        Ok(0)
+    }
+
     /// Every queue the store knows, with its counts.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
 
@@ -69,8 +87,33 @@ pub trait Broker: Send + Sync {
     /// At most once for each.
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
 
+    /// [`Broker::broadcast`] with a routing key, as events have one (their type; `task.multi` for several). A store
+    /// that has no such keys sends it to the same listeners without.
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
+        let _ = routing_key;
+        self.broadcast(exchange, message, ttl).await
+    }
+
     /// Receives what is broadcast on `exchange` from now on.
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError>;
+
+    /// A private mailbox: receives what [`Broker::reply`] sends to `exchange` with `key`, from now on and for as long as
+    /// the listener lives. Nobody else may use that key.
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        self.listen(&mailbox(exchange, key)).await
+    }
+
+    /// Sends to the inbox that was opened for `exchange` and `key`. One that is gone gets nothing, and that is no error:
+    /// whoever asked does not wait any more.
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        self.broadcast(&mailbox(exchange, key), message, REPLY_KEPT).await
+    }
 
     /// Names the store behind this broker, such as a canonical path or `host:port`. A backend that answers
     /// the same is the same store, and [`Consumer::commit`] then takes results as well.
@@ -85,8 +128,54 @@ pub trait Broker: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// What the store says of itself, for `doctor`. Asked for by operators, never by a worker.
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        Ok(StoreReport::default())
+    }
+
     /// Forgets expired results, spent broadcasts, dead leases. Workers call it every minute or so.
     async fn sweep(&self) -> Result<(), BrokerError>;
+
+    /// Takes the lease of a schedule for `ttl`, or renews it, unless another holds it. Whoever has just taken it reads
+    /// the state before it fires.
+    async fn schedule_lease(
+        &self,
+        _schedule: &str,
+        _holder: &str,
+        _ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// Gives the lease of a schedule back, if it is the holder's.
+    async fn schedule_release(&self, _schedule: &str, _holder: &str) -> Result<(), BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// Sends a due moment, at most once whoever tries; see [`Firing`]. Also renews the lease. A call whose answer got
+    /// lost may be repeated. Where noting and publishing are two steps (`RabbitMQ`), the moment is noted first.
+    async fn fire(&self, _firing: &Firing) -> Result<Fired, BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// What is kept of a schedule; nothing of one that nobody has used.
+    async fn schedule_state(&self, _schedule: &str) -> Result<ScheduleState, BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+
+    /// Notes what a user changed of an entry, or takes that back (none).
+    async fn schedule_change(
+        &self,
+        _schedule: &str,
+        _entry: &str,
+        _change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        Err(no_schedules(&self.display_url()))
+    }
+}
+
+fn no_schedules(url: &str) -> BrokerError {
+    BrokerError::Config(format!("{url} keeps no schedules of periodic tasks"))
 }
 
 /// How a consumer consumes.
@@ -294,9 +383,27 @@ pub struct QueueStatus {
     pub dead: u64,
 }
 
+/// What a store says of itself. What it does not tell is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Version of the server, or of the library that keeps the file.
+    pub version: Option<String>,
+    /// The store's clock minus ours.
+    pub clock_offset_ms: Option<i64>,
+    /// Workers of ours with a lease.
+    pub workers: Option<u64>,
+    /// Consumers of each queue, whoever they are; queues that are not there are left out.
+    pub consumers: Option<BTreeMap<String, u64>>,
+    /// Settings of the server by their own names.
+    pub settings: BTreeMap<String, String>,
+}
+
 /// Receives broadcasts.
 #[async_trait]
 pub trait Listener: Send {
     /// The next message. Cancel-safe.
     async fn next(&mut self) -> Result<Message, BrokerError>;
+
+    /// Removes what the store keeps for this listener, where it keeps anything. Dropping it does so too, a moment later.
+    async fn close(&mut self) {}
 }

@@ -4,6 +4,7 @@ mod error;
 mod patience;
 mod producer;
 mod result;
+mod schedule;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::patience::RetryPolicy;
 use super::{Client, ClientError};
-use crate::broker::{DeadLetter, QueueStatus};
+use crate::broker::{Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus, StoreReport};
 use crate::protocol::{Message, Publication};
 
 /// How a batch is sent.
@@ -70,6 +70,25 @@ impl Client {
         self.patiently(None, || async { Ok(self.broker()?.dead_letters(queue, limit).await?) }).await
     }
 
+    /// What the broker says of itself, and what an operator should know of it.
+    pub async fn examine_broker(&self) -> Result<(StoreReport, Vec<String>), ClientError> {
+        let ask = || async {
+            let broker = self.broker()?;
+            Ok((broker.examine().await?, broker.advice().await?))
+        };
+        self.patiently(None, ask).await
+    }
+
+    /// Starts to take messages by hand.
+    pub async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.consume(options.clone()).await?) }).await
+    }
+
+    /// Opens a mailbox for replies.
+    pub async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.inbox(exchange, key).await?) }).await
+    }
+
     /// Sends to whoever listens to `exchange` now.
     pub async fn broadcast(
         &self,
@@ -77,7 +96,24 @@ impl Client {
         message: Message,
         ttl: Duration,
     ) -> Result<(), ClientError> {
-        let send = || async { Ok(self.broker()?.broadcast(exchange, message.clone(), ttl).await?) };
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    /// The same with a routing key ([`crate::broker::Broker::announce`]).
+    pub async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), ClientError> {
+        let send =
+            || async { Ok(self.broker()?.announce(exchange, routing_key, message.clone(), ttl).await?) };
         self.patiently(None, send).await
+    }
+
+    /// Hears what is broadcast on `exchange` from now on.
+    pub async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.listen(exchange).await?) }).await
     }
 }

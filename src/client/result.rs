@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::patience::Patience;
 use super::{Client, ClientError, FOREVER};
+use crate::broker::StoreReport;
 use crate::protocol::ResultRecord;
 
 /// How long a wait without a limit of its own puts up with a backend that is away.
@@ -25,6 +26,15 @@ impl Client {
     /// Removes records.
     pub async fn forget(&self, task_ids: &[String]) -> Result<(), ClientError> {
         self.patiently(None, || async { Ok(self.backend()?.forget(task_ids).await?) }).await
+    }
+
+    /// What the backend says of itself. It is asked for a record too, so that a backend that tells nothing is reached.
+    pub async fn examine_backend(&self) -> Result<StoreReport, ClientError> {
+        let ask = || async {
+            self.backend()?.read(&["celeriac-examination".to_owned()]).await?;
+            Ok(self.backend()?.examine().await?)
+        };
+        self.patiently(None, ask).await
     }
 
     /// Waits until at least one of these is in a final state, and gives those that are.

@@ -215,6 +215,7 @@ mod file {
     use parking_lot::Mutex;
 
     use super::{BrokerError, ConnectOptions};
+    use crate::driver::routing::QueueOrder;
     use crate::driver::sqlite::{SqliteOptions, SqliteStore, WeakStore};
 
     /// The file when the URL names none.
@@ -262,6 +263,7 @@ mod file {
             clock: options.clock,
             connect_timeout: options.connect_timeout,
             timeout: options.publish_timeout,
+            queue_order: QueueOrder::of(&options.transport),
             ..SqliteOptions::new(if name.is_empty() { DEFAULT } else { name })
         };
         // Later changes of the working directory must not matter.

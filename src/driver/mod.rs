@@ -27,3 +27,4 @@ pub use connect::{
     ConnectOptions, ReplyOptions, Threading, TlsOptions, TlsVerify, backend_url, connect_backend,
     connect_broker,
 };
+pub use routing::QueueOrder;

@@ -8,6 +8,7 @@ mod compression;
 mod control;
 mod envelope;
 mod error;
+mod event;
 mod headers;
 mod iso;
 pub(crate) mod json;
@@ -25,6 +26,7 @@ pub use envelope::Envelope;
 #[cfg(feature = "redis")]
 pub(crate) use envelope::Opened;
 pub use error::DecodeError;
+pub use event::{EVENT_EXCHANGE, EventWriter, ShownTask, event_message, event_routing_key};
 pub use headers::TaskHeaders;
 pub use iso::{format_iso_utc, parse_iso_ms};
 pub use message::{Message, Publication};

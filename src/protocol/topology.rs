@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 /// Arguments of a declaration, as JSON: `x-max-priority`, `x-queue-type` and so on.
@@ -137,6 +138,26 @@ pub struct Topology {
     pub delayed_queue_type: String,
     /// `x-max-priority` of queues that nobody configured (`task_queue_max_priority`).
     pub max_priority: Option<u32>,
+    /// Queues that were described while the program ran.
+    #[serde(skip)]
+    pub added: Added,
+}
+
+/// Queues that a control command (`add_consumer`) has described. Written by the worker's loop, read by drivers whenever
+/// they look a queue up; clones share nothing.
+#[derive(Debug, Default)]
+pub struct Added(RwLock<HashMap<String, Arc<Queue>>>);
+
+impl Clone for Added {
+    fn clone(&self) -> Self {
+        Self(RwLock::new(self.0.read().clone()))
+    }
+}
+
+impl PartialEq for Added {
+    fn eq(&self, other: &Self) -> bool {
+        *self.0.read() == *other.0.read()
+    }
 }
 
 impl Default for Topology {
@@ -148,15 +169,24 @@ impl Default for Topology {
             missing_exchange_type: "direct".to_owned(),
             delayed_queue_type: "quorum".to_owned(),
             max_priority: None,
+            added: Added::default(),
         }
     }
 }
 
 impl Topology {
+    /// Describes a queue that is not configured; configured ones stay as they are.
+    pub fn add(&self, queue: Queue) {
+        self.added.0.write().insert(queue.name.clone(), Arc::new(queue));
+    }
+
     /// The queue of that name: as configured, else as `task_create_missing_queues` makes it (an exchange and a
     /// routing key of the queue's own name).
     pub fn queue(&self, name: &str) -> Arc<Queue> {
         if let Some(queue) = self.queues.get(name) {
+            return queue.clone();
+        }
+        if let Some(queue) = self.added.0.read().get(name) {
             return queue.clone();
         }
         let mut queue = Queue {

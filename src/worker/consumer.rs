@@ -19,8 +19,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::autoscale::Autoscale;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
+use super::control::{Desk, Heard};
 use super::eta::Held;
+use super::events::Events;
 use super::lifecycle::{Phase as LifePhase, Stop};
 use super::link::Link;
 use super::log::Log;
@@ -31,19 +34,22 @@ use super::prefetch::Prefetch;
 use super::rate_limit::RateLimits;
 use super::request::Request;
 use super::revoked::Revoked;
+use super::saved::Saving;
 use super::stats::Counters;
 use super::tasks::Tasks;
 use super::upkeep::{Chore, Renewed};
 use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
 use crate::clock::Clock;
 use crate::numbers::NumberMap;
-use crate::protocol::ControlRequest;
 
 /// Outcomes that may wait for their commit before no more is claimed.
 const MAX_UNCOMMITTED: usize = 500;
 
 /// A claim that is not answered for so long has found nothing and waits.
 const WAITS: Duration = Duration::from_millis(100);
+
+/// Between two looks whether the program has heard of enough requests.
+const CROWDED: Duration = Duration::from_millis(5);
 
 /// A consumer of the broker. There is more than one when the watchdog made a new one: the old one keeps
 /// its claims until they are settled.
@@ -59,7 +65,7 @@ enum Happened {
     Committed(Done),
     Renewed(Vec<Renewed>),
     Chore(Chore),
-    Control(ControlRequest),
+    Control(Heard),
     Stop,
     Time,
 }
@@ -80,6 +86,7 @@ pub(super) struct ConsumerLoop {
     pub(super) stores: Stores,
     pub(super) pool: Box<dyn Pool>,
     pub(super) notices: Arc<NoticeQueue>,
+    pub(super) service: super::service::Service,
     pub(super) log: Arc<Log>,
     pub(super) stats: Arc<Counters>,
     pub(super) tasks: Tasks,
@@ -100,6 +107,8 @@ pub(super) struct ConsumerLoop {
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
     pub(super) prefetch: Prefetch,
+    pub(super) monitor: Events,
+    pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
     pub(super) stale_logged: u64,
@@ -121,7 +130,9 @@ pub(super) struct ConsumerLoop {
     pub(super) broken: Option<String>,
     /// Written by handles, read here.
     pub(super) orders: watch::Receiver<Option<Stop>>,
-    pub(super) control: mpsc::Receiver<ControlRequest>,
+    pub(super) control: mpsc::Receiver<Heard>,
+    pub(super) desk: Desk,
+    pub(super) saving: Saving,
 
     pub(super) claiming: Option<Claim>,
     pub(super) committing: Option<BoxFuture<'static, Done>>,
@@ -175,7 +186,7 @@ impl ConsumerLoop {
     }
 
     fn start_claim(&mut self) {
-        let slots = self.pool.slots();
+        let slots = self.slots_to_fill();
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
         let too_large = |claim: &Claim| {
@@ -186,6 +197,11 @@ impl ConsumerLoop {
         }
         let full = self.commits.len() + self.in_flight > MAX_UNCOMMITTED || !self.held.has_room();
         if self.claiming.is_some() || self.claim_after.is_some() || full || self.life != LifePhase::Running {
+            return;
+        }
+        if self.notices.is_crowded() {
+            // The program hears of each request, and is slower than they come.
+            self.claim_after = Some(Instant::now() + CROWDED);
             return;
         }
         // What runs here and comes again takes no slot, and must not wait for one.
@@ -207,7 +223,7 @@ impl ConsumerLoop {
             (number, claimed) = claim(&mut self.claiming) => Happened::Claimed(number, claimed),
             renewed = slot(&mut self.renewing) => Happened::Renewed(renewed),
             Some(chore) = self.chores.next() => Happened::Chore(chore),
-            Some(request) = self.control.recv() => Happened::Control(request),
+            Some(heard) = self.control.recv() => Happened::Control(heard),
             Ok(()) = self.orders.changed() => Happened::Stop,
             () = &mut self.timer => Happened::Time,
         }
@@ -220,7 +236,7 @@ impl ConsumerLoop {
             Happened::Committed(done) => self.committed(&done),
             Happened::Renewed(renewed) => self.renewed(renewed),
             Happened::Chore(chore) => self.chore_done(chore),
-            Happened::Control(request) => self.asked(&request),
+            Happened::Control(heard) => self.heard(heard),
             Happened::Stop => self.ordered(),
             Happened::Time => {}
         }

@@ -31,6 +31,17 @@ impl Held {
         self.0.pop().map(|Reverse((_, tag))| tag)
     }
 
+    /// Takes out those that are meant, in the order in which they came.
+    pub(crate) fn take(&mut self, meant: impl Fn(RequestTag) -> bool) -> Vec<RequestTag> {
+        let (taken, kept) =
+            std::mem::take(&mut self.0).into_iter().partition(|Reverse((_, tag))| meant(*tag));
+        self.0 = kept;
+        let taken: BinaryHeap<Reverse<(Instant, RequestTag)>> = taken;
+        let mut tags: Vec<_> = taken.into_iter().map(|Reverse((_, tag))| tag).collect();
+        tags.sort_unstable();
+        tags
+    }
+
     /// When the next one is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.0.peek().map(|Reverse((at, _))| *at)

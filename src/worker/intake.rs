@@ -48,7 +48,8 @@ impl ConsumerLoop {
         }
         let message = match std::mem::take(&mut delivery.message).upgrade() {
             Ok(message) => Arc::new(message),
-            Err((_, error)) => {
+            Err((message, error)) => {
+                delivery.message = message;
                 return self.refuse(source, &delivery, DeadReason::Malformed, error.to_string());
             }
         };
@@ -56,6 +57,7 @@ impl ConsumerLoop {
             Ok(headers) => headers,
             Err(error) => {
                 let detail = error.to_string();
+                delivery.message = Message::clone(&message);
                 return self.refuse(source, &delivery, DeadReason::Malformed, detail);
             }
         };
@@ -66,7 +68,8 @@ impl ConsumerLoop {
             return;
         }
         let task = self.tasks.number(&headers.task);
-        let revoked = self.revoked.contains(&headers.id, now);
+        let revoked =
+            self.revoked.contains(&headers.id, now) || self.revoked.stamps.any(&delivery.message.headers);
         let decision = strategy::decide(&headers, task.is_some(), revoked, now);
         let request = self.request(source, &delivery, &headers, task, &message);
         self.accept(request, decision, now, instant);
@@ -137,6 +140,7 @@ impl ConsumerLoop {
             mode: Mode::Run,
             phase: Phase::Ready,
             terminate: None,
+            pid: None,
         }
     }
 
@@ -175,6 +179,8 @@ impl ConsumerLoop {
     /// Puts a request into the table, held for now.
     fn enter(&mut self, tag: RequestTag, request: Request) {
         self.log.received(&request);
+        self.event_received(&request);
+        self.tell_accepted(tag, &request);
         if let Some(total) = self.stats.totals.get(&request.name) {
             total.add(1);
         }
@@ -213,6 +219,7 @@ impl ConsumerLoop {
 
     fn refuse(&mut self, source: u32, delivery: &Delivery, reason: DeadReason, detail: String) {
         self.stats.refused.add(1);
+        self.tell_refused(delivery, &detail);
         self.log.line(Level::Error, "celery.worker.consumer.consumer", || {
             let queue = &delivery.queue;
             format!(
@@ -228,18 +235,37 @@ impl ConsumerLoop {
     /// Requests whose time has come.
     pub(super) fn release_held(&mut self, now: Instant) {
         while let Some(tag) = self.held.pop_due(now) {
-            let Some(mut request) = self.requests.remove(&tag) else { continue };
             // The ETA has come; now the rate limit is asked.
-            let turn = if request.phase == Phase::Eta { self.admit(&request, now) } else { Turn::Now };
-            request.phase = Phase::Turn;
-            self.requests.insert(tag, request);
-            match turn {
-                Turn::Now => self.make_ready(tag),
-                Turn::Wait(at) => self.held.push(self.rate_moment(at), tag),
-                Turn::Park(at) => {
-                    if let Some(request) = self.remove(tag) {
-                        self.park_for_turn(&request, at, self.clock.now(), now);
-                    }
+            let asks = self.requests.get(&tag).is_some_and(|request| request.phase == Phase::Eta);
+            self.give_turn(tag, asks, now);
+        }
+    }
+
+    /// Requests of a task that have been given a turn ask for another one: its rate limit was changed.
+    pub(super) fn readmit(&mut self, task: u32) {
+        let now = Instant::now();
+        let requests = &self.requests;
+        let meant = |tag| {
+            let found: Option<&Request> = requests.get(&tag);
+            found.is_some_and(|request| request.task == Some(task) && request.phase == Phase::Turn)
+        };
+        for tag in self.held.take(meant) {
+            self.give_turn(tag, true, now);
+        }
+    }
+
+    /// Lets a held request go on as its turn says, which it may have to ask for.
+    fn give_turn(&mut self, tag: RequestTag, asks: bool, now: Instant) {
+        let Some(mut request) = self.requests.remove(&tag) else { return };
+        let turn = if asks { self.admit(&request, now) } else { Turn::Now };
+        request.phase = Phase::Turn;
+        self.requests.insert(tag, request);
+        match turn {
+            Turn::Now => self.make_ready(tag),
+            Turn::Wait(at) => self.held.push(self.rate_moment(at), tag),
+            Turn::Park(at) => {
+                if let Some(request) = self.remove(tag) {
+                    self.park_for_turn(&request, at, self.clock.now(), now);
                 }
             }
         }

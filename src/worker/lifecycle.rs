@@ -2,8 +2,9 @@
 //!
 //! Start: consume, listen, be ready. A warm stop: no more claims; what has not begun goes back at once;
 //! what runs may end until the deadline; then as a cold stop. A cold stop: what runs is killed, what was
-//! not acknowledged goes back with nothing counted, what was is concluded as lost. Both: commits are
-//! carried out, children end, the consumer says goodbye.
+//! not acknowledged goes back with nothing counted, what was is concluded as lost. A soft stop is a cold one
+//! that waits for what runs for a while first. All: commits are carried out, children end, the consumer says
+//! goodbye.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::commit::ANSWER_WITHIN;
 use super::consumer::{ConsumerLoop, slot};
 use super::notice::{Level, Notice};
 use super::pool::Mode;
-use super::request::Phase as RequestPhase;
+use super::request::Request;
+use super::running::is_acknowledged;
 use super::upkeep::{Chore, link};
 use crate::broker::Settle;
 
@@ -31,6 +33,8 @@ const SIGKILL: i32 = 9;
 pub enum Stop {
     /// Let tasks end, up to the drain deadline.
     Warm,
+    /// Let them end for a while ([`super::WorkerOptions::soft_stop`]), then kill them.
+    Soft,
     /// Kill them.
     Cold,
 }
@@ -62,6 +66,8 @@ pub(super) enum Phase {
 pub(super) struct Ending {
     pub(super) deadline: Option<Instant>,
     pub(super) cold: bool,
+    /// What was acknowledged runs on after the deadline.
+    pub(super) spares: bool,
 }
 
 impl ConsumerLoop {
@@ -85,6 +91,9 @@ impl ConsumerLoop {
                     link.worked();
                     self.add_source(consumer.into());
                     self.ask_advice();
+                    self.mingle();
+                    self.monitor.start(Instant::now());
+                    self.service.ready(&self.options.queues, Instant::now());
                     self.notices.push(Notice::Ready);
                     return Ok(());
                 }
@@ -126,17 +135,46 @@ impl ConsumerLoop {
         match order {
             None => {}
             Some(Stop::Warm) => self.drain(),
+            Some(Stop::Soft) => self.soften(),
             Some(Stop::Cold) => self.kill(),
         }
     }
 
-    fn drain(&mut self) {
+    /// Begins a warm stop.
+    pub(super) fn drain(&mut self) {
         if self.life != Phase::Running {
             return;
         }
         self.life = Phase::Draining;
         self.ending.deadline = self.options.drain.and_then(|drain| Instant::now().checked_add(drain));
+        self.ending.spares = self.options.drain_spares_acknowledged;
         self.stop_taking();
+    }
+
+    /// A cold stop that waits first: with nothing that runs there is nothing to wait for.
+    fn soften(&mut self) {
+        let patience = self.options.soft_stop;
+        let runs = self.requests.values().any(|request| request.mode == Mode::Run && !request.waits());
+        if patience.is_zero() || !runs {
+            return self.kill();
+        }
+        if matches!(self.life, Phase::Killing | Phase::Over) {
+            return;
+        }
+        let Some(deadline) = Instant::now().checked_add(patience) else { return };
+        self.log.line(Level::Warning, "celery.worker", || {
+            format!("Initiating Soft Shutdown, terminating in {} seconds", patience.as_secs_f64())
+        });
+        if self.life == Phase::Running {
+            self.life = Phase::Draining;
+            self.stop_taking();
+        }
+        let earlier = self.ending.deadline.filter(|_| !self.ending.spares);
+        self.ending = Ending {
+            deadline: Some(earlier.map_or(deadline, |earlier| earlier.min(deadline))),
+            cold: true,
+            spares: false,
+        };
     }
 
     /// No more claims, and what has not begun goes back at once.
@@ -146,7 +184,7 @@ impl ConsumerLoop {
         self.ready.clear();
         let mut waiting: Vec<_> = Vec::new();
         for (tag, request) in &self.requests {
-            if request.phase == RequestPhase::Ready || request.phase.is_held() {
+            if request.waits() {
                 waiting.push((*tag, request.mode == Mode::Run));
             }
         }
@@ -160,6 +198,7 @@ impl ConsumerLoop {
                 self.ready.push_back(tag);
             }
         }
+        self.service.stopping(self.requests.len());
     }
 
     fn kill(&mut self) {
@@ -167,14 +206,44 @@ impl ConsumerLoop {
             return;
         }
         self.life = Phase::Killing;
-        self.ending.cold = true;
-        self.ending.deadline = Some(Instant::now() + KILL_WAIT);
+        self.ending = Ending { deadline: Some(Instant::now() + KILL_WAIT), cold: true, spares: false };
         self.stop_taking();
-        let running = self.requests.iter().filter(|(_, request)| request.mode == Mode::Run);
+        self.kill_running(false);
+    }
+
+    /// Ends the children of what runs; with `spare` only of what can be handed back.
+    fn kill_running(&mut self, spare: bool) {
+        let killed = |request: &Request| {
+            request.mode == Mode::Run
+                && !(spare && is_acknowledged(request, self.tasks.options(request.task)))
+        };
+        let running = self.requests.iter().filter(|(_, request)| killed(request));
         let tags: Vec<_> = running.map(|(tag, _)| *tag).collect();
         for tag in tags {
             self.pool.terminate(tag, SIGKILL);
         }
+    }
+
+    /// The time for a warm stop is over.
+    fn drained_long_enough(&mut self) {
+        let spares = self.ending.spares;
+        self.log.line(Level::Warning, "celery.worker", || {
+            let fate = if spares {
+                "; those that were acknowledged run on"
+            } else {
+                " unless they were acknowledged"
+            };
+            format!("The time for a warm shutdown is over: tasks that run are killed, and handed back{fate}")
+        });
+        if spares {
+            self.ending.deadline = None;
+            self.kill_running(true);
+            return;
+        }
+        // A warm stop that runs out of its time is not an error of the worker.
+        let cold = self.ending.cold;
+        self.kill();
+        self.ending.cold = cold;
     }
 
     /// The pool cannot make children any more.
@@ -192,16 +261,7 @@ impl ConsumerLoop {
     pub(super) fn life_on_time(&mut self, now: Instant) {
         let passed = self.ending.deadline.is_some_and(|deadline| deadline <= now);
         match self.life {
-            Phase::Draining if passed => {
-                self.log.line(Level::Warning, "celery.worker", || {
-                    "The time for a warm shutdown is over: tasks that run are killed, and handed back unless \
-                     they were acknowledged"
-                        .to_owned()
-                });
-                self.kill();
-                // The drain was warm: running out of its time is not an error of the worker.
-                self.ending.cold = false;
-            }
+            Phase::Draining if passed => self.drained_long_enough(),
             Phase::Killing if passed => self.life = Phase::Over,
             _ => {}
         }
@@ -226,10 +286,12 @@ impl ConsumerLoop {
             self.give_up(tag);
         }
         self.flush().await;
+        self.say_goodbye().await;
         for source in std::mem::take(&mut self.sources) {
             // When the broker cannot be reached the claims end with their lease.
             let _ = timeout(CLOSE_WAIT, source.consumer.close()).await;
         }
+        self.save_last();
         match self.broken.take() {
             Some(why) => Err(WorkerError::Pool(why)),
             None => Ok(Exit { code: i32::from(self.ending.cold), text: String::new() }),

@@ -44,9 +44,11 @@ impl Log {
 
     /// It was accepted.
     pub(crate) fn received(&self, request: &Request) {
-        self.task(Level::Info, "celery.worker.strategy", request, || {
-            format!("Task {}[{}] received", request.name, request.id)
-        });
+        if request.mode != Mode::Unknown {
+            self.task(Level::Info, "celery.worker.strategy", request, || {
+                format!("Task {}[{}] received", request.name, request.id)
+            });
+        }
         match &request.mode {
             Mode::Unknown => self.task(Level::Error, "celery.worker.consumer.consumer", request, || {
                 format!("Received unregistered task of type '{}'. It is kept as a dead letter.", request.name)

@@ -6,19 +6,26 @@
 //! - `running`: requests go to the `pool`, and come back as outcomes; `request` says what that does to the
 //!   claim;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
-//! - `prefetch`: how much is claimed; `upkeep`: leases and the watchdog; `control`: what others ask for;
-//! - `lifecycle`: start and stop; `notice`, `log`, `stats`: what is told of all this.
+//! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
+//!   `control`: what others ask for;
+//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
+//! - `health`, `metrics`: what is told to those who ask by HTTP;
+//! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
 pub mod pool;
 
+mod autoscale;
 mod commit;
 mod consumer;
 mod control;
 mod eta;
+mod events;
+mod health;
 mod intake;
 mod lifecycle;
 mod link;
 mod log;
+mod metrics;
 mod notice;
 mod options;
 mod prefetch;
@@ -26,9 +33,12 @@ mod rate_limit;
 mod request;
 mod revoked;
 mod running;
+mod saved;
+mod service;
 mod stats;
 mod strategy;
 mod tasks;
+mod told;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
@@ -36,26 +46,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
-use crate::clock::Clock;
+use crate::clock::{Clock, Lamport};
 use crate::numbers::NumberMap;
 use commit::{Commits, Stores};
 use consumer::ConsumerLoop;
+use control::Heard;
 use log::Log;
 use pool::Pool;
 use prefetch::Prefetch;
+use service::Service;
 use stats::{Counter, Counters};
 use tasks::Tasks;
 
+pub use autoscale::AutoscaleOptions;
+pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
-pub use options::{TaskOptions, WorkerOptions};
+pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
 pub use rate_limit::{RateLimit, RateLimitError};
+pub use service::ServiceManager;
 pub use stats::Stats;
+pub use told::{TaskEvent, TaskNotice};
 
 /// Why a worker ended otherwise than by a stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,6 +82,20 @@ pub enum WorkerError {
     /// There is nothing to run tasks any more.
     #[error("{0}")]
     Pool(String),
+    /// The health address cannot be used.
+    #[error("cannot listen on the health address {address}: {error}")]
+    Health {
+        /// The address.
+        address: String,
+        /// Why.
+        error: Arc<std::io::Error>,
+    },
+    /// The service manager that started the worker cannot be told of it.
+    #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
+    Service(Arc<std::io::Error>),
+    /// The file with what is kept beyond the worker's life cannot be used.
+    #[error("{0}")]
+    State(String),
 }
 
 /// A worker that does not run yet.
@@ -77,6 +107,8 @@ pub struct Worker {
     notices: Arc<NoticeQueue>,
     stats: Arc<Counters>,
     orders: Arc<watch::Sender<Option<Stop>>>,
+    heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
+    lamport: Arc<Lamport>,
 }
 
 impl Worker {
@@ -89,6 +121,7 @@ impl Worker {
         clock: Clock,
     ) -> Self {
         let notices = Arc::new(NoticeQueue::new(options.log_level));
+        notices.want_tasks(&options.tell);
         let log = Arc::new(Log::new(notices.clone(), clock.clone()));
         let store = broker.store_id();
         let one_store = store.is_some() && backend.as_ref().is_none_or(|backend| backend.store_id() == store);
@@ -97,7 +130,9 @@ impl Worker {
             options.tasks.keys().map(|name| (Arc::from(name.as_str()), Counter::default())).collect();
         let stats = Arc::new(Counters { totals, ..Counters::default() });
         let orders = Arc::new(watch::Sender::new(None));
-        Self { options, stores, pool, clock, notices, stats, orders }
+        let heard = mpsc::channel(control::WAITING);
+        let lamport = Arc::default();
+        Self { options, stores, pool, clock, notices, stats, orders, heard, lamport }
     }
 
     /// The same, with another broker for follow-ups (`broker_write_url`). They are sent before the claim is
@@ -114,16 +149,27 @@ impl Worker {
 
     /// What the rest of the program holds while the worker runs.
     pub fn handle(&self) -> WorkerHandle {
-        WorkerHandle { orders: self.orders.clone(), stats: self.stats.clone(), notices: self.notices.clone() }
+        WorkerHandle {
+            orders: self.orders.clone(),
+            stats: self.stats.clone(),
+            notices: self.notices.clone(),
+            heard: self.heard.0.clone(),
+        }
     }
 
     /// Runs until a handle stops it. Must be called on a tokio runtime with time and IO.
     pub async fn run(self) -> Result<Exit, WorkerError> {
         // Kept to the end: the loop's receiver must not see all senders gone.
         let orders = self.orders.clone();
-        let (_ear, control) =
-            control::listen(self.stores.broker.clone(), self.options.node.clone(), self.stores.log.clone());
-        let mut consumer = self.into_loop(control);
+        let _ear = self.options.control.enabled.then(|| {
+            let (exchange, node) = (self.options.control.exchange.clone(), self.options.node.clone());
+            control::listen(&self.stores, exchange, node, self.lamport.clone(), self.heard.0.clone())
+        });
+        let service = Service::new(self.options.service_manager.as_ref());
+        let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
+        let mut consumer = self.into_loop(service);
+        let _door = consumer.open_health().await?;
+        consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
         consumer.turn().await;
         let exit = consumer.finish().await;
@@ -131,15 +177,15 @@ impl Worker {
         exit
     }
 
-    fn into_loop(
-        self,
-        control: tokio::sync::mpsc::Receiver<crate::protocol::ControlRequest>,
-    ) -> ConsumerLoop {
+    fn into_loop(self, service: Service) -> ConsumerLoop {
         let now = Instant::now();
         let log = self.stores.log.clone();
+        let monitor = events::Events::new(&self.options, self.lamport, &log);
         ConsumerLoop {
+            monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
+            autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
             orders: self.orders.subscribe(),
             claim_link: upkeep::link("claim from the broker", &log),
             renew_link: upkeep::link("renew the lease", &log),
@@ -148,6 +194,7 @@ impl Worker {
             stores: self.stores,
             pool: self.pool,
             notices: self.notices,
+            service,
             log,
             stats: self.stats,
             born: now,
@@ -173,7 +220,9 @@ impl Worker {
             life: lifecycle::Phase::Running,
             ending: lifecycle::Ending::default(),
             broken: None,
-            control,
+            control: self.heard.1,
+            desk: control::Desk::default(),
+            saving: saved::Saving::default(),
             claiming: None,
             committing: None,
             in_flight: 0,
@@ -192,6 +241,7 @@ pub struct WorkerHandle {
     orders: Arc<watch::Sender<Option<Stop>>>,
     stats: Arc<Counters>,
     notices: Arc<NoticeQueue>,
+    heard: mpsc::Sender<Heard>,
 }
 
 impl WorkerHandle {
@@ -209,6 +259,12 @@ impl WorkerHandle {
     /// Counters.
     pub fn stats(&self) -> Stats {
         self.stats.snapshot()
+    }
+
+    /// Answers a command of the app's own ([`Notice::Command`]) with JSON text. Waits for a place in the worker's queue, so
+    /// it must not be called on a runtime's thread. False when the worker has ended.
+    pub fn reply(&self, number: u64, json: String) -> bool {
+        self.heard.blocking_send(Heard::Answer(number, json)).is_ok()
     }
 
     /// What the worker has to tell.

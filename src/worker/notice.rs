@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
+use super::told::{MOST_TOLD, TaskEvent, TaskNotice, Wanted};
 use crate::clock::UnixMillis;
 
 /// Notices kept while nobody drains them.
@@ -42,12 +43,23 @@ pub struct LogLine {
 }
 
 /// Something to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// The worker consumes.
     Ready,
     /// A log line.
     Log(LogLine),
+    /// Something happened to a request.
+    Task(Box<TaskNotice>),
+    /// A command of the app's own was asked for: carry it out, and answer with its number.
+    Command {
+        /// For [`super::WorkerHandle::reply`].
+        number: u64,
+        /// The command.
+        method: String,
+        /// Its arguments: a JSON object.
+        arguments: String,
+    },
 }
 
 type Hook = Box<dyn Fn() + Send + Sync>;
@@ -55,6 +67,8 @@ type Hook = Box<dyn Fn() + Send + Sync>;
 /// The notices that were not drained yet. Bounded: what does not fit is counted and told of.
 pub struct NoticeQueue {
     level: u8,
+    /// What the program wants to hear of requests. Written by the program at any time, read by the worker.
+    wanted: Wanted,
     /// Rung when the queue was empty and is not any more. Set once by the program, read by the worker.
     hook: OnceLock<Hook>,
     /// Written by the worker, emptied by the program.
@@ -65,12 +79,14 @@ pub struct NoticeQueue {
 struct Waiting {
     notices: VecDeque<Notice>,
     dropped: u64,
+    /// Notices about requests among them.
+    tasks: usize,
 }
 
 impl NoticeQueue {
     /// A queue for lines of at least this level (Python's number).
     pub fn new(level: u8) -> Self {
-        Self { level, hook: OnceLock::new(), waiting: Mutex::default() }
+        Self { level, wanted: Wanted::default(), hook: OnceLock::new(), waiting: Mutex::default() }
     }
 
     /// Calls `hook`, on the worker's thread, whenever the queue was empty and is not any more. The first call counts.
@@ -84,6 +100,7 @@ impl NoticeQueue {
     pub fn drain(&self) -> Vec<Notice> {
         let mut waiting = self.waiting.lock();
         let dropped = std::mem::take(&mut waiting.dropped);
+        waiting.tasks = 0;
         let mut notices: Vec<_> = waiting.notices.drain(..).collect();
         if dropped > 0 {
             let created = match notices.last() {
@@ -106,6 +123,33 @@ impl NoticeQueue {
     /// Whether a line of that level is wanted; ask before making one.
     pub fn wants(&self, level: Level) -> bool {
         level as u8 >= self.level
+    }
+
+    /// Tells of requests from now on when one of these happens to them.
+    pub fn want_tasks(&self, events: &[TaskEvent]) {
+        self.wanted.set(events);
+    }
+
+    /// Whether that is wanted; ask before making one.
+    pub(super) fn wants_tasks(&self, event: TaskEvent) -> bool {
+        self.wanted.has(event)
+    }
+
+    /// Whether so many notices about requests wait that there should not be more for now.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.wanted.has(TaskEvent::Received) && self.waiting.lock().tasks >= MOST_TOLD
+    }
+
+    /// Adds a notice about a request. It always fits: the worker claims no more while it is crowded.
+    pub(super) fn push_task(&self, notice: TaskNotice) {
+        let mut waiting = self.waiting.lock();
+        let was_empty = waiting.notices.is_empty();
+        waiting.tasks += 1;
+        waiting.notices.push_back(Notice::Task(Box::new(notice)));
+        drop(waiting);
+        if was_empty {
+            self.ring();
+        }
     }
 
     /// Adds a notice.

@@ -1,9 +1,13 @@
 //! How a worker works, given at construction.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::autoscale::AutoscaleOptions;
 use super::rate_limit::RateLimit;
+use crate::protocol::Topology;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -32,6 +36,14 @@ pub struct WorkerOptions {
     pub max_crashes: u32,
     /// How long a warm stop lets tasks run; none is without limit.
     pub drain: Option<Duration>,
+    /// Tasks that were acknowledged, and would be lost, run on when that time is over.
+    pub drain_spares_acknowledged: bool,
+    /// How long a soft stop lets tasks run before it kills them.
+    pub soft_stop: Duration,
+    /// What the program wants to be told of requests from the start.
+    pub tell: Vec<super::told::TaskEvent>,
+    /// Who started the worker and wants to hear how it is.
+    pub service_manager: Option<super::service::ServiceManager>,
     /// How long the few records last that the engine makes itself; none keeps them.
     pub result_expires_ms: Option<u64>,
     /// Rate limits are not looked at.
@@ -40,8 +52,73 @@ pub struct WorkerOptions {
     pub watchdog: Duration,
     /// How often a worker that starts tries to reach its broker; none: until it can, or is stopped.
     pub connect_attempts: Option<u32>,
+    /// The pool grows and shrinks between these bounds; none: it keeps its size.
+    pub autoscale: Option<AutoscaleOptions>,
     /// Log lines below this (Python's numbers) are not made.
     pub log_level: u8,
+    /// Remote control.
+    pub control: ControlOptions,
+    /// Events are sent of what happens to tasks (`-E`); control commands change it while the worker runs.
+    pub task_events: bool,
+    /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
+    pub heartbeat: Option<Duration>,
+    /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
+    pub health_address: Option<String>,
+}
+
+/// How a worker is controlled from outside, and what it tells of itself.
+#[derive(Clone, Debug)]
+pub struct ControlOptions {
+    /// Listen for commands (`worker_enable_remote_control`).
+    pub enabled: bool,
+    /// The fanout exchange of commands: `celery.pidbox`. Replies go to `reply.` and its name.
+    pub exchange: String,
+    /// Ask other workers for their revoked tasks at the start.
+    pub mingle: bool,
+    /// Where revoked tasks are kept beyond the worker's life (`worker_state_db`).
+    pub state_file: Option<PathBuf>,
+    /// `pool_restart` is allowed (`worker_pool_restarts`).
+    pub pool_restarts: bool,
+    /// Commands of the app's own, which the program around the worker carries out.
+    pub commands: HashSet<String>,
+    /// Queues as the app has configured them; shared with the broker.
+    pub topology: Arc<Topology>,
+    /// What only the program around the worker knows.
+    pub about: About,
+}
+
+/// What a worker tells of itself, made once when it starts.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Settings that differ from their defaults, as a JSON object without secrets.
+    pub conf: String,
+    /// All settings, likewise.
+    pub conf_with_defaults: String,
+    /// The report for bug reports.
+    pub report: String,
+    /// Attributes of tasks as texts: a JSON object of objects.
+    pub tasks: String,
+    /// The broker's connection, as a JSON object without its password.
+    pub broker: String,
+    /// The name of the pool's kind.
+    pub pool: String,
+    /// `worker_max_tasks_per_child`.
+    pub max_tasks_per_child: Option<u64>,
+}
+
+impl Default for ControlOptions {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            exchange: "celery.pidbox".to_owned(),
+            mingle: false,
+            state_file: None,
+            pool_restarts: false,
+            commands: HashSet::new(),
+            topology: Arc::default(),
+            about: About::default(),
+        }
+    }
 }
 
 impl Default for WorkerOptions {
@@ -59,11 +136,20 @@ impl Default for WorkerOptions {
             lease: Duration::from_secs(30),
             max_crashes: 3,
             drain: None,
+            drain_spares_acknowledged: false,
+            soft_stop: Duration::ZERO,
+            tell: Vec::new(),
+            service_manager: None,
             result_expires_ms: None,
             disable_rate_limits: false,
             watchdog: Duration::from_secs(20),
             connect_attempts: None,
+            autoscale: None,
             log_level: super::notice::Level::Warning as u8,
+            control: ControlOptions::default(),
+            task_events: false,
+            heartbeat: None,
+            health_address: None,
         }
     }
 }
@@ -80,6 +166,8 @@ pub struct TaskOptions {
     pub acks_on_timeout: bool,
     /// With late acknowledgement: when its process dies it is delivered again, up to `max_crashes`.
     pub reject_on_worker_lost: bool,
+    /// Events are sent of it, when the worker sends any.
+    pub send_events: bool,
     /// How often it may start.
     pub rate_limit: Option<RateLimit>,
     /// Its hard limit.
@@ -95,6 +183,7 @@ impl Default for TaskOptions {
             acks_on_failure: true,
             acks_on_timeout: true,
             reject_on_worker_lost: false,
+            send_events: true,
             rate_limit: None,
             time_limit: None,
             soft_time_limit: None,

@@ -71,12 +71,13 @@ impl Prefetch {
     }
 
     /// What may be claimed now, `beyond` the target; none when it is not worth a claim: a large target is filled in
-    /// large steps.
+    /// large steps, but no slot stays empty for that while tasks take their time.
     pub(crate) fn credit(&self, slots: usize, beyond: usize) -> Option<Credit> {
         let target = self.target(slots) + beyond;
         let count = target.saturating_sub(self.count);
         let bytes = self.max_bytes.saturating_sub(self.bytes);
-        let worth = (target / 4).clamp(1, 125);
+        let idle = self.count < slots && !self.average.is_short();
+        let worth = if idle { 1 } else { (target / 4).clamp(1, 125) };
         (count >= worth && bytes > 0).then_some(Credit { count, bytes })
     }
 }
@@ -106,6 +107,17 @@ mod tests {
         prefetch.average.at_least(Duration::from_secs(1));
 
         assert_eq!(prefetch.target(4), 4);
+    }
+
+    #[test]
+    fn the_last_free_slot_is_worth_a_claim_when_tasks_are_not_short() {
+        for (prefetch, worth) in
+            [(after(None, Duration::from_secs(5)), true), (after(None, Duration::from_micros(20)), false)]
+        {
+            let held = prefetch.target(600) - 1;
+            let prefetch = Prefetch { count: held, ..prefetch };
+            assert_eq!(prefetch.credit(600, 0).is_some(), worth);
+        }
     }
 
     #[test]

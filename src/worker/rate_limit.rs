@@ -137,6 +137,23 @@ impl RateLimits {
         }
     }
 
+    /// Whether requests of a task were parked until their turn.
+    pub(crate) fn has_parked(&self, task: u32) -> bool {
+        self.turns.keys().any(|(of, _)| *of == task)
+    }
+
+    /// Another limit holds from now on. Turns that were given and have not come are taken back: whoever waits asks again.
+    pub(crate) fn change(&mut self, task: u32, old: Option<RateLimit>, new: Option<RateLimit>, now: u64) {
+        self.turns.retain(|(of, _), _| *of != task);
+        let Some(name) = self.names.remove(&task) else { return };
+        let (Some(old), Some(new)) = (old, new) else { return };
+        let Some(given) = name.next.checked_sub(old.interval_us) else { return };
+        // The last start that has happened lies whole intervals before the last one that was given.
+        let ahead = given.saturating_sub(now).div_ceil(old.interval_us);
+        let Some(last) = given.checked_sub(ahead.saturating_mul(old.interval_us)) else { return };
+        self.names.insert(task, Name { next: last.saturating_add(new.interval_us), ..Name::default() });
+    }
+
     /// Forgets turns that passed long ago: the request went to another worker, or was purged.
     pub(crate) fn forget(&mut self, now: u64) {
         self.turns.retain(|_, turn| *turn + 60 * NEAR > now);
@@ -181,6 +198,24 @@ mod tests {
             assert_eq!(limits.admit(0, id, limit, turns[id as usize], true), Turn::Now);
         }
         assert!(limits.turns.is_empty());
+    }
+
+    #[test]
+    fn another_limit_counts_from_the_last_start() {
+        let (slow, fast) = (RateLimit::per_second(1.0).unwrap(), RateLimit::per_second(10.0).unwrap());
+        let mut limits = RateLimits::default();
+        assert_eq!(limits.admit(0, 1, slow, 0, true), Turn::Now);
+        assert_eq!(limits.admit(0, 2, slow, 0, true), Turn::Wait(1_000_000));
+        assert_eq!(limits.admit(0, 3, slow, 0, true), Turn::Park(2_000_000));
+
+        limits.change(0, Some(slow), Some(fast), 20_000);
+
+        assert_eq!(limits.admit(0, 2, fast, 20_000, true), Turn::Wait(100_000));
+        assert_eq!(limits.admit(0, 3, fast, 20_000, true), Turn::Wait(200_000));
+        limits.change(0, Some(fast), Some(slow), 150_000);
+        assert_eq!(limits.admit(0, 3, slow, 150_000, true), Turn::Wait(1_100_000));
+        limits.change(0, Some(slow), None, 160_000);
+        assert_eq!(limits.admit(0, 4, slow, 160_000, true), Turn::Now);
     }
 
     proptest! {

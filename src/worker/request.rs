@@ -36,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) phase: Phase,
     /// Revoked with this signal before it had begun.
     pub(crate) terminate: Option<i32>,
+    /// The process that has begun it.
+    pub(crate) pid: Option<u32>,
 }
 
 /// Where a request is.
@@ -58,9 +60,19 @@ impl Phase {
     pub(crate) fn is_held(self) -> bool {
         matches!(self, Self::Eta | Self::Turn)
     }
+
+    /// A child has it.
+    pub(crate) fn has_slot(self) -> bool {
+        matches!(self, Self::Submitted | Self::Running(_))
+    }
 }
 
 impl Request {
+    /// It waits for its time or for a slot.
+    pub(crate) fn waits(&self) -> bool {
+        self.phase == Phase::Ready || self.phase.is_held()
+    }
+
     /// What to give to the pool.
     pub(crate) fn execution(&self, tag: RequestTag, short: bool) -> Execution {
         Execution {

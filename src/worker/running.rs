@@ -10,9 +10,11 @@ use super::consumer::ConsumerLoop;
 use super::lifecycle::Phase as LifePhase;
 use super::link::Link;
 use super::notice::Level;
+use super::options::TaskOptions;
 use super::pool::{Mode, Outcome, OutcomeKind, PoolEvent, RequestTag};
 use super::request::{Fate, Loss, Phase, Request, fate_of_loss, settle_outcome};
 use super::strategy;
+use super::told::TaskEvent;
 use super::upkeep::Chore;
 use crate::broker::{Commit, DeadReason, Settle};
 use crate::protocol::{Message, Publication, ResultRecord};
@@ -52,17 +54,11 @@ impl ConsumerLoop {
 
     /// Gives one to the pool. False when the pool has no room after all.
     fn submit(&mut self, tag: RequestTag, mut short: bool) -> bool {
-        let Some(request) = self.requests.get_mut(&tag) else { return true };
-        if request.mode == Mode::Run {
-            let now = self.clock.now();
-            let revoked = self.revoked.contains(&request.id, now);
-            if let Some(mode) = strategy::discard(revoked, request.expires_ms, now) {
-                request.mode = mode;
-                self.log.discarded(request);
-                // It may be slow by its hooks; it is not what the average knows.
-                short = false;
-            }
+        if self.discard(tag) {
+            // It may be slow by its hooks; it is not what the average knows.
+            short = false;
         }
+        let Some(request) = self.requests.get_mut(&tag) else { return true };
         let execution = request.execution(tag, short);
         request.phase = Phase::Submitted;
         let taken = self.pool.submit(execution).is_ok();
@@ -72,6 +68,22 @@ impl ConsumerLoop {
         taken
     }
 
+    /// Looks once more whether it may run; true when it may not.
+    fn discard(&mut self, tag: RequestTag) -> bool {
+        let now = self.clock.now();
+        let Some(request) = self.requests.get_mut(&tag).filter(|request| request.mode == Mode::Run) else {
+            return false;
+        };
+        let revoked =
+            self.revoked.contains(&request.id, now) || self.revoked.stamps.any(&request.message.headers);
+        let Some(mode) = strategy::discard(revoked, request.expires_ms, now) else { return false };
+        request.mode = mode;
+        let request = &self.requests[&tag];
+        self.log.discarded(request);
+        self.tell(TaskEvent::Revoked, tag, request);
+        true
+    }
+
     /// The pool reported.
     pub(super) fn pool_reported(&mut self) {
         let now = Instant::now();
@@ -79,17 +91,21 @@ impl ConsumerLoop {
         let mut returned = Vec::new();
         for event in events.drain(..) {
             match event {
-                PoolEvent::Began { tag, .. } => self.began(tag, now),
+                PoolEvent::Began { tag, pid } => self.began(tag, pid, now),
                 PoolEvent::Finished(tag, outcome) => self.finished(tag, outcome, now),
                 PoolEvent::Update(tag, record) => self.updated(tag, record),
                 PoolEvent::Lost { tag, hard_limit, terminated, how } => {
                     self.lost(tag, Loss { hard_limit, terminated, how });
                 }
+                PoolEvent::Evicted(tag) => self.evicted(tag),
                 PoolEvent::Returned(tag) => returned.push(tag),
                 PoolEvent::SlotFree => *self.stats.pids.lock() = self.pool.pids(),
                 PoolEvent::ChildReplaced { number, pid, why, died } => {
                     self.replaced(number, pid, &why, died);
                 }
+                PoolEvent::ReloadFailed(why) => self.log.line(Level::Error, "celery.worker.pool", || {
+                    format!("The app cannot be reloaded ({why}); processes of the app as it was go on")
+                }),
                 PoolEvent::Broken(why) => self.pool_broken(why),
             }
         }
@@ -101,15 +117,17 @@ impl ConsumerLoop {
         }
     }
 
-    fn began(&mut self, tag: RequestTag, now: Instant) {
+    fn began(&mut self, tag: RequestTag, pid: u32, now: Instant) {
         let Some(request) = self.requests.get_mut(&tag) else { return };
-        request.phase = Phase::Running(now);
+        (request.phase, request.pid) = (Phase::Running(now), Some(pid));
         if request.mode != Mode::Run {
             return;
         }
         if let Some(signal) = request.terminate {
             self.pool.terminate(tag, signal);
         }
+        self.event_started(tag);
+        let Some(request) = self.requests.get(&tag) else { return };
         if self.tasks.options(request.task).acks_late {
             self.marks.push_back((now + MARK_AFTER, tag));
         } else {
@@ -156,6 +174,7 @@ impl ConsumerLoop {
             Some(_) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
             None => Settle::Keep,
         };
+        self.event_ended(&request, &outcome, &settle);
         if request.claim.is_none() {
             self.bury_acknowledged(&request, &outcome);
         }
@@ -245,6 +264,9 @@ impl ConsumerLoop {
                 request.mode = mode;
                 request.phase = Phase::Ready;
                 self.log.lost(&request);
+                if matches!(request.mode, Mode::Revoked(_)) {
+                    self.tell(TaskEvent::Revoked, tag, &request);
+                }
                 self.requests.insert(tag, request);
                 self.ready.push_front(tag);
             }
@@ -252,6 +274,7 @@ impl ConsumerLoop {
                 self.log.task(Level::Error, "celery.worker.request", &request, || {
                     format!("Task {}[{}] lost its process", request.name, request.id)
                 });
+                self.event_rejected(&request, &settle);
                 self.settle(&request, settle);
                 self.requests.insert(tag, request);
                 self.remove(tag);
@@ -269,13 +292,30 @@ impl ConsumerLoop {
         }
     }
 
+    /// Its process was ended because of another request. What can be run again is, with no crash counted.
+    fn evicted(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get(&tag) else { return };
+        let late = self.tasks.options(request.task).acks_late;
+        if request.mode == Mode::Run && late && request.claim.is_some() {
+            self.log.task(Level::Warning, "celery.worker.request", request, || {
+                format!(
+                    "Task {}[{}] is handed back: its process was ended because of another task in it",
+                    request.name, request.id
+                )
+            });
+            self.hand_back(tag);
+        } else {
+            let how = "its process was ended because of another task in it".to_owned();
+            self.lost(tag, Loss { hard_limit: None, terminated: false, how });
+        }
+    }
+
     fn fate(&self, request: &Request, loss: Loss) -> Fate {
         let options = self.tasks.options(request.task);
         // The worker itself killed it, to end in time: it is handed back, or told as lost when it cannot be.
-        if self.life == LifePhase::Killing && loss.terminated && request.mode == Mode::Run {
-            let acked =
-                request.claim.is_none() || (!options.acks_late && matches!(request.phase, Phase::Running(_)));
-            return if acked {
+        let stops = matches!(self.life, LifePhase::Draining | LifePhase::Killing);
+        if stops && loss.terminated && request.terminate.is_none() && request.mode == Mode::Run {
+            return if is_acknowledged(request, options) {
                 Fate::Conclude(Mode::Lost("the worker was stopped".to_owned()))
             } else {
                 Fate::Settle(Settle::Release)
@@ -287,7 +327,7 @@ impl ConsumerLoop {
     fn returned(&mut self, tag: RequestTag) {
         let takes_work = self.takes_work();
         let Some(request) = self.requests.get_mut(&tag) else { return };
-        request.phase = Phase::Ready;
+        (request.phase, request.pid) = (Phase::Ready, None);
         if request.stale {
             self.remove(tag);
         } else if takes_work || request.mode != Mode::Run || request.claim.is_none() {
@@ -320,6 +360,11 @@ impl ConsumerLoop {
             self.settle(&request, Settle::Release);
         }
     }
+}
+
+/// It was acknowledged, or will be in a moment, and cannot be handed back.
+pub(super) fn is_acknowledged(request: &Request, options: &TaskOptions) -> bool {
+    request.claim.is_none() || (!options.acks_late && matches!(request.phase, Phase::Running(_)))
 }
 
 /// The next one whose moment has come, of a queue in which moments only grow.

@@ -94,6 +94,10 @@ counters! {
     replaced,
     /// Times that the broker had to be consumed anew.
     reconnected,
+    /// Events sent to monitors.
+    events_sent,
+    /// Events dropped since the broker did not take them.
+    events_dropped,
     /// Requests that wait for a slot now.
     ready,
     /// Requests that wait for their time now.

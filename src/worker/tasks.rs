@@ -13,6 +13,8 @@ pub(crate) struct Task {
     pub(crate) options: TaskOptions,
     /// How long it usually runs.
     pub(crate) average: Average,
+    /// Attributes that were changed by command, as they are shown; none is `None`.
+    pub(crate) changed: HashMap<&'static str, Option<String>>,
 }
 
 /// All of them. A request keeps the number of its task, so that a name is looked up once.
@@ -26,8 +28,12 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     pub(crate) fn new(options: HashMap<String, TaskOptions>) -> Self {
-        let task =
-            |(name, options): (String, _)| Task { name: name.into(), options, average: Average::default() };
+        let task = |(name, options): (String, _)| Task {
+            name: name.into(),
+            options,
+            average: Average::default(),
+            changed: HashMap::new(),
+        };
         let tasks: Vec<Task> = options.into_iter().map(task).collect();
         let numbers = tasks.iter().zip(0..).map(|(task, number)| (task.name.clone(), number)).collect();
         Self { numbers, all: tasks, none: TaskOptions::default() }
@@ -39,6 +45,15 @@ impl Tasks {
 
     pub(crate) fn task(&self, number: u32) -> &Task {
         &self.all[number as usize]
+    }
+
+    pub(crate) fn task_mut(&mut self, number: u32) -> &mut Task {
+        &mut self.all[number as usize]
+    }
+
+    /// All names, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|task| &*task.name)
     }
 
     pub(crate) fn options(&self, number: Option<u32>) -> &TaskOptions {

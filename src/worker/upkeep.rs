@@ -7,6 +7,8 @@ use tokio::time::{Instant, timeout};
 
 use super::commit::broker_timeout;
 use super::consumer::{ConsumerLoop, Source};
+use super::control::mingle::Met;
+use super::events::Told;
 use super::link::Link;
 use super::notice::Level;
 use super::request::Phase;
@@ -38,8 +40,14 @@ pub(super) enum Chore {
     Closed,
     /// Revoked tasks that wait are stored as such.
     Marked,
+    /// A request was answered, or it was logged why not.
+    Answered,
+    /// A step of asking the other workers.
+    Met(Met),
     Buried,
     Nap,
+    /// Monitors were told.
+    Told(Told),
 }
 
 impl ConsumerLoop {
@@ -63,6 +71,7 @@ impl ConsumerLoop {
 
     /// Does what is due.
     pub(super) fn on_time(&mut self, now: Instant) {
+        self.service.on_time(now);
         self.release_held(now);
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {
@@ -75,6 +84,8 @@ impl ConsumerLoop {
             self.tick_at = now + TICK;
             self.tick(now);
         }
+        self.tell_monitors(now);
+        self.scale(now);
         self.life_on_time(now);
     }
 
@@ -83,7 +94,9 @@ impl ConsumerLoop {
         let young = self.young.front().map(|(at, _)| *at);
         let mark = self.marks.front().map(|(at, _)| *at);
         let renew = self.renewing.is_none().then_some(self.renew_at);
-        let moments = [self.held.next(), young, mark, self.claim_after, renew, self.life_deadline()];
+        let (monitor, watchdog) = (self.monitor.next(), self.service.next());
+        let life = self.life_deadline();
+        let moments = [self.held.next(), young, mark, self.claim_after, renew, life, monitor, watchdog];
         moments.into_iter().flatten().min().map_or(self.tick_at, |next| next.min(self.tick_at))
     }
 
@@ -188,8 +201,15 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Buried => {}
+            Chore::Advised
+            | Chore::Swept
+            | Chore::Closed
+            | Chore::Marked
+            | Chore::Buried
+            | Chore::Answered => {}
+            Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
+            Chore::Told(told) => self.told(told),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;
                 self.stats.reconnected.add(1);
@@ -226,6 +246,7 @@ impl ConsumerLoop {
         self.log_stale();
         self.hand_back_stuck(now);
         self.close_old_sources();
+        self.save_when_due(now);
         self.watch(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_EVERY;

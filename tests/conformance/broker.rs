@@ -309,6 +309,34 @@ pub(crate) async fn a_broadcast_reaches_all_who_listen_and_only_those(setup: Set
     assert_eq!(waiting.await.expect("hears"), message("third"));
 }
 
+pub(crate) async fn a_reply_reaches_the_inbox_it_is_for_and_no_other(setup: Setup) {
+    let mut one = setup.broker.inbox("reply.celery.pidbox", "one").await.expect("opens");
+    let mut two = setup.broker.inbox("reply.celery.pidbox", "two").await.expect("opens");
+
+    setup.broker.reply("reply.celery.pidbox", "one", message("a")).await.expect("sends");
+    setup.broker.reply("reply.celery.pidbox", "two", message("b")).await.expect("sends");
+    setup.broker.reply("reply.celery.pidbox", "nobody", message("c")).await.expect("is no error");
+    setup.broker.reply("reply.celery.pidbox", "one", message("d")).await.expect("sends");
+
+    assert_eq!(one.next().await.expect("hears"), message("a"));
+    assert_eq!(one.next().await.expect("hears"), message("d"));
+    assert_eq!(two.next().await.expect("hears"), message("b"));
+    two.close().await;
+    setup.broker.reply("reply.celery.pidbox", "two", message("late")).await.expect("is no error");
+}
+
+pub(crate) async fn what_is_recalled_is_due_now(setup: Setup) {
+    let later = START.after(MINUTE);
+    setup.broker.publish(vec![due("q", "a", later), due("other", "b", later)]).await.expect("publishes");
+    let consumer = setup.consumer("w", &["q", "other"]).await;
+    nothing(&setup, &*consumer).await;
+
+    assert_eq!(setup.broker.recall("q").await.expect("recalls"), 1);
+
+    assert_eq!(names(&take(&*consumer, 1).await), ["a"]);
+    nothing(&setup, &*consumer).await;
+}
+
 pub(crate) async fn a_broadcast_that_is_over_is_not_heard(setup: Setup) {
     let mut listener = setup.broker.listen("pidbox").await.expect("listens");
     setup.broker.broadcast("pidbox", message("over"), MINUTE).await.expect("sends");

@@ -7,6 +7,8 @@ mod amqp;
 #[cfg(feature = "amqp")]
 mod amqp_faults;
 #[cfg(feature = "amqp")]
+mod amqp_schedules;
+#[cfg(feature = "amqp")]
 mod amqp_wire;
 mod backend;
 mod broker;
@@ -20,11 +22,14 @@ mod redis_broker;
 #[cfg(feature = "redis")]
 mod redis_broker_faults;
 #[cfg(feature = "redis")]
+mod redis_direct;
+#[cfg(feature = "redis")]
 mod redis_fanout;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
 mod redis_parking;
+mod schedules;
 #[cfg(feature = "redis")]
 mod servers;
 mod setup;
@@ -56,6 +61,8 @@ macro_rules! conformance {
                 a_claim_that_waits_wakes_by_a_publish,
                 set_queues_changes_what_is_taken,
                 a_broadcast_reaches_all_who_listen_and_only_those,
+                a_reply_reaches_the_inbox_it_is_for_and_no_other,
+                what_is_recalled_is_due_now,
                 sweep_keeps_what_lives,
             );
             suite!($make; claims:
@@ -77,6 +84,17 @@ macro_rules! conformance {
             );
             suite!($make; backend:
                 a_watch_sees_what_a_commit_stores,
+            );
+            suite!($make; schedules:
+                one_at_a_time_holds_a_schedule,
+                a_due_moment_is_sent_once,
+                one_of_many_at_once_sends_a_moment,
+                only_the_holder_sends,
+                a_moment_may_be_noted_and_nothing_sent,
+                what_users_change_is_kept_and_taken_back,
+                who_takes_over_finds_the_last_moments,
+                an_old_holder_sends_nothing,
+                firing_renews_the_lease,
             );
         })*
     };
@@ -167,7 +185,7 @@ mod redis_results {
 
 // What AMQP cannot promise, and where it is tested in its own way (`amqp`):
 //
-// - leases by a clock: a claim belongs to a channel (`channel_loss`);
+// - leases by a clock: a claim belongs to a channel (`channel_loss`), a schedule to a connection (`amqp_schedules`);
 // - moments by a clock of ours: the server's delay queues count in real time (`delay`);
 // - a commit with results, or one that is a transaction: `rpc://` is another store;
 // - a crash counted for a worker that died as a whole, and a crashed message at the head of its queue;
@@ -186,6 +204,7 @@ mod rabbitmq {
         a_claim_that_waits_wakes_by_a_publish,
         set_queues_changes_what_is_taken,
         a_broadcast_reaches_all_who_listen_and_only_those,
+        a_reply_reaches_the_inbox_it_is_for_and_no_other,
     );
     suite!(crate::rabbit::priorities(); broker as priorities:
         a_higher_priority_comes_first_and_equal_ones_in_order,
@@ -200,6 +219,15 @@ mod rabbitmq {
         closing_gives_back_in_order_and_counts_nothing,
         a_closed_consumer_refuses_and_its_waiting_claim_ends,
         a_dropped_claim_loses_nothing,
+    );
+    suite!(crate::rabbit::setup(); schedules:
+        one_at_a_time_holds_a_schedule,
+        a_due_moment_is_sent_once,
+        one_of_many_at_once_sends_a_moment,
+        only_the_holder_sends,
+        a_moment_may_be_noted_and_nothing_sent,
+        what_users_change_is_kept_and_taken_back,
+        who_takes_over_finds_the_last_moments,
     );
     suite!(crate::rabbit::setup(); backend:
         a_watch_gives_first_the_present_and_then_changes,

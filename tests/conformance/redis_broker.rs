@@ -492,4 +492,9 @@ async fn an_evicting_server_without_a_disk_is_warned_of() {
     let advice = broker.advice().await.expect("advises");
     assert_eq!(advice.len(), 2, "{advice:?}");
     assert!(advice[0].contains("allkeys-lru") && advice[1].contains("disk"), "{advice:?}");
+    let report = broker.examine().await.expect("tells");
+    assert_eq!(report.settings["maxmemory-policy"], "allkeys-lru");
+    assert_eq!(report.workers, Some(0));
+    assert!(report.version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit())));
+    assert!(report.clock_offset_ms.is_some_and(|offset| offset.abs() < 60_000), "the same machine");
 }

@@ -8,11 +8,13 @@ use celeriac::clock::{Clock, UnixMillis};
 use celeriac::driver::ConnectOptions;
 use celeriac::driver::redis::RedisBroker;
 use celeriac::protocol::{Envelope, Publication, Queue, Topology};
+use serde_json::json;
 
-use crate::redis_broker::{ask, bound};
+use crate::redis_broker::{ask, bare, bound};
 use crate::servers::Room;
 use crate::setup::{START, commit, credit, in_time, message, names, options, publication, take};
 
+const SEPARATOR: &str = "\x06\x16";
 const OWN: &str = "bcast.8be976b5-ae5d-4cd5-9b33-6fa6ee900c47";
 
 /// A broker whose app has a queue of a worker's own, and one that is shared, on the exchange `news`.
@@ -131,4 +133,29 @@ async fn a_worker_that_stops_to_consume_hears_nothing_more() {
     assert_eq!(subscribed(&mut look), 1);
     consumer.close().await.expect("closes");
     crate::servers::until("it listens no more", || subscribed(&mut look) == 0);
+}
+
+#[tokio::test]
+async fn an_inbox_is_where_kombu_has_its_queue_of_replies_and_leaves_nothing_behind() {
+    let room = Room::new();
+    let broker = bare(&room, &Clock::system(), &json!({}));
+    let mut look = room.connection();
+
+    let mut inbox = broker.inbox("reply.celery.pidbox", "oid").await.expect("opens");
+
+    let member = format!("oid{SEPARATOR}{SEPARATOR}oid.reply.celery.pidbox");
+    let bound: Vec<String> = ask(&mut look, &["SMEMBERS", "_kombu.binding.reply.celery.pidbox"]);
+    assert_eq!(bound, [member]);
+    // As a worker of kombu answers.
+    let element = Envelope::encode(&message("a"), "reply.celery.pidbox", "oid", "tag");
+    let pushed = redis::cmd("LPUSH").arg("oid.reply.celery.pidbox").arg(element).query::<u64>(&mut look);
+    assert_eq!(pushed.expect("pushes"), 1);
+    assert_eq!(inbox.next().await.expect("hears"), message("a"));
+
+    broker.reply("reply.celery.pidbox", "oid", message("b")).await.expect("sends");
+    assert_eq!(inbox.next().await.expect("hears"), message("b"));
+    inbox.close().await;
+
+    let left: Vec<String> = ask(&mut look, &["KEYS", "*reply*"]);
+    assert_eq!(left, Vec::<String>::new());
 }

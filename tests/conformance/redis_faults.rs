@@ -172,7 +172,7 @@ async fn a_unix_socket_is_as_good() {
 }
 
 /// A certificate for `localhost`, and the authority that signed it.
-fn make_certificates(directory: &Path) {
+pub(crate) fn make_certificates(directory: &Path) {
     require("openssl", "apt-get install openssl");
     let run = |line: &str| {
         let done = Command::new("openssl")

@@ -254,3 +254,43 @@ async fn two_of_one_name_both_work() {
     assert_eq!(names(&take(&*second, 1).await), ["b"]);
     assert_eq!(commit(&*first, &held[0], Settle::Ack).await, Committed::Done);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_of_a_queue_can_be_made_ready_at_once() {
+    let (_directory, file) = file();
+    let store = open(&file, &Clock::manual(START));
+    let batch = vec![
+        due("q", "first", START.after(2 * MINUTE)),
+        due("other", "stays", START.after(MINUTE)),
+        publication("q", "ready"),
+        due("q", "last", START.after(MINUTE)),
+    ];
+    store.publish(batch).await.expect("publishes");
+
+    assert_eq!(store.unpark("q").await.expect("moves"), 2);
+    assert_eq!(store.unpark("q").await.expect("moves"), 0);
+
+    let consumer = store.consume(options("w", &["q", "other"])).await.expect("consumes");
+    // Each in the place that it had when it was sent.
+    assert_eq!(names(&take(&*consumer, 3).await), ["first", "ready", "last"]);
+    let parked: u64 = store.queues().await.expect("lists").iter().map(|queue| queue.parked).sum();
+    assert_eq!(parked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_counts_workers_that_have_a_lease() {
+    let (_directory, file) = file();
+    let clock = Clock::manual(START);
+    let store = open(&file, &clock);
+    let workers = async || Broker::examine(&store).await.expect("tells").workers;
+
+    assert_eq!(workers().await, Some(0));
+    let consumer = store.consume(options("w", &["q"])).await.expect("consumes");
+    assert_eq!(workers().await, Some(1));
+    clock.advance(LEASE * 2);
+    assert_eq!(workers().await, Some(0));
+    consumer.renew().await.expect("renews");
+    assert_eq!(workers().await, Some(1));
+    consumer.close().await.expect("closes");
+    assert_eq!(workers().await, Some(0));
+}

@@ -2,7 +2,7 @@
 //! a second broker for follow-ups.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,8 +20,10 @@ use crate::common::{World, message, messages, options, outcome, pool, until};
 use crate::common::{early, late};
 
 /// The memory store, with moods.
-struct Moody {
+pub(crate) struct Moody {
     inner: MemoryStore,
+    /// It takes no events. Written by tests.
+    mute: AtomicBool,
     /// How often it cannot be consumed from.
     away: AtomicU32,
     attempts: AtomicU32,
@@ -29,9 +31,20 @@ struct Moody {
 }
 
 impl Moody {
-    fn new(inner: &MemoryStore) -> Self {
+    pub(crate) fn new(inner: &MemoryStore) -> Self {
         let (away, attempts) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { inner: inner.clone(), away, attempts, advice: Vec::new() }
+        Self { inner: inner.clone(), mute: AtomicBool::new(false), away, attempts, advice: Vec::new() }
+    }
+
+    /// The same, taking no events.
+    pub(crate) fn mute(self) -> Self {
+        self.mute.store(true, Ordering::SeqCst);
+        self
+    }
+
+    /// It takes events again.
+    pub(crate) fn speak(&self) {
+        self.mute.store(false, Ordering::SeqCst);
     }
 }
 
@@ -77,6 +90,9 @@ impl Broker for Moody {
     }
 
     async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        if self.mute.load(Ordering::SeqCst) {
+            return Err(BrokerError::Unavailable { url: self.display_url(), reason: "no answer".to_owned() });
+        }
         self.inner.broadcast(exchange, message, ttl).await
     }
 

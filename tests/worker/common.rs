@@ -117,7 +117,7 @@ impl Running {
     pub(crate) fn log(&self) -> Vec<String> {
         let text = |notice| match notice {
             celeriac::worker::Notice::Log(line) => Some(line.text),
-            celeriac::worker::Notice::Ready => None,
+            _ => None,
         };
         self.handle.notices().drain().into_iter().filter_map(text).collect()
     }

@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod acks;
+mod autoscale;
 mod brokers;
 mod common;
+mod control;
 mod eta;
+mod events;
 mod faults;
+mod health;
 mod lease;
 mod limits;
 mod process;

@@ -1,6 +1,8 @@
 //! The process pool with real processes and no Python: this test binary plays the fork server and the children.
 
+mod renewal;
 mod roles;
+mod several;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -15,7 +17,8 @@ use tokio::time::{Instant, timeout};
 
 fn options(concurrency: usize, argv: Vec<OsString>) -> ProcessPoolOptions {
     ProcessPoolOptions {
-        concurrency,
+        processes: concurrency,
+        slots: None,
         spawner: Spawner::fork_server(None, Some(argv)),
         max_tasks_per_child: None,
         max_memory_per_child: None,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use celeriac::worker::Stop;
-use celeriac::worker::pool::Mode;
 use celeriac::worker::pool::scripted::{Scene, ScriptedPool, usual};
+use celeriac::worker::pool::{Mode, OutcomeKind};
 
 use crate::common::{World, early, late, messages, modes, options, outcome, pool, until};
 
@@ -57,6 +57,76 @@ async fn a_drain_deadline_hands_late_tasks_back_and_concludes_early_ones() {
     assert!(matches!(modes(&played, "early-0")[1], Mode::Lost(_)));
     assert_eq!(world.result("early-0").await.unwrap().state, "FAILURE");
     assert_eq!(modes(&played, "late-0"), [Mode::Run]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_nobody_chose_loses_nothing() {
+    let world = World::new();
+    let pool = ScriptedPool::new(2, |execution| {
+        if execution.message.task_headers().is_ok_and(|headers| headers.task == "early") {
+            return Scene::outcome(outcome(execution, OutcomeKind::Success)).after(Duration::from_secs(60));
+        }
+        Scene::hangs()
+    });
+    let played = pool.played();
+    let mut options = options(&[("early", early()), ("late", late())]);
+    options.drain = Some(Duration::from_secs(5));
+    options.drain_spares_acknowledged = true;
+    let worker = world.start(options, pool);
+    world.publish(messages("early", 1)).await;
+    world.publish(messages("late", 1)).await;
+    until("both run", async || played.lock().len() == 2).await;
+
+    worker.handle.stop(Stop::Warm);
+    until("the late one is back", async || world.queue().await.ready == 1).await;
+    assert!(!worker.join.is_finished(), "the early one runs on");
+    let exit = worker.ended().await;
+
+    assert_eq!(exit.code, 0);
+    assert_eq!(modes(&played, "early-0"), [Mode::Run]);
+    assert_eq!(world.result("early-0").await.unwrap().state, "SUCCESS");
+    let queue = world.queue().await;
+    assert_eq!((queue.ready, queue.claimed, queue.dead), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_soft_stop_lets_tasks_end_for_a_while_and_then_kills() {
+    let world = World::new();
+    let pool = ScriptedPool::new(2, |execution| {
+        if execution.message.task_headers().is_ok_and(|headers| headers.id == "late-0") {
+            return Scene::outcome(outcome(execution, OutcomeKind::Success)).after(Duration::from_secs(2));
+        }
+        Scene::hangs()
+    });
+    let played = pool.played();
+    let mut options = options(&[("late", late())]);
+    options.soft_stop = Duration::from_secs(5);
+    options.log_level = 30;
+    let worker = world.start(options, pool);
+    world.publish(messages("late", 3)).await;
+    until("both run", async || played.lock().len() == 2).await;
+
+    worker.handle.stop(Stop::Soft);
+    until("the short one has ended", async || world.result("late-0").await.is_some()).await;
+    let log = worker.log();
+    let exit = worker.ended().await;
+
+    assert_eq!(exit.code, 1, "it is a cold stop all the same");
+    assert_eq!(log, ["Initiating Soft Shutdown, terminating in 5 seconds"]);
+    let queue = world.queue().await;
+    assert_eq!((queue.ready, queue.claimed), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_soft_stop_with_nothing_that_runs_is_cold_at_once() {
+    let world = World::new();
+    let mut options = options(&[("late", late())]);
+    options.soft_stop = Duration::from_secs(3_600);
+    let worker = world.start(options, pool(1, Duration::ZERO));
+
+    let exit = worker.stop(Stop::Soft).await;
+
+    assert_eq!(exit.code, 1);
 }
 
 #[tokio::test(start_paused = true)]

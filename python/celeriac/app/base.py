@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any, cast
@@ -24,9 +25,14 @@ from celeriac.utils.time import zone
 if TYPE_CHECKING:
     from celeriac._core import Client, ResultRecord
     from celeriac.app.amqp import AMQP
+    from celeriac.app.connection import Connection
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
+    from celeriac.app.events import Events
+    from celeriac.app.log import Logging
+    from celeriac.app.periodic import Schedules
     from celeriac.canvas.signature import Signature
+    from celeriac.utils.clocks import LamportClock
 
     # `Celery.Task` hides the class in the annotations below it.
     AnyTask = Task[..., Any]
@@ -101,11 +107,16 @@ class Celery:
         if task_cls is not None:
             self.task_cls = symbol_by_name(task_cls)
         self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
+        #: Boot steps: see `celeriac.bootsteps`.
+        self.steps: defaultdict[str, set[Any]] = defaultdict(set)
         self._autodiscover: list[tuple[Any, str | None]] = []
         # Guards finalising.
         self._lock = threading.RLock()
         self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
+        # Both made on first use.
+        self._events: Events | None = None
+        self._clock: LamportClock | None = None
         # Made of `task_cls` on first use, or set by hand.
         self._task_class: Any = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
@@ -496,13 +507,79 @@ class Celery:
         self.amqp.queues.select(queues)
 
     @property
+    def events(self) -> Events:
+        """Events: `Receiver`, `Dispatcher`, `State`."""
+        if self._events is None:
+            from celeriac.app.events import Events
+
+            self._events = Events(self)
+        return self._events
+
+    @property
+    def clock(self) -> LamportClock:
+        """The logical clock of this process, as events have it."""
+        if self._clock is None:
+            from celeriac.utils.clocks import LamportClock
+
+            self._clock = LamportClock()
+        return self._clock
+
+    def connection(self, url: str | None = None, **kwargs: Any) -> Connection:
+        """Stands for the connection to the broker, where code written for Celery passes one around.
+
+        Args:
+            url: Another broker is not supported: that would be another app.
+            **kwargs: Accepted for compatibility.
+
+        Raises:
+            ImproperlyConfigured: Another broker is asked for.
+        """
+        from celeriac.app.connection import Connection
+
+        if url is not None and url != self.broker_url_effective:
+            raise ImproperlyConfigured("a connection to another broker needs an app of its own, with that broker_url")
+        return Connection(self, self.broker_url_effective)
+
+    connection_for_write = broker_connection = connection
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Connection:
+        """The same."""
+        return self.connection(url)
+
+    def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> Any:
+        """The given connection, or one of the app's; for `with`."""
+        return self.connection() if connection is None else connection
+
+    @property
     def control(self) -> Control:
         """Commands to workers."""
         from celeriac.app.control import Control
 
         return Control(self)
 
+    @property
+    def log(self) -> Logging:
+        """Logging as a worker of this app has it."""
+        from celeriac.app.log import Logging
+
+        return Logging(self)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Periodic tasks: lists, adds, pauses, resumes and removes them while beats run."""
+        from celeriac.app.periodic import Schedules
+
+        return Schedules(self)
+
     # -- programs
+
+    @property
+    def Beat(self) -> Any:
+        """The program that sends periodic tasks, as a class: `app.Beat(loglevel="info").run()`."""
+        from importlib import import_module
+
+        base = import_module("celeriac.beat.program").Beat
+        return type(base.__name__, (base,), {"app": self, "__module__": base.__module__})
 
     def bugreport(self) -> str:
         """Versions and settings, secrets masked, to put into a bug report."""

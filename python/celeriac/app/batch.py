@@ -15,7 +15,7 @@ from celeriac._core import uuids
 from celeriac._state import get_current_worker_task
 from celeriac.app import send, templates
 from celeriac.exceptions import OperationalError
-from celeriac.signals import after_task_publish, before_task_publish
+from celeriac.signals import after_task_publish, before_task_publish, task_sent
 
 if TYPE_CHECKING:
     from celeriac._core import Publication
@@ -59,6 +59,8 @@ def send_all(app: Celery, pieces: Iterable[Piece]) -> list[AsyncResult[Any]]:
         except OperationalError as error:
             error.sent = sent
             raise
+        if app.conf.task_send_sent_event:
+            app.events.tasks_sent(chunk.publications)
         _conclude(chunk, sent)
     return sent
 
@@ -80,6 +82,11 @@ async def send_all_later(app: Celery, pieces: Iterable[Piece]) -> list[AsyncResu
         except OperationalError as error:
             error.sent = sent
             raise
+        if app.conf.task_send_sent_event:
+            import asyncio
+
+            # It waits for the broker, and the loop must not.
+            await asyncio.to_thread(app.events.tasks_sent, publications)
         _conclude(chunk, sent)
     return sent
 
@@ -176,7 +183,7 @@ def _by_template(app: Celery, task: Task[..., Any], calls: list[Call]) -> Piece 
         for result in results:
             result.ignored = True
     messages: list[Message] = []
-    if after_task_publish.receivers:
+    if after_task_publish.receivers or task_sent.receivers:
         rows = zip(made, ids, calls, strict=False)
         messages = [send.Message(one, name, id_, ignores, (*call, None)) for one, id_, call in rows]
     return Piece(made, results, messages, not ignores)
@@ -184,7 +191,7 @@ def _by_template(app: Celery, task: Task[..., Any], calls: list[Call]) -> Piece 
 
 def _single(app: Celery, message: Message, result: AsyncResult[Any]) -> Piece:
     result.ignored = bool(message.ignores)
-    messages = [message] if after_task_publish.receivers else []
+    messages = [message] if after_task_publish.receivers or task_sent.receivers else []
     return Piece([message.publication], [result], messages, not message.ignores)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from celeriac.utils import uuid
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
 __all__ = ["Engine"]
+
+Front = TypeVar("Front")
 
 
 class Engine:
@@ -23,6 +26,8 @@ class Engine:
         self._lock = threading.Lock()
         # The client and the process it belongs to: written under the lock, read without it.
         self._held: tuple[int, Client] | None = None
+        # The client itself, where something is in front of it. Written with `_held`.
+        self._behind: Client | None = None
         self._names = threading.local()
         # The process and the name of its reply queue: written under the lock, read without it.
         self._replies: tuple[int, str] | None = None
@@ -47,13 +52,31 @@ class Engine:
             if held is None or held[0] != pid:
                 # A client inherited through fork is left alone: its threads and sockets are the parent's.
                 held = (pid, Client(app.broker_url_effective, app.result_backend_effective, options))
-                self._held = held
+                self._held, self._behind = held, None
         return held[1]
+
+    @property
+    def core(self) -> Client:
+        """The client of this process itself, whatever is in front of it."""
+        client = self.client
+        return self._behind or client
+
+    def in_front(self, make: Callable[[Client], Front]) -> Front:
+        """Puts something between the app and the client of this process: beat's scheduler sees there what is sent.
+
+        Args:
+            make: Makes, of the client, what the app uses instead from now on.
+        """
+        client = self.core
+        front = make(client)
+        with self._lock:
+            self._held, self._behind = (os.getpid(), cast("Client", front)), client
+        return front
 
     def close(self) -> None:
         """Closes this process' client."""
         with self._lock:
-            held, self._held = self._held, None
+            held, self._held, self._behind = self._held, None, None
         if held is not None and held[0] == os.getpid():
             held[1].close()
 

@@ -9,12 +9,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from celeriac import signals
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.utils.log import ColorFormatter
 from celeriac.utils.nodenames import node_format
 
 #: What the parent process is called in log lines; children are `ForkPoolWorker-N`.
@@ -23,9 +24,6 @@ DEFAULT_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 DEFAULT_TASK_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
 TASK_LOGGER = "celery.task"
 REDIRECTED_LOGGER = "celery.redirected"
-
-_COLORS = {"DEBUG": "\033[1;34m", "WARNING": "\033[1;33m", "ERROR": "\033[1;31m", "CRITICAL": "\033[1;35m"}
-_RESET = "\033[0m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +78,16 @@ def level_number(level: int | str) -> int:
 
 
 class _Process:
-    """The name of this process in log lines. Written once by each process, when it starts."""
+    """What this process is to logging. Written once by each process, when it starts."""
 
     name = MAIN_PROCESS
     index = 0
+    #: Logging was set up in it, or in the process that it was forked from.
+    set_up = False
 
 
-class WorkerFormatter(logging.Formatter):
-    """Celery's line, with the process' name of the pool, coloured by level when asked."""
-
-    def __init__(self, fmt: str, datefmt: str | None = None, *, colorize: bool = False) -> None:
-        super().__init__(fmt, datefmt)
-        self._colorize = colorize
-
-    def format(self, record: logging.LogRecord) -> str:
-        record.processName = _Process.name
-        text = super().format(record)
-        if self._colorize and (color := _COLORS.get(record.levelname)):
-            return f"{color}{text}{_RESET}"
-        return text
-
-
-class TaskFormatter(WorkerFormatter):
-    """As above, for the loggers of tasks: knows which task speaks."""
+class TaskFormatter(ColorFormatter):
+    """A formatter for the loggers of tasks: its format may have `%(task_name)s` and `%(task_id)s`."""
 
     def format(self, record: logging.LogRecord) -> str:
         _add_task(record)
@@ -202,19 +187,27 @@ def setup(options: LogOptions) -> bool:
         "format": options.format,
         "colorize": colorize,
     }
-    if signals.setup_logging.send(sender=None, **sent):
+    _Process.set_up = True
+    logging.captureWarnings(capture=True)
+    answers = signals.setup_logging.send(sender=None, **sent)
+    for _, answer in answers:
+        if isinstance(answer, Exception):
+            _Process.set_up = False
+            raise answer
+    if answers:
         return False
     root = logging.getLogger()
     if options.hijack_root:
-        for logger in (root, logging.getLogger("celery"), logging.getLogger(TASK_LOGGER)):
-            _drop_handlers(logger)
-    if options.hijack_root or not root.handlers:
-        root.addHandler(_handler(options, WorkerFormatter, options.format, options.datefmt, colorize))
-        root.setLevel(options.level)
+        for name in (None, "celery", TASK_LOGGER, REDIRECTED_LOGGER):
+            _drop_handlers(logging.getLogger(name))
+    if not _has_handler(root):
+        root.addHandler(_handler(options, ColorFormatter, options.format, options.datefmt, colorize))
+    root.setLevel(options.level)
     signals.after_setup_logger.send(sender=None, logger=root, **sent)
 
     tasks = logging.getLogger(TASK_LOGGER)
-    tasks.addHandler(_handler(options, TaskFormatter, options.task_format, options.task_datefmt, colorize))
+    if not _has_handler(tasks):
+        tasks.addHandler(_handler(options, TaskFormatter, options.task_format, options.task_datefmt, colorize))
     tasks.setLevel(options.level)
     tasks.propagate = False
     signals.after_setup_task_logger.send(sender=None, logger=tasks, **{**sent, "format": options.task_format})
@@ -223,16 +216,22 @@ def setup(options: LogOptions) -> bool:
 
 def redirect_stdouts(options: LogOptions) -> None:
     """Sends what tasks print to the log."""
-    logger = logging.getLogger(REDIRECTED_LOGGER)
-    for name in ("stdout", "stderr"):
-        original = getattr(sys, f"__{name}__") or open(os.devnull, "w")  # noqa: SIM115
-        setattr(sys, name, _LogProxy(logger, options.redirect_level, original))
+    redirect_to(logging.getLogger(REDIRECTED_LOGGER), options.redirect_level)
+
+
+def redirect_to(logger: logging.Logger, level: int, *, stdout: bool = True, stderr: bool = True) -> None:
+    """Sends what is printed to a logger."""
+    for name, wanted in (("stdout", stdout), ("stderr", stderr)):
+        if wanted:
+            original = getattr(sys, f"__{name}__") or open(os.devnull, "w")  # noqa: SIM115
+            setattr(sys, name, _LogProxy(logger, level, original))
 
 
 def enter_child(options: LogOptions, index: int) -> None:
     """In a forked child: its name, and its own file where the log file's name asks for one."""
     _Process.name = f"ForkPoolWorker-{index}"
     _Process.index = index
+    _name_records()
     if options.logfile and ("%i" in options.logfile or "%I" in options.logfile):
         path = _path(options)
         for logger in (logging.getLogger(), logging.getLogger(TASK_LOGGER)):
@@ -242,6 +241,29 @@ def enter_child(options: LogOptions, index: int) -> None:
                 logger.addHandler(new)
                 logger.removeHandler(old)
                 old.close()
+
+
+def _name_records() -> None:
+    """Has every record, whoever formats it, name this process as the pool does."""
+    previous = logging.getLogRecordFactory()
+    if isinstance(previous, _NamedRecords):
+        previous = previous.make
+    logging.setLogRecordFactory(_NamedRecords(previous))
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None:
+        multiprocessing.current_process().name = _Process.name
+
+
+class _NamedRecords:
+    """A factory of records that knows the process' name."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self.make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self.make(*args, **kwargs)
+        record.processName = _Process.name
+        return record
 
 
 def emit(level: int, name: str, message: str, created: float, task_id: str | None, task_name: str | None) -> None:
@@ -258,7 +280,7 @@ def emit(level: int, name: str, message: str, created: float, task_id: str | Non
 
 
 def _handler(
-    options: LogOptions, kind: type[WorkerFormatter], fmt: str, datefmt: str | None, colorize: bool
+    options: LogOptions, kind: type[ColorFormatter], fmt: str, datefmt: str | None, colorize: bool
 ) -> logging.Handler:
     handler: logging.Handler
     if options.logfile:
@@ -268,7 +290,7 @@ def _handler(
             raise ImproperlyConfigured(f"the log file {exc.filename!r} cannot be written: {exc.strerror}") from exc
     else:
         handler = logging.StreamHandler(sys.__stderr__)
-    handler.setFormatter(JsonFormatter() if options.as_json else kind(fmt, datefmt, colorize=colorize))
+    handler.setFormatter(JsonFormatter() if options.as_json else kind(fmt, colorize, datefmt))
     return handler
 
 
@@ -280,11 +302,66 @@ def _path(options: LogOptions) -> str:
 def _supports_color(options: LogOptions) -> bool:
     if options.logfile or options.as_json or "NO_COLOR" in os.environ:
         return False
-    if options.colorize is not None:
-        return options.colorize
+    if options.colorize is False:
+        return False
     return bool(sys.__stderr__ and sys.__stderr__.isatty())
+
+
+def _has_handler(logger: logging.Logger) -> bool:
+    return any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers)
 
 
 def _drop_handlers(logger: logging.Logger) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
+
+
+class Logging:
+    """Logging of one app, as `app.log`: what a program of its own uses to log as a worker does."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    @property
+    def already_setup(self) -> bool:
+        """Whether logging was set up in this process."""
+        return _Process.set_up
+
+    def setup(
+        self,
+        loglevel: int | str | None = None,
+        logfile: str | None = None,
+        redirect_stdouts: bool = False,
+        redirect_level: int | str = "WARNING",
+        colorize: bool | None = None,
+        hostname: str = "",
+    ) -> bool:
+        """Sets logging up, once in a process.
+
+        Returns:
+            Whether a receiver of `setup_logging` has done it instead.
+        """
+        if self.already_setup:
+            return False
+        level = None if loglevel is None else level_number(loglevel)
+        options = LogOptions.from_conf(self._app.conf, node=hostname, level=level, logfile=logfile, colorize=colorize)
+        handled = not setup(options)
+        if redirect_stdouts and not handled:
+            self.redirect_stdouts(redirect_level)
+        return handled
+
+    setup_logging_subsystem = setup
+
+    def redirect_stdouts(self, loglevel: int | str = "WARNING", name: str = REDIRECTED_LOGGER) -> None:
+        """Sends what is printed to the log."""
+        redirect_to(logging.getLogger(name), level_number(loglevel or "WARNING"))
+
+    def redirect_stdouts_to_logger(
+        self, logger: logging.Logger, loglevel: int | str | None = None, stdout: bool = True, stderr: bool = True
+    ) -> None:
+        """Sends what is printed to a logger."""
+        redirect_to(logger, level_number(loglevel or "WARNING"), stdout=stdout, stderr=stderr)
+
+    def get_default_logger(self, name: str = "celery") -> logging.Logger:
+        """The logger that all of Celery's are below."""
+        return logging.getLogger(name)

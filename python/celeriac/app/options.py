@@ -13,12 +13,15 @@ from celeriac.utils.nodenames import worker_direct
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
+    from celeriac.app.settings import Settings
     from celeriac.app.task import Task
 
 __all__ = ["consumed_queues", "rate_limit", "worker_options"]
 
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_MAX_CRASHES = 3
+#: How often a worker tells monitors that it lives, unless `--heartbeat-interval` says otherwise.
+HEARTBEAT_SECONDS = 2.0
 DEFAULT_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
 
@@ -62,7 +65,7 @@ def worker_options(
         "soft_time_limit": conf.task_soft_time_limit,
         "lease_seconds": float(conf.worker_lease_seconds or DEFAULT_LEASE_SECONDS),
         "max_crashes": int(conf.worker_max_crashes or DEFAULT_MAX_CRASHES),
-        "drain_seconds": conf.worker_drain_seconds,
+        **stop_options(conf),
         "max_tasks_per_child": conf.worker_max_tasks_per_child,
         "max_memory_per_child": conf.worker_max_memory_per_child,
         "disable_rate_limits": bool(conf.worker_disable_rate_limits),
@@ -70,9 +73,23 @@ def worker_options(
         "fork_server_argv": None,
         "child_fd": None,
         "log_level": 20,
+        "task_events": bool(conf.worker_send_task_events),
+        "heartbeat_seconds": HEARTBEAT_SECONDS,
+        "health_address": None if conf.worker_health_address is None else str(conf.worker_health_address),
     }
     # After the queues were chosen: what was added for that is part of the topology.
     return {**options, **connection_options(app, worker=True), **overrides}
+
+
+def stop_options(conf: Settings) -> dict[str, Any]:
+    """How long a stop may take. A deadline that nobody has chosen must not lose anything: only what can be handed
+    back is ended then."""
+    drain = conf.worker_drain_seconds
+    return {
+        "drain_seconds": drain,
+        "drain_spares_acknowledged": drain is not None and conf.chosen("worker_drain_seconds") is None,
+        "soft_shutdown_seconds": float(conf.worker_soft_shutdown_timeout or 0),
+    }
 
 
 def worker_queues(app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str] = ()) -> list[str]:
@@ -106,6 +123,7 @@ def task_options(task: Task[..., Any]) -> dict[str, Any]:
         "reject_on_worker_lost": bool(task.reject_on_worker_lost),
         "track_started": bool(task.track_started),
         "ignore_result": bool(task.ignore_result),
+        "send_events": bool(task.send_events),
         "rate_limit": rate_limit(task),
         "time_limit": task.time_limit,
         "soft_time_limit": task.soft_time_limit,

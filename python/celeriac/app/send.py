@@ -17,7 +17,7 @@ from celeriac.exceptions import ImproperlyConfigured
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
 from celeriac.serialization.json import dumps as json_dumps
-from celeriac.signals import after_task_publish, before_task_publish
+from celeriac.signals import after_task_publish, before_task_publish, task_sent
 from celeriac.utils import uuid
 from celeriac.utils.nodenames import anon_nodename
 from celeriac.utils.time import maybe_iso8601, to_milliseconds
@@ -279,6 +279,8 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
         OperationalError: The broker did not take it.
     """
     app.client.publish([message.publication], *how(app, options), not message.ignores)
+    if app.conf.values_now()["task_send_sent_event"]:
+        app.events.task_sent(message.publication)
     _published(message)
 
 
@@ -288,6 +290,11 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
 
     client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
     await _aio.call(lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token))
+    if app.conf.values_now()["task_send_sent_event"]:
+        import asyncio
+
+        # It waits for the broker, and the loop must not.
+        await asyncio.to_thread(app.events.task_sent, message.publication)
     _published(message)
 
 
@@ -323,6 +330,18 @@ def _published(message: Message) -> None:
             exchange=publication.exchange,
             routing_key=publication.routing_key,
         )
+    if task_sent.receivers:
+        _tell_sent(message)
+
+
+def _tell_sent(message: Message) -> None:
+    """The old signal that `after_task_publish` replaced."""
+    args, kwargs = message.body[:2]
+    headers = message.headers
+    eta, group = headers.get("eta"), headers.get("group")
+    task_sent.send(
+        message.task, task_id=message.id, task=message.task, args=args, kwargs=kwargs, eta=eta, taskset=group
+    )
 
 
 def _inherit(conf: Mapping[str, Any], parent: Task[..., Any], options: dict[str, Any]) -> None:

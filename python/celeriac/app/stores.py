@@ -88,6 +88,11 @@ def result_backend(conf: Mapping[str, Any]) -> str | None:
     return found
 
 
+def needs_cleanup(app: Celery) -> bool:
+    """Whether results stay in the backend until a task removes them: in a database of Celery's tables they do."""
+    return (app.result_backend_effective or "").startswith("db+")
+
+
 def uses_replies(conf: Mapping[str, Any]) -> bool:
     """Whether results come back on a queue of the process that sent the task."""
     return (result_backend(conf) or "").partition(":")[0] in _AMQP

@@ -420,7 +420,9 @@ class Task(Generic[P, R]):
         if request._follow_ups is None:
             again.apply_async()
         else:
-            request._follow_ups.append(again.build())
+            message = again.compose()
+            request._follow_ups.append(message.publication)
+            send._published(message)
 
     def signature_from_request(
         self,
@@ -475,6 +477,24 @@ class Task(Generic[P, R]):
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The result of a task id."""
         return cast("AsyncResult[R]", self._get_app().AsyncResult(task_id, task_name=self.name, **kwargs))
+
+    def send_event(
+        self, type_: str, retry: bool = True, retry_policy: dict[str, Any] | None = None, **fields: Any
+    ) -> None:
+        """Sends an event of the app's own to monitors, with this task's id.
+
+        Args:
+            type_: Its type, such as `task-progress`.
+            retry: Accepted for compatibility: the client tries for a while in any case.
+            retry_policy: As above.
+            **fields: What it says; must be possible to serialize.
+
+        Raises:
+            OperationalError: The broker did not take it.
+        """
+        request = self.request
+        with self.app.events.default_dispatcher(hostname=request.hostname) as dispatcher:
+            dispatcher.send(type_, uuid=request.id, **fields)
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any

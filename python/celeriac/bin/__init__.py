@@ -11,41 +11,77 @@ from celeriac.bin.options import Shared, shared_options
 
 #: Name -> what `--help` says of it. A command's module has its name, and a `main` in it.
 COMMANDS = {
+    "amqp": "Publish, get and purge messages by hand.",
+    "beat": "Send periodic tasks.",
     "call": "Call a task by name.",
-    "list": "List the queues that the broker has.",
+    "control": "Tell workers to change something.",
+    "doctor": "Check connections and settings.",
+    "events": "Show what workers tell of themselves and of tasks.",
+    "graph": "Draw workers and their parts (DOT).",
+    "inspect": "Ask workers something.",
+    "list": "List the queues that the broker has, or the bindings.",
+    "logtool": "Count and find tasks in log files.",
+    "migrate": "Move messages from one broker to another.",
+    "multi": "Start and stop several workers.",
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
+    "schedule": "Show and change periodic tasks while beats run.",
+    "shell": "Start a Python shell with the app and its tasks.",
+    "status": "Show the workers that are online.",
     "unpark": "Give waiting tasks back, for Celery's workers.",
+    "upgrade": "Rename old settings in a file.",
     "worker": "Start a worker.",
 }
 
-#: Commands of Celery that come with a later version.
-LATER = frozenset(
-    {
-        "amqp", "beat", "control", "events", "flower", "graph", "inspect", "logtool", "migrate", "multi",
-        "shell", "status", "upgrade",
-    }
-)  # fmt: skip
+#: How `--help` groups them; what is in no group comes last.
+GROUPS = {
+    "Run": ("worker", "beat", "multi", "schedule"),
+    "Watch and control": ("status", "inspect", "control", "events", "list", "doctor", "report", "logtool", "graph"),
+    "Tasks and messages": ("call", "result", "purge", "migrate", "unpark", "amqp", "shell"),
+}
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module only when that command is asked for."""
+    """Imports a command's module only when that command is asked for; plug-ins only when nothing else has that name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        from celeriac.bin import plugins
+
+        return sorted({*COMMANDS, *plugins.names()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command: click.Command = import_module(f"celeriac.bin.{cmd_name}").main
             return command
-        if cmd_name in LATER:
-            raise click.UsageError(f"the command {cmd_name!r} is not in this version of celeriac", ctx)
+        from celeriac.bin import plugins
+
+        if (plugin := plugins.load(cmd_name)) is not None:
+            return plugin
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, self.list_commands(ctx), 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the commands"
+            ctx.fail(f"No such command {name!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(COMMANDS.items()))
+        from celeriac.bin import plugins
+
+        texts = {**plugins.names(), **COMMANDS}
+        grouped = {name for names in GROUPS.values() for name in names}
+        groups = {**GROUPS, "More": tuple(sorted(set(texts) - grouped))}
+        for title, names in groups.items():
+            if rows := [(name, texts[name]) for name in names if name in texts]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -58,6 +94,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CELERY"},
     help="Celery's API and wire format, Python tasks, a Rust engine.",
 )
@@ -67,3 +104,5 @@ def _version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 def celeriac(ctx: click.Context) -> None:
     """Entry of all commands; what the shared options gave is in `ctx.obj`."""
     ctx.ensure_object(Shared)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

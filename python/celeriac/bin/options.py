@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,15 @@ class Shared:
                 result_backend=self.result_backend,
             )
 
+    def enter_workdir(self) -> None:
+        """Changes to `--workdir` now, so that relative paths of other options are below it."""
+        if self.workdir:
+            try:
+                os.chdir(self.workdir)
+            except OSError as exc:
+                stop(f"cannot change to {self.workdir!r}: {exc.strerror}", "give --workdir a directory")
+            self.workdir = os.getcwd()
+
     def error(self, message: str) -> None:
         """A line for people, not for pipes."""
         if not self.quiet:
@@ -90,6 +100,16 @@ def friendly_errors() -> Iterator[None]:
         stop(str(exc))
     except OperationalError as exc:
         stop(str(exc), "is the broker's URL right, and does it run?", EXIT_FAILURE)
+
+
+@contextmanager
+def progress_bar(total: int, label: str, *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while it is a terminal, and nothing elsewhere; gives what advances it."""
+    if hidden or total < 1 or not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import click
 
-from celeriac.bin.options import CommaList, Shared, command, friendly_errors
+from celeriac.bin.options import CommaList, Shared, command, friendly_errors, progress_bar
+
+#: From so many queues on, a bar shows how far it is.
+MANY = 10
 
 
 @command(name="purge")
@@ -20,7 +23,11 @@ def main(shared: Shared, /, force: bool, queues: list[str] | None, exclude_queue
         names = consumed_queues(app, queues, exclude_queues or ())
         if not force:
             click.confirm(f"Delete all waiting messages of {', '.join(names)}?", abort=True, err=True)
-        count = sum(app.client.purge(name) for name in names)
+        count = 0
+        with progress_bar(len(names), "Purging", hidden=shared.quiet or len(names) < MANY) as advance:
+            for name in names:
+                count += app.client.purge(name)
+                advance(1)
     if count:
         click.echo(f"Purged {count} messages from {len(names)} queue{'s' if len(names) != 1 else ''}.")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -331,10 +331,24 @@ class AsyncResult(Generic[R_co]):
             connection: Accepted for compatibility.
             terminate: End the process that runs it already.
             signal: How: a signal's name; TERM unless given.
-            wait: Accepted for compatibility; workers do not answer in this version.
-            timeout: The same.
+            wait: Wait for the answers of workers.
+            timeout: How many seconds; one unless given.
         """
-        self.app.control.revoke(self.id, terminate=terminate, signal=signal)
+        how: dict[str, Any] = {"reply": True, "timeout": 1.0 if timeout is None else timeout} if wait else {}
+        self.app.control.revoke(self.id, terminate=terminate, signal=signal, **how)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Asks all workers not to run tasks with these stamps. As `revoke` otherwise."""
+        how: dict[str, Any] = {"reply": True, "timeout": 1.0 if timeout is None else timeout} if wait else {}
+        self.app.control.revoke_by_stamped_headers(headers, terminate=terminate, signal=signal, **how)
 
     # -- graph and identity
 

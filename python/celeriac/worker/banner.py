@@ -27,7 +27,7 @@ def banner(worker: WorkController, app: Celery) -> str:
         *([f"   publishes to: {without_password(writes)}"] if writes != app.broker_read_url_effective else []),
         f"   results:      {without_password(app.result_backend_effective or 'disabled://')}",
         f"   concurrency:  {worker.concurrency} ({worker.arguments.pool})",
-        f"   task events:  {'not in this version' if conf.worker_send_task_events else 'OFF'}",
+        f"   task events:  {'ON' if conf.worker_send_task_events else 'OFF (enable -E to monitor tasks in this worker)'}",
     ]
     if app.uses_embedded_broker:
         lines.append("   No broker is named: the embedded one keeps messages and results in this file.")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
+from celeriac.app import send
 from celeriac.app.arguments import takes_more_than
 from celeriac.app.context import Context
 from celeriac.canvas.rebuild import maybe_signature
@@ -119,4 +120,6 @@ def _build(app: Celery, request: Context, signature: Mapping[str, Any], value: A
     if request._follow_ups is None:
         request._follow_ups = []
     request._follow_ups.append(message.publication)
+    # It is on its way with the outcome, or not at all.
+    send._published(message)
     return message.id

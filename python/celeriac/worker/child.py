@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from celeriac import signals
 from celeriac.app import log
-from celeriac.worker import process
+from celeriac.worker import pools, process
 from celeriac.worker.limits import SoftLimit
 from celeriac.worker.trace import Tracer
 
@@ -29,7 +29,9 @@ class ChildServer:
     Calling it is what the fork server does in a new process.
     """
 
-    def __init__(self, app: Celery, node: str, log_options: log.LogOptions) -> None:
+    def __init__(
+        self, app: Celery, node: str, log_options: log.LogOptions, pool: str = "prefork", slots: int = 1
+    ) -> None:
         # Imported here, and not in the child: that would cost each of them milliseconds.
         from celeriac import _core
 
@@ -37,6 +39,8 @@ class ChildServer:
         self._app = app
         self._node = node
         self._log_options = log_options
+        self._slots = slots
+        self._make_loop = pools.loop_maker(pool) if pool in pools.SEVERAL_SLOTS else None
 
     def __call__(self, descriptor: int, number: int) -> int:
         """Serves the requests of one socket.
@@ -46,22 +50,31 @@ class ChildServer:
         """
         log.enter_child(self._log_options, number)
         _prepare_process()
+        process.set_title(self._node, number)
         signals.worker_process_init.send(sender=self._node)
-        # Tells the supervisor that the child is set up, so it comes after the handlers.
-        channel = self._core.Child(descriptor)
-        limit = SoftLimit(channel)
-        signal.signal(signal.SIGUSR1, limit.on_signal)
-        tracer = Tracer(self._app, self._node, channel, limit)
         code = 0
         try:
-            main_loop(channel, tracer)
+            if self._make_loop is None:
+                self._serve_one_slot(descriptor)
+            else:
+                channel = self._core.Child(descriptor, several=True)
+                self._make_loop(self._app, self._node, channel, self._slots).run()
         except SystemExit as exc:  # A task ended its process: as with Celery, that is a lost process.
             code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
         finally:
-            if limit.coroutines is not None:
-                limit.coroutines.close()
             signals.worker_process_shutdown.send(sender=self._node, pid=os.getpid(), exitcode=code)
         return code
+
+    def _serve_one_slot(self, descriptor: int) -> None:
+        # Tells the supervisor that the child is set up, so it comes after the handlers of `worker_process_init`.
+        channel = self._core.Child(descriptor)
+        limit = SoftLimit(channel)
+        signal.signal(signal.SIGUSR1, limit.on_signal)
+        try:
+            main_loop(channel, Tracer(self._app, self._node, channel, limit))
+        finally:
+            if limit.coroutines is not None:
+                limit.coroutines.close()
 
 
 def main_loop(channel: Child, tracer: Tracer) -> None:

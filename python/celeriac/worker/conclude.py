@@ -91,10 +91,10 @@ class Concluder:
                 # A whole number of seconds is written as one, as the caller gave it.
                 limit = execution.limit or 0.0
                 exc: BaseException = TimeLimitExceeded(int(limit) if limit == int(limit) else limit)
-                return self._conclude_failure(task, request, exc)
+                return self.conclude_failure(task, request, exc)
             case "lost":
-                text = f"Worker exited prematurely: {execution.detail} Job: {execution.tag}."
-                return self._conclude_failure(task, request, WorkerLostError(text))
+                text = f"Worker exited prematurely: {execution.detail} Job: {execution.number}."
+                return self.conclude_failure(task, request, WorkerLostError(text))
             case "revoked":
                 return self._revoke(task, request, execution.detail)
             case "unknown":
@@ -102,7 +102,8 @@ class Concluder:
             case other:
                 raise ValueError(f"the supervisor asked for an unknown mode: {other!r}")
 
-    def _conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
+    def conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
+        """Ends a request that has failed outside of its task's code."""
         if task is None:
             return "failure", self._failure_alone(request, exc), (), repr(exc), None
         einfo = ExceptionInfo(exc, traceback="")
@@ -124,18 +125,10 @@ class Concluder:
         results = []
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.REVOKED, request, exc, None))
-        signals.task_revoked.send(
-            sender=task,
-            request=request,
-            terminated=why == "terminated",
-            signum=15 if why == "terminated" else None,
-            expired=why == "expired",
-        )
         return "revoked", results, (), why, None
 
     def _unknown(self, execution: Execution, request: Context, name: str) -> Conclusion:
         exc = NotRegistered(name)
-        signals.task_unknown.send(sender=None, message=execution, exc=exc, name=name, id=request.id)
         return "rejected", self._failure_alone(request, exc), (), repr(exc), None
 
 

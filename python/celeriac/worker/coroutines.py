@@ -19,11 +19,11 @@ class CoroutineRunner:
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._current: asyncio.Task[Any] | None = None
-        self._step: _Interruptible | None = None
+        self._step: Interruptible | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs to the end, and gives what the coroutine returned or raised."""
-        step = self._step = _Interruptible(coroutine)
+        step = self._step = Interruptible(coroutine)
         task = self._current = self._loop.create_task(step)
         try:
             return self._loop.run_until_complete(task)
@@ -35,8 +35,8 @@ class CoroutineRunner:
             if not task.done():
                 self._abandon(task)
 
-    def interrupt(self) -> bool:
-        """Raises the soft limit at the task's `await`.
+    def interrupt(self, exception: type[BaseException] = SoftTimeLimitExceeded) -> bool:
+        """Raises the soft limit, or another exception, at the task's `await`. Any thread may call it.
 
         Returns:
             False when the task's own code is being run right now: the caller can raise in it directly.
@@ -44,7 +44,7 @@ class CoroutineRunner:
         task, step = self._current, self._step
         if task is None or step is None or task.done() or asyncio.current_task(self._loop) is task:
             return False
-        step.limit_passed = True
+        step.raise_at_await(exception)
         # Called from a signal handler, while the loop may be asleep: only this way wakes it.
         self._loop.call_soon_threadsafe(task.cancel)
         return True
@@ -67,25 +67,30 @@ class CoroutineRunner:
         self._loop.run_until_complete(asyncio.wait([task], timeout=5.0))
 
 
-class _Interruptible(Coroutine[Any, Any, Any]):
-    """A coroutine in which a cancellation by the soft limit shows as `SoftTimeLimitExceeded`."""
+class Interruptible(Coroutine[Any, Any, Any]):
+    """A coroutine in which the next cancellation can show as another exception, such as `SoftTimeLimitExceeded`."""
 
-    __slots__ = ("_inner", "limit_passed")
+    __slots__ = ("_exception", "_inner")
 
     def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
         self._inner = inner
-        self.limit_passed = False
+        self._exception: type[BaseException] | None = None
+
+    def raise_at_await(self, exception: type[BaseException] = SoftTimeLimitExceeded) -> None:
+        """The caller cancels the task after this; the coroutine gets the exception instead."""
+        self._exception = exception
 
     def send(self, value: Any) -> Any:
         return self._inner.send(value)
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None) -> Any:
-        if self.limit_passed and _is_cancellation(typ):
-            self.limit_passed = False
+        exception = self._exception
+        if exception is not None and _is_cancellation(typ):
+            self._exception = None
             current = asyncio.current_task()
             if current is not None:
                 current.uncancel()
-            return self._inner.throw(SoftTimeLimitExceeded())
+            return self._inner.throw(exception())
         if val is None and tb is None:
             return self._inner.throw(typ)
         return self._inner.throw(typ, val, tb)
@@ -94,7 +99,14 @@ class _Interruptible(Coroutine[Any, Any, Any]):
         self._inner.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield from self._inner.__await__())
+        # Itself, so that whoever awaits it throws into it, and not into the coroutine within.
+        return self
+
+    def __iter__(self) -> Interruptible:
+        return self
+
+    def __next__(self) -> Any:
+        return self._inner.send(None)
 
 
 def _is_cancellation(typ: Any) -> bool:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import select
 import signal
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable
+
+# By name, and now: with gevent these are replaced later, and this process is no place for greenlets.
+from select import POLLIN
+from select import poll as make_poll
 from typing import NoReturn
 
-from celeriac.worker import process
+from celeriac import signals
+from celeriac.worker import process, stacks
 
 REQUEST = struct.Struct("<cQ")
 ANSWER = struct.Struct("<cQIi")
@@ -47,9 +51,9 @@ class ForkServer:
     def run(self) -> None:
         """Serves until the supervisor's socket closes. Then waits a moment for children that are leaving."""
         self._prepare()
-        poll = select.poll()
-        poll.register(self._control.fileno(), select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        poll = make_poll()
+        poll.register(self._control.fileno(), POLLIN)
+        poll.register(self._wake_read, POLLIN)
         while True:
             ready = {fd for fd, _ in poll.poll()}
             if self._wake_read in ready:
@@ -64,6 +68,7 @@ class ForkServer:
         # The supervisor decides what a signal to the whole process group means.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, process.take_no_notice)
+        stacks.register()
         signal.signal(signal.SIGCHLD, process.take_no_notice)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         gc.collect()
@@ -91,6 +96,8 @@ class ForkServer:
 
     def _fork(self, number: int, connection: int) -> None:
         server = os.getpid()
+        if signals.worker_before_create_process.receivers:
+            signals.worker_before_create_process.send(sender=self)
         try:
             pid = os.fork()
         except OSError as exc:
@@ -145,8 +152,10 @@ class ForkServer:
         """Children end by themselves when their sockets close; this process is what keeps them alive."""
         self._control.close()
         deadline = time.monotonic() + FAREWELL_SECONDS
+        poll = make_poll()
+        poll.register(self._wake_read, POLLIN)
         while self._numbers and (left := deadline - time.monotonic()) > 0:
-            select.select([self._wake_read], [], [], min(left, 0.5))
+            poll.poll(min(left, 0.5) * 1000)
             self._reap()
 
 
@@ -188,7 +197,12 @@ def main() -> None:
     process.die_with_parent(parent)
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    serve = Setup.from_environment().prepare_fork_server()
+    setup = Setup.from_environment()
+    if setup.pool == "gevent":
+        from celeriac.worker import greenlets
+
+        greenlets.patch()
+    serve = setup.prepare_fork_server()
     ForkServer(control, serve).run()
 
 

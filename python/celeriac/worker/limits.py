@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celeriac.exceptions import SoftTimeLimitExceeded
 
@@ -12,16 +13,32 @@ if TYPE_CHECKING:
     from celeriac.worker.coroutines import CoroutineRunner
 
 
+class Cancelled(BaseException):
+    """Raised in a task that was given up: its hard limit has passed, or it is terminated.
+
+    No `Exception`, so that code which goes on after any error does not go on after this.
+    """
+
+
+class Limit(Protocol):
+    """Where the tracer notes which request's code runs, and who runs coroutines there."""
+
+    running: int | None
+    coroutines: Any
+
+
 class SoftLimit:
     """Knows which request's code runs on the main thread.
 
     All fields are written and read by the main thread: the tracer around the task, the signal handler within it.
     """
 
-    __slots__ = ("_channel", "coroutines", "running")
+    __slots__ = ("_channel", "_otherwise", "coroutines", "running")
 
-    def __init__(self, channel: Child) -> None:
+    def __init__(self, channel: Child, otherwise: Callable[[], None] | None = None) -> None:
         self._channel = channel
+        #: What the signal means when it is no soft limit's.
+        self._otherwise = otherwise
         #: The tag of the request whose task runs now; None outside of user code.
         self.running: int | None = None
         #: What runs `async def` tasks, once there is one.
@@ -31,6 +48,8 @@ class SoftLimit:
         """Handler of SIGUSR1. A signal that comes late, for an earlier request, changes nothing."""
         tag = self.running
         if tag is None or not self._channel.soft_limit_passed(tag):
+            if self._otherwise is not None:
+                self._otherwise()
             return
         self.running = None
         if self.coroutines is not None and self.coroutines.interrupt():

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _libc: ctypes.CDLL | None = None
 
 
@@ -29,8 +30,26 @@ def die_with_parent(parent: int) -> None:
         os._exit(70)
 
 
+def set_title(node: str, number: int) -> None:
+    """Names this child for `ps` and `top`: as Celery does where `setproctitle` is installed, else shortly."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        if _libc is not None:
+            _libc.prctl(_PR_SET_NAME, f"celeryd:{number}".encode(), 0, 0, 0)
+    else:
+        setproctitle(f"[celeryd: {node}:ForkPoolWorker-{number}]")
+
+
 def take_no_notice(signum: int, frame: FrameType | None) -> None:
     """A handler that does nothing. Unlike `SIG_IGN` it is not inherited by programs that a task starts."""
+
+
+def end_in_peace() -> None:
+    """From here on orders to stop come too late. The interpreter takes its handlers away some time before the end, and
+    one that came then would replace the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def flush_stdio() -> None:

@@ -34,6 +34,9 @@ class Setup:
     include: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     log: dict[str, Any] = field(default_factory=dict)
+    #: Of children; known when the settings are.
+    pool: str = "prefork"
+    slots: int = 1
 
     @classmethod
     def from_environment(cls) -> Setup:
@@ -89,4 +92,4 @@ class Setup:
         options = self.log_options(app)
         if log.setup(options) and options.redirect_stdouts:
             log.redirect_stdouts(options)
-        return ChildServer(app, self.node, options)
+        return ChildServer(app, self.node, options, self.pool, self.slots)

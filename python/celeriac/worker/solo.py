@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celeriac import _core, signals
+from celeriac.worker import stacks
 from celeriac.worker.limits import SoftLimit
 from celeriac.worker.trace import Tracer
 
@@ -18,13 +19,22 @@ if TYPE_CHECKING:
 class SoloLoop:
     """One slot on the main thread. Time limits that need a process to kill do not work here."""
 
-    def __init__(self, app: Celery, node: str, descriptor: int, notices: int, take_notices: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        node: str,
+        descriptor: int,
+        notices: int,
+        take_notices: Callable[[], bool],
+        run_timer: Callable[[], float | None],
+    ) -> None:
         self._channel = _core.Child(descriptor)
-        self._limit = SoftLimit(self._channel)
+        self._limit = SoftLimit(self._channel, otherwise=stacks.dump)
         self._tracer = Tracer(app, node, self._channel, self._limit)
         self._node = node
         self._notices = notices
         self._take_notices = take_notices
+        self._run_timer = run_timer
 
     def run(self) -> None:
         """Serves until the engine has stopped."""
@@ -34,7 +44,7 @@ class SoloLoop:
         poll.register(self._notices, select.POLLIN)
         poll.register(self._channel.fileno(), select.POLLIN)
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll(self._run_timer())]
             if self._notices in ready and self._take_notices():
                 break
             if self._channel.fileno() in ready:

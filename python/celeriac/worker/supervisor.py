@@ -6,7 +6,6 @@ one thread), start the engine, wait. User code runs on the main thread alone; th
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import select
@@ -15,17 +14,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import log
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.worker import fork_server, process
+from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
+from celeriac.worker.control import Desk
+from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
+from celeriac.worker.service import ServiceManager
+from celeriac.worker.steps import Steps
+from celeriac.worker.timer import Timer
 
 if TYPE_CHECKING:
     from celeriac import _core
@@ -45,11 +49,17 @@ class Arguments:
     """What the command line says beyond settings."""
 
     pool: str = "prefork"
+    #: Children of a pool whose children have several slots.
+    processes: int = 1
+    #: (max, min) slots.
+    autoscale: tuple[int, int] | None = None
     queues: tuple[str, ...] = ()
     exclude_queues: tuple[str, ...] = ()
     purge: bool = False
     pidfile: str | None = None
     quiet: bool = False
+    #: `-B`: file and class of the scheduler.
+    beat: tuple[str | None, str | None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,6 +85,10 @@ class WorkController:
         self.queues: list[str] = []
         self.concurrency = 0
         self.exitcode: int | None = None
+        #: Boot steps that were included; they add themselves.
+        self.steps: list[Any] = []
+        self.timer = Timer()
+        self._service = ServiceManager()
         self._setup = setup
         self._engine: _core.Worker | None = None
         self._stopping: str | None = None
@@ -82,6 +96,11 @@ class WorkController:
         # When the first SIGTERM came.
         self._first_term: float | None = None
         self._consumer = Consumer(app, self.hostname, self)
+        self._desk = Desk(app, self.hostname, self._consumer)
+        # Made when the app is finalised, since it reads settings.
+        self._task_signals: task_signals.TaskSignals | None = None
+        # The beat of `-B`.
+        self._beat: EmbeddedBeat | None = None
 
     def run(self) -> int:
         """Runs the worker until it is told to stop.
@@ -96,10 +115,11 @@ class WorkController:
         self._announce_start()
         log_options = self._setup.log_options(self.app)
         owns_logging = log.setup(log_options)
-        if self.app.conf.worker_send_task_events:
-            logger.warning("Task events (-E) are not in this version: none will be sent.")
+        steps = Steps(self, self.app.steps)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
+        if self.arguments.beat is not None:
+            self._beat = EmbeddedBeat(self.app, self._setup, *self.arguments.beat)
         pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
         if pidfile:
             pidfile.acquire()
@@ -111,7 +131,7 @@ class WorkController:
                 sys.__stderr__ and print(banner(self, self.app), file=sys.__stderr__, flush=True)
             if owns_logging and log_options.redirect_stdouts:
                 log.redirect_stdouts(log_options)
-            code = self._run_pool(options, log_options)
+            code = self._run_pool(options, log_options, steps)
         finally:
             sys.stdout, sys.stderr = streams
             if pidfile:
@@ -124,25 +144,31 @@ class WorkController:
         """Stops the engine.
 
         Args:
-            how: `warm` or `cold`.
+            how: `warm` or `cold`. The first cold one lets tasks end for `worker_soft_shutdown_timeout`.
             name: The signal that asks for it.
         """
         if self._engine is None:
             raise SystemExit(1)
-        if self._stopping in {"cold", how}:
+        if self._stopping == "soft" and how == "cold":
+            self._stopping = how
+            self._engine.stop(how)
+        if self._stopping in {"cold", "soft", how}:
             return
-        self._stopping = how
+        self._stopping = how if how == "warm" or not self.app.conf.worker_soft_shutdown_timeout else "soft"
         code = 0 if how == "warm" else 1
         _say(f"worker: {how.capitalize()} shutdown ({log.MAIN_PROCESS})")
         signals.worker_shutting_down.send(sender=self.hostname, sig=name, how=how.capitalize(), exitcode=code)
-        self._engine.stop(how)
+        self._engine.stop(self._stopping)
+        if self._beat is not None:
+            self._beat.stop()
 
     def _announce_start(self) -> None:
         app = self.app
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options)
         self._setup.apply_settings(app)
         _check_privileges(app)
-        self.concurrency = _concurrency(app.conf.worker_concurrency, self.arguments.pool)
+        scale = self.arguments.autoscale
+        self.concurrency = _concurrency(scale[1] if scale else app.conf.worker_concurrency, self.arguments.pool)
         app.conf.worker_concurrency = self.concurrency
         signals.worker_init.send(sender=self)
 
@@ -151,7 +177,7 @@ class WorkController:
 
         if self.arguments.pool != "solo" and self.app.broker_read_url_effective.startswith("memory:"):
             raise ImproperlyConfigured(
-                "memory:// lives in one process, and the prefork pool runs tasks in others: name a broker that "
+                f"memory:// lives in one process, and the {self.arguments.pool} pool runs tasks in others: name a broker that "
                 "processes can share, such as sqlite:///, or use --pool solo"
             )
         options = worker_options(
@@ -160,6 +186,9 @@ class WorkController:
             queues=list(self.arguments.queues) or None,
             exclude_queues=list(self.arguments.exclude_queues),
             concurrency=self.concurrency,
+            processes=self.arguments.processes if self.arguments.pool in pools.SEVERAL_SLOTS else None,
+            autoscale=self.arguments.autoscale,
+            autoscale_keepalive=float(os.environ.get("AUTOSCALE_KEEPALIVE") or 30),
         )
         self.queues = list(options["queues"])
         if not self.queues:
@@ -167,14 +196,27 @@ class WorkController:
         if self.app.conf.worker_disable_prefetch:
             # As many messages as there are processes: none waits behind a task that runs.
             options["prefetch_multiplier"] = 1
+        given = self.arguments.options
+        if given.get("without_heartbeat"):
+            options["heartbeat_seconds"] = None
+        elif given.get("heartbeat_interval"):
+            options["heartbeat_seconds"] = given["heartbeat_interval"]
+        from celeriac.worker.about import control_options
+
+        without_mingle = bool(self.arguments.options.get("without_mingle"))
+        options["control"] = control_options(
+            self.app, self.hostname, pool=self.arguments.pool, without_mingle=without_mingle
+        )
         options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
+        self._task_signals = task_signals.TaskSignals(self.app, self.hostname, self._consumer)
+        options.update(self._service.options(), tell=task_signals.wanted())
         return options
 
     def _purge(self) -> None:
         count = sum(self.app.client.purge(queue) for queue in self.queues)
         _say(f"purge: Erased {count} messages from the queue{'s' if len(self.queues) != 1 else ''}.")
 
-    def _run_pool(self, options: dict[str, Any], log_options: log.LogOptions) -> int:
+    def _run_pool(self, options: dict[str, Any], log_options: log.LogOptions, steps: Steps) -> int:
         from celeriac import _core
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -183,11 +225,21 @@ class WorkController:
 
             options["child_fd"] = ours.detach()
             engine = self._engine = _core.Worker(options)
-            loop = SoloLoop(self.app, self.hostname, theirs.detach(), engine.fileno(), self._take_notices)
-            return self._run_engine(engine, loop.run, None)
-        descriptor = ours.detach()
-        options["fork_server_fd"] = descriptor
+            loop = SoloLoop(
+                self.app, self.hostname, theirs.detach(), engine.fileno(), self._take_notices, self.timer.run_due
+            )
+            return self._run_engine(engine, loop.run, None, steps)
+        pool = self.arguments.pool
+        replace(self._setup, pool=pool, slots=self.concurrency).to_environment()
         options["fork_server_argv"] = [sys.executable, "-m", "celeriac.worker.fork_server"]
+        if pool == "gevent":
+            # The fork server has to be patched before it imports the app, which is imported here already: the engine
+            # starts one by exec.
+            ours.close()
+            theirs.close()
+            engine = self._engine = _core.Worker(options)
+            return self._run_engine(engine, lambda: self._wait(engine), None, steps)
+        descriptor = options["fork_server_fd"] = ours.detach()
         # Before the fork: it checks options and URLs, and starts no thread yet.
         engine = self._engine = _core.Worker(options)
         # Purging, or a handler of a start-up signal, may have used the client, which has threads.
@@ -199,24 +251,30 @@ class WorkController:
                 "and a lock that another thread holds stays locked in them. Start threads in worker_process_init.",
                 threads,
             )
-        pid = fork_server.start(ChildServer(self.app, self.hostname, log_options), descriptor, theirs)
-        self._setup.to_environment()
-        return self._run_engine(engine, lambda: self._wait(engine), pid)
+        server = ChildServer(self.app, self.hostname, log_options, pool, self.concurrency)
+        pid = fork_server.start(server, descriptor, theirs)
+        return self._run_engine(engine, lambda: self._wait(engine), pid, steps)
 
-    def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None) -> int:
+    def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None, steps: Steps) -> int:
         wake_read, wake_write = os.pipe()
         for descriptor in (wake_read, wake_write):
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         self._install_signals()
         try:
+            steps.start()
             engine.start()
+            if self._beat is not None:
+                self._beat.start()
             wait()
         except BaseException:
             engine.stop("cold")
             raise
         finally:
             engine.join(JOIN_SECONDS)
+            steps.stop(cold=self._stopping not in {None, "warm"})
+            if self._beat is not None:
+                self._beat.join()
             signals.worker_shutdown.send(sender=self)
             if pid is not None:
                 _reap(pid)
@@ -230,7 +288,7 @@ class WorkController:
         poll = select.poll()
         poll.register(engine.fileno(), select.POLLIN)
         while self.exitcode is None:
-            poll.poll()
+            poll.poll(self.timer.run_due())
             self._take_notices()
 
     def _take_notices(self) -> bool:
@@ -247,6 +305,13 @@ class WorkController:
                 case ("ready",):
                     signals.worker_ready.send(sender=self._consumer)
                     logger.info("%s ready.", self.hostname)
+                    # A handler may have connected others.
+                    self._engine.tell(task_signals.wanted())
+                case ("task", event, execution, why, signum):
+                    assert self._task_signals is not None
+                    self._task_signals.send(event, execution, why, signum)
+                case ("command", number, method, arguments):
+                    self._desk.carry_out(self._engine, number, method, arguments)
                 case ("stopped", code, text):
                     self.exitcode = code
                     if text:
@@ -259,8 +324,11 @@ class WorkController:
         signal.signal(signal.SIGQUIT, self._on_quit)
         signal.signal(signal.SIGINT, self._on_int)
         signal.signal(signal.SIGHUP, self._on_hup)
-        if self.arguments.pool != "solo" and sys.__stderr__ is not None:
-            faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True, chain=False)
+        if self.arguments.pool != "solo":
+            stacks.register_supervisor(self._children)
+
+    def _children(self) -> list[int]:
+        return self._engine.stats().get("pids", []) if self._engine is not None else []
 
     def _on_term(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -288,6 +356,7 @@ class WorkController:
 
     def _exec_again(self) -> None:
         os.environ.pop("CELERIAC_WORKER_SETUP", None)
+        self._service.restore()
         process.flush_stdio()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import traceback as tracebacks
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from celeriac import _core, signals, states
 from celeriac._state import current_tasks
 from celeriac.app.task import Task, entry_point
-from celeriac.exceptions import Ignore, Reject, Retry
+from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
 from celeriac.worker.conclude import Concluder
+from celeriac.worker.limits import Cancelled
 from celeriac.worker.records import RecordWriter
 from celeriac.worker.request import Opener, Refused
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from celeriac._core import Child, Execution, ResultRecord
     from celeriac.app.base import Celery
     from celeriac.app.context import Context
-    from celeriac.worker.limits import SoftLimit
+    from celeriac.worker.event_loop import LoopLimit
+    from celeriac.worker.limits import Limit
 
 logger = logging.getLogger("celeriac.app.trace")
 
@@ -39,7 +42,7 @@ LOG_INTERNAL = "Task %(name)s[%(id)s] INTERNAL ERROR: %(exc)s"
 class Tracer:
     """Traces the requests of one child. Used by one thread; each slot of another kind of loop has its own."""
 
-    def __init__(self, app: Celery, node: str, channel: Child, limit: SoftLimit) -> None:
+    def __init__(self, app: Celery, node: str, channel: Child, limit: Limit) -> None:
         self.app = app
         self.node = node
         self.channel = channel
@@ -55,14 +58,36 @@ class Tracer:
         try:
             if execution.mode == "run":
                 request = self.opener.open(execution)
-                tracer = self._tasks.get(request.task) or self._tracer(request.task)  # type: ignore[arg-type]
-                tracer.run(execution.tag, request)
+                self.task(request.task or "").run(execution.tag, request)
             else:
                 self._conclude(execution)
         except Refused as exc:
             self.channel.respond(execution.tag, exc.kind, (), (), str(exc), None)
         except Exception as exc:
-            self._internal_error(execution, exc)
+            self.internal_error(execution, exc)
+
+    def trace_one_of_many(self, execution: Execution) -> None:
+        """The same in a child of several slots: what would end the process fails this request alone."""
+        try:
+            self.trace(execution)
+        except Cancelled:
+            # Given up: the answer is nobody's, but it frees the slot.
+            self.channel.respond(execution.tag, "ignored", (), (), "cancelled", None)
+        except BaseException as exc:
+            self.failed(execution, exc)
+
+    def failed(self, execution: Execution, exc: BaseException) -> None:
+        """A task raised what is no error of its own (`SystemExit`), or the tracer did."""
+        if isinstance(exc, Exception):
+            self.internal_error(execution, exc)
+            return
+        try:
+            request = self.opener.open(execution)
+            task = self.app.tasks.get(request.task or "")
+            outcome = self.concluder.conclude_failure(task, request, WorkerLostError(repr(exc)))
+            self.channel.respond(execution.tag, *outcome)
+        except Exception as failed:
+            self.internal_error(execution, failed)
 
     def run_coroutine(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
         """Runs what an `async def` task returned, on the loop of this child."""
@@ -73,8 +98,11 @@ class Tracer:
             self.limit.coroutines = CoroutineRunner()
         return self.limit.coroutines.run(coroutine)
 
-    def _tracer(self, name: str) -> TaskTracer:
-        tracer = self._tasks[name] = TaskTracer(self, self.app.tasks[name])
+    def task(self, name: str) -> TaskTracer:
+        """What runs requests of this task."""
+        tracer = self._tasks.get(name)
+        if tracer is None:
+            tracer = self._tasks[name] = TaskTracer(self, self.app.tasks[name])
         return tracer
 
     def _conclude(self, execution: Execution) -> None:
@@ -86,7 +114,7 @@ class Tracer:
         outcome = self.concluder.conclude(execution, request)
         self.channel.respond(execution.tag, *outcome)
 
-    def _internal_error(self, execution: Execution, exc: Exception) -> None:
+    def internal_error(self, execution: Execution, exc: Exception) -> None:
         """The worker's own code failed: the request fails, the child goes on."""
         headers = execution.headers
         task_id = headers.get("id")
@@ -123,11 +151,13 @@ class TaskTracer:
         self._concluder = tracer.concluder
         self._requests = task.request_stack.requests
         self._function = entry_point(task)
+        self.is_async = inspect.iscoroutinefunction(self._function)
         self._before_start = _overridden(task, "before_start")
         self._on_success = _overridden(task, "on_success")
         self._after_return = _overridden(task, "after_return")
         self._ignores = bool(task.ignore_result)
         self._keeps = tracer.app.results_enabled
+        self._tells_sent = bool(tracer.app.conf.task_send_sent_event)
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
     def run(self, tag: int, request: Context) -> None:
@@ -142,23 +172,64 @@ class TaskTracer:
             self._requests.set(requests)
             current_tasks.set(tasks)
 
-    def _run(self, tag: int, request: Context) -> None:
-        task, task_id, limit = self._task, request.id, self._limit
-        args, kwargs = request.args, request.kwargs
-        stores = self._stores(request)
-        if signals.task_prerun.receivers:
-            signals.task_prerun.send(sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs)
-        if task.track_started and stores:
-            started_meta = {"pid": os.getpid(), "hostname": request.hostname}
-            self._tracer.channel.update(tag, self._records.state(states.STARTED, request, started_meta))
-        state: str = states.SUCCESS
-        einfo: ExceptionInfo | None = None
-        kind, summary, retval = "success", "", None
-        results: Sequence[ResultRecord] = ()
+    async def run_async(self, tag: int, request: Context, limit: LoopLimit, *, guarded: bool) -> None:
+        """The same for an `async def` task, as a coroutine among others. Its context is its own.
+
+        Args:
+            guarded: A soft limit may have to be raised in it.
+
+        Raises:
+            asyncio.CancelledError: The request was given up, or has cancelled itself.
+        """
+        current_tasks.set((self._task,))
+        self._requests.set((request,))
+        stores = self._begin(tag, request)
         started = perf_counter()
         try:
             if self._before_start is not None:
-                self._before_start(task_id, args, kwargs)
+                self._before_start(request.id, request.args, request.kwargs)
+            coroutine = self._function(*request.args, **request.kwargs)
+            retval = await (limit.guard(tag, coroutine) if guarded else coroutine)
+            results = self._follow(request, retval, stores)
+        except Exception as exc:
+            self._end(tag, request, perf_counter() - started, exc, None)
+        else:
+            self._end(tag, request, perf_counter() - started, retval, results)
+
+    def cancelled_from_within(self, tag: int, request: Context, exc: BaseException) -> None:
+        """A coroutine has cancelled itself: a failure like others, and no reason to give the request up."""
+        try:
+            raise RuntimeError("the task was cancelled from within") from exc
+        except RuntimeError as failure:
+            self._end(tag, request, 0.0, failure, None)
+
+    def _begin(self, tag: int, request: Context) -> bool:
+        """What comes before the task; tells whether its result is stored."""
+        task = self._task
+        stores = self._stores(request)
+        if signals.task_prerun.receivers:
+            signals.task_prerun.send(
+                sender=task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
+            )
+        if task.track_started and stores:
+            started_meta = {"pid": os.getpid(), "hostname": request.hostname}
+            self._tracer.channel.update(tag, self._records.state(states.STARTED, request, started_meta))
+        return stores
+
+    def _follow(self, request: Context, retval: Any, stores: bool) -> Sequence[ResultRecord]:
+        """What follows a return: messages of the next steps, and the record."""
+        if request.callbacks or request.chain:
+            callbacks.send_after_success(self._tracer.app, request, retval)
+        return (self._records.success(request, retval),) if stores else ()
+
+    def _run(self, tag: int, request: Context) -> None:
+        limit = self._limit
+        args, kwargs = request.args, request.kwargs
+        stores = self._begin(tag, request)
+        started = perf_counter()
+        try:
+            if self._before_start is not None:
+                self._before_start(request.id, args, kwargs)
             limit.running = tag
             try:
                 retval = self._function(*args, **kwargs)
@@ -166,17 +237,29 @@ class TaskTracer:
                     retval = self._tracer.run_coroutine(retval)
             finally:
                 limit.running = None
-            if request.callbacks or request.chain:
-                callbacks.send_after_success(self._tracer.app, request, retval)
-            if stores:
-                results = (self._records.success(request, retval),)
+            results = self._follow(request, retval, stores)
         except Exception as exc:
-            runtime = perf_counter() - started
-            kind, state, results, einfo = self._raised(exc, request)
-            retval = exc
-            summary = safe_repr(exc)
+            self._end(tag, request, perf_counter() - started, exc, None)
         else:
-            runtime = perf_counter() - started
+            self._end(tag, request, perf_counter() - started, retval, results)
+
+    def _end(
+        self, tag: int, request: Context, runtime: float, retval: Any, results: Sequence[ResultRecord] | None
+    ) -> None:
+        """What comes after the task, and the answer.
+
+        Args:
+            retval: What it returned, or raised.
+            results: Its record, if it returned; None: it raised.
+        """
+        task, task_id = self._task, request.id
+        args, kwargs = request.args, request.kwargs
+        einfo: ExceptionInfo | None = None
+        if results is None:
+            kind, state, results, einfo = self._raised(retval, request)
+            summary = _why(retval)
+        else:
+            kind, state = "success", states.SUCCESS
             summary = "None" if retval is None else _core.saferepr(retval, self._repr_size)
             self._succeeded(request, retval, runtime, summary)
         if self._after_return is not None and kind in ("success", "failure"):
@@ -185,9 +268,13 @@ class TaskTracer:
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=retval, state=state
             )
-        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
-        if einfo is not None:
-            _release(einfo)
+        if self._tells_sent and request._follow_ups:
+            self._tracer.app.events.tasks_sent(request._follow_ups)
+        if einfo is None:
+            self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
+            return
+        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, einfo.traceback)
+        _release(einfo)
 
     def _stores(self, request: Context) -> bool:
         ignores = request.ignore_result
@@ -254,6 +341,13 @@ class TaskTracer:
             hook(*args)
         except Exception as exc:
             logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def _why(exc: Exception) -> str:
+    """What monitors are told: of a retry, its reason."""
+    if not isinstance(exc, Retry):
+        return safe_repr(exc)
+    return "None" if exc.exc is None else safe_repr(exc.exc)
 
 
 def _overridden(task: Task[..., Any], name: str) -> Any:

@@ -1,6 +1,6 @@
 //! The broker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,11 @@ use super::consumer::AmqpConsumer;
 use super::link::{Link, none};
 use super::listen::{self, AmqpListener};
 use super::publish::Publisher;
+use super::schedule::Schedules;
 use super::{dead, declare, failure};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication};
@@ -30,6 +32,7 @@ pub(super) struct AmqpBroker {
     consuming: Arc<Link>,
     /// Queues that were used here. Written by publishing and consuming, read by `queues`.
     used: Mutex<BTreeSet<String>>,
+    schedules: Schedules,
 }
 
 impl AmqpBroker {
@@ -38,6 +41,7 @@ impl AmqpBroker {
             publisher: Arc::new(Publisher::new(Link::new(url, options, "celeriac publisher")?, options)),
             consuming: Arc::new(Link::new(url, options, "celeriac consumer")?),
             used: Mutex::default(),
+            schedules: Schedules::new(url, options)?,
         })
     }
 
@@ -50,14 +54,21 @@ impl AmqpBroker {
         }
     }
 
-    /// How many messages wait in a queue; none if there is no such queue.
-    async fn count(&self, queue: &str) -> Result<Option<u32>, BrokerError> {
+    /// The queues that are known here: those of the app, and those that were used.
+    fn known(&self) -> BTreeSet<String> {
+        let mut names = self.used.lock().clone();
+        names.extend(self.publisher.topology.queues.keys().cloned());
+        names
+    }
+
+    /// How many messages wait in a queue, and how many consumers it has; none if there is no such queue.
+    async fn count(&self, queue: &str) -> Result<Option<(u32, u32)>, BrokerError> {
         let link = &self.publisher.link;
         // Asking for a queue that is not there ends the channel.
         let (_, channel) = link.channel().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         match channel.queue_declare(declare::name(&link.url, queue)?, options, none()).await {
-            Ok(found) => Ok(Some(found.message_count())),
+            Ok(found) => Ok(Some((found.message_count(), found.consumer_count()))),
             Err(error) => match link.error(&error) {
                 missing if failure::is_missing(&missing) => Ok(None),
                 error => Err(error),
@@ -95,15 +106,25 @@ impl Broker for AmqpBroker {
 
     /// What is claimed or parked, AMQP does not tell.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
-        let mut names = self.used.lock().clone();
-        names.extend(self.publisher.topology.queues.keys().cloned());
         let mut statuses = Vec::new();
-        for name in names {
-            if let Some(ready) = self.count(&name).await? {
+        for name in self.known() {
+            if let Some((ready, _)) = self.count(&name).await? {
                 statuses.push(QueueStatus { name, ready: u64::from(ready), ..QueueStatus::default() });
             }
         }
         Ok(statuses)
+    }
+
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        let mut consumers = BTreeMap::new();
+        // An app without queues still wants to know whether the server lets it in.
+        drop(self.publisher.link.channel().await?);
+        for name in self.known() {
+            if let Some((_, count)) = self.count(&name).await? {
+                consumers.insert(name, u64::from(count));
+            }
+        }
+        Ok(StoreReport { consumers: Some(consumers), ..StoreReport::default() })
     }
 
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
@@ -123,15 +144,34 @@ impl Broker for AmqpBroker {
     }
 
     /// Queues of listeners keep a broadcast as long as Celery's do; `ttl` does not change that.
-    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
-        listen::declare(&self.publisher.link, exchange).await?;
-        let key = listen::key(exchange, &message);
-        let letter = self.publisher.bare(exchange, &key, &message)?;
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        _ttl: Duration,
+    ) -> Result<(), BrokerError> {
+        listen::declare(&self.publisher.link, &listen::broadcasts(exchange)).await?;
+        let letter = self.publisher.bare(exchange, routing_key, &message)?;
         self.publisher.deliver(vec![letter]).await
     }
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
         Ok(Box::new(AmqpListener::begin(self.consuming.clone(), exchange).await?))
+    }
+
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(AmqpListener::inbox(self.consuming.clone(), exchange, key).await?))
+    }
+
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        listen::declare(&self.publisher.link, &listen::replies(exchange)).await?;
+        let letter = self.publisher.bare(exchange, key, &message)?;
+        self.publisher.deliver(vec![letter]).await
     }
 
     fn store_id(&self) -> Option<String> {
@@ -144,5 +184,35 @@ impl Broker for AmqpBroker {
 
     async fn sweep(&self) -> Result<(), BrokerError> {
         Ok(())
+    }
+
+    async fn schedule_lease(
+        &self,
+        schedule: &str,
+        holder: &str,
+        _ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        self.schedules.lease(schedule, holder).await
+    }
+
+    async fn schedule_release(&self, schedule: &str, holder: &str) -> Result<(), BrokerError> {
+        self.schedules.release(schedule, holder).await
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
+        self.schedules.fire(firing).await
+    }
+
+    async fn schedule_state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
+        self.schedules.state(schedule).await
+    }
+
+    async fn schedule_change(
+        &self,
+        schedule: &str,
+        entry: &str,
+        change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        self.schedules.change(schedule, entry, change).await
     }
 }

@@ -22,7 +22,7 @@ use super::{failure, pump, settle};
 use crate::broker::{
     BrokerError, ClaimId, Commit, Committed, Consumer, ConsumerOptions, Credit, Delivery, Renewal,
 };
-use crate::driver::routing::Turns;
+use crate::driver::routing::{Turns, in_turns};
 use crate::protocol::Message;
 
 /// The server counts what it sends ahead with 16 bits.
@@ -278,7 +278,7 @@ impl State {
                 taken.extend(buffer.pop_front());
             }
         }
-        self.hold(taken)
+        self.hold(in_turns(taken))
     }
 
     fn hold(&mut self, taken: Vec<Delivery>) -> Vec<Delivery> {

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Consumer as Stream};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::link::{Link, Live};
 use super::{declare, table, wire};
@@ -20,8 +20,42 @@ const EVENTS: &str = "celeryev";
 const BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 
+/// Where a listener hears: an exchange, and what its own queue on it is like.
+struct Place {
+    exchange: Exchange,
+    /// None is a new name for each connection.
+    queue: Option<String>,
+    key: String,
+    arguments: Arguments,
+}
+
+impl Place {
+    /// Broadcasts.
+    fn all(name: &str) -> Self {
+        let events = name == EVENTS;
+        let (expires, ttl) = if events { (60_000, 5_000) } else { (10_000, 300_000) };
+        let key = if events { "#" } else { "" };
+        Self {
+            exchange: broadcasts(name),
+            queue: None,
+            key: key.to_owned(),
+            arguments: arguments(expires, ttl),
+        }
+    }
+
+    /// Replies, in a queue that kombu would declare alike.
+    fn private(exchange: &str, key: &str) -> Self {
+        Self {
+            exchange: replies(exchange),
+            queue: Some(format!("{key}.{exchange}")),
+            key: key.to_owned(),
+            arguments: arguments(10_000, 300_000),
+        }
+    }
+}
+
 /// Celery's events have a topic exchange that survives; everything else is a fanout that need not.
-fn exchange(name: &str) -> Exchange {
+pub(super) fn broadcasts(name: &str) -> Exchange {
     let events = name == EVENTS;
     Exchange {
         name: name.to_owned(),
@@ -31,45 +65,36 @@ fn exchange(name: &str) -> Exchange {
     }
 }
 
-/// How long a queue lasts that nobody listens to, and a message that nobody takes from it.
-fn arguments(name: &str) -> Arguments {
-    let (expires, ttl) = if name == EVENTS { (60_000, 5_000) } else { (10_000, 300_000) };
+/// The exchange of inboxes.
+pub(super) fn replies(name: &str) -> Exchange {
+    Exchange { name: name.to_owned(), durable: false, ..Exchange::default() }
+}
+
+/// How long a queue lasts that nobody listens to, and a message that nobody takes from it, in milliseconds.
+fn arguments(expires: u64, ttl: u64) -> Arguments {
     let mut arguments = Arguments::new();
     arguments.insert("x-expires".to_owned(), json!(expires));
     arguments.insert("x-message-ttl".to_owned(), json!(ttl));
     arguments
 }
 
-/// Declares the exchange, once for each connection.
-pub(super) async fn declare(link: &Link, name: &str) -> Result<(), BrokerError> {
+/// Declares an exchange, once for each connection.
+pub(super) async fn declare(link: &Link, exchange: &Exchange) -> Result<(), BrokerError> {
     let live = link.live().await?;
-    let note = format!("exchange {name}");
+    let note = format!("exchange {}", exchange.name);
     if live.noted.lock().contains(&note) {
         return Ok(());
     }
     let (_, channel) = link.channel().await?;
-    declare::exchange(link, &channel, &exchange(name)).await?;
+    declare::exchange(link, &channel, exchange).await?;
     live.noted.lock().insert(note);
     Ok(())
 }
 
-/// The key of a broadcast: the type of an event, several of which are `task.multi`; commands have none.
-pub(super) fn key(exchange: &str, message: &Message) -> String {
-    if exchange != EVENTS {
-        return String::new();
-    }
-    match serde_json::from_slice(&message.body) {
-        Ok(Value::Object(event)) => {
-            event.get("type").and_then(Value::as_str).unwrap_or_default().replace('-', ".")
-        }
-        _ => "task.multi".to_owned(),
-    }
-}
-
-/// Receives broadcasts; after a loss it listens again, and what was sent meanwhile is not heard.
+/// Receives broadcasts or replies; after a loss it listens again, and what was sent meanwhile is not heard.
 pub(super) struct AmqpListener {
     link: Arc<Link>,
-    exchange: String,
+    place: Place,
     /// None after a loss.
     ear: Option<Ear>,
     attempt: u32,
@@ -77,32 +102,46 @@ pub(super) struct AmqpListener {
 
 struct Ear {
     stream: Stream,
-    _channel: Channel,
+    channel: Channel,
     _live: Arc<Live>,
 }
 
 impl AmqpListener {
+    /// Hears what is broadcast.
     pub(super) async fn begin(link: Arc<Link>, exchange: &str) -> Result<Self, BrokerError> {
-        let ear = Some(open(&link, exchange).await?);
-        Ok(Self { link, exchange: exchange.to_owned(), ear, attempt: 0 })
+        Self::at(link, Place::all(exchange)).await
+    }
+
+    /// Hears what is sent to it alone.
+    pub(super) async fn inbox(link: Arc<Link>, exchange: &str, key: &str) -> Result<Self, BrokerError> {
+        Self::at(link, Place::private(exchange, key)).await
+    }
+
+    async fn at(link: Arc<Link>, place: Place) -> Result<Self, BrokerError> {
+        let ear = Some(open(&link, &place).await?);
+        Ok(Self { link, place, ear, attempt: 0 })
     }
 }
 
-async fn open(link: &Link, name: &str) -> Result<Ear, BrokerError> {
+async fn open(link: &Link, place: &Place) -> Result<Ear, BrokerError> {
+    let name = &place.exchange.name;
     let (live, channel) = link.channel().await?;
-    declare::exchange(link, &channel, &exchange(name)).await?;
+    declare::exchange(link, &channel, &place.exchange).await?;
     let id = uuid::Uuid::new_v4();
-    let queue = if name == EVENTS { format!("{name}.{id}") } else { format!("{id}.{name}") };
+    let queue = match &place.queue {
+        Some(queue) => queue.clone(),
+        None if name == EVENTS => format!("{name}.{id}"),
+        None => format!("{id}.{name}"),
+    };
     let queue = declare::name(&link.url, &queue)?;
     let options =
         QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(queue.clone(), options, table::table(&arguments(name))).await;
+    let declared = channel.queue_declare(queue.clone(), options, table::table(&place.arguments)).await;
     declared.map_err(|error| link.error(&error))?;
-    let key = if name == EVENTS { "#" } else { "" };
-    declare::bind(link, &channel, queue.as_str(), name, key, &Arguments::new()).await?;
+    declare::bind(link, &channel, queue.as_str(), name, &place.key, &Arguments::new()).await?;
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let stream = channel.basic_consume(queue, ShortString::default(), options, super::link::none()).await;
-    Ok(Ear { stream: stream.map_err(|error| link.error(&error))?, _channel: channel, _live: live })
+    Ok(Ear { stream: stream.map_err(|error| link.error(&error))?, channel, _live: live })
 }
 
 #[async_trait]
@@ -118,10 +157,18 @@ impl Listener for AmqpListener {
             }
             tokio::time::sleep(BACKOFF.delay(self.attempt, &mut fastrand::Rng::new())).await;
             self.attempt = self.attempt.saturating_add(1);
-            match open(&self.link, &self.exchange).await {
+            match open(&self.link, &self.place).await {
                 Ok(ear) => self.ear = Some(ear),
-                Err(error) => tracing::debug!(%error, "cannot listen to {}", self.exchange),
+                Err(error) => tracing::debug!(%error, "cannot listen to {}", self.place.exchange.name),
             }
+        }
+    }
+
+    /// The queue goes with its only consumer, and that with its channel.
+    async fn close(&mut self) {
+        if let Some(ear) = self.ear.take() {
+            let _closed_or_late =
+                tokio::time::timeout(BACKOFF.max, ear.channel.close(200, "heard".into())).await;
         }
     }
 }

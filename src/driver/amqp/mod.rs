@@ -14,6 +14,7 @@
 
 mod address;
 mod broker;
+mod cell;
 mod consumer;
 mod dead;
 mod declare;
@@ -24,6 +25,7 @@ mod listen;
 mod publish;
 mod pump;
 mod reply;
+mod schedule;
 mod settle;
 mod table;
 mod wire;

@@ -11,7 +11,7 @@ use super::state::{Claimed, State};
 use super::{MemoryStore, Shared};
 use crate::broker::{
     Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, DeadReason,
-    Delivery, Listener, QueueStatus, Renewal, Settle,
+    Delivery, Fired, Firing, Listener, QueueStatus, Renewal, ScheduleLease, ScheduleState, Settle,
 };
 use crate::protocol::{Message, Publication};
 
@@ -74,6 +74,12 @@ impl Broker for MemoryStore {
         Ok(self.0.state.lock().purge(queue))
     }
 
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        let moved = self.0.state.lock().recall(queue, self.0.clock.now());
+        self.0.messages.notify_waiters();
+        Ok(moved)
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         Ok(self.0.state.lock().statuses(self.0.clock.now()))
     }
@@ -105,6 +111,51 @@ impl Broker for MemoryStore {
     async fn sweep(&self) -> Result<(), BrokerError> {
         self.0.state.lock().sweep(self.0.clock.now());
         self.0.messages.notify_waiters();
+        Ok(())
+    }
+
+    async fn schedule_lease(
+        &self,
+        schedule: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().schedule(schedule).lease(holder, now, now.after(ttl)))
+    }
+
+    async fn schedule_release(&self, schedule: &str, holder: &str) -> Result<(), BrokerError> {
+        self.0.state.lock().schedule(schedule).release(holder);
+        Ok(())
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
+        let now = self.0.clock.now();
+        let fired = {
+            let mut state = self.0.state.lock();
+            let fired = state.schedule(&firing.schedule).fire(firing, now);
+            if fired == Fired::Sent {
+                for publication in &firing.publications {
+                    state.publish(publication.clone(), now);
+                }
+            }
+            fired
+        };
+        self.0.messages.notify_waiters();
+        Ok(fired)
+    }
+
+    async fn schedule_state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
+        Ok(self.0.state.lock().schedule(schedule).state(self.0.clock.now()))
+    }
+
+    async fn schedule_change(
+        &self,
+        schedule: &str,
+        entry: &str,
+        change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        self.0.state.lock().schedule(schedule).change(entry, change);
         Ok(())
     }
 }

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
     Settle,
 };
 use crate::clock::UnixMillis;
-use crate::driver::routing::{self, Turns};
+use crate::driver::routing::{self, Turns, in_turns};
 use crate::protocol::{Message, Publication, ResultRecord};
 
 /// The state whose record no other may replace.
@@ -29,6 +30,7 @@ pub(super) struct State {
     owners: HashMap<u64, Owner>,
     results: HashMap<String, Kept>,
     broadcasts: BTreeMap<u64, Broadcast>,
+    schedules: HashMap<String, Schedule>,
 }
 
 #[derive(Default)]
@@ -90,6 +92,10 @@ impl State {
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
+    }
+
+    pub(super) fn schedule(&mut self, name: &str) -> &mut Schedule {
+        self.schedules.entry(name.to_owned()).or_default()
     }
 
     pub(super) fn publish(&mut self, publication: Publication, now: UnixMillis) {
@@ -286,7 +292,11 @@ impl State {
                 self.claimed.insert(stored.id, Claim { owner, fence, begun: false, stored });
             }
         }
-        if taken.is_empty() { Claimed::NothingUntil(self.next_moment(owner)) } else { Claimed::Some(taken) }
+        if taken.is_empty() {
+            Claimed::NothingUntil(self.next_moment(owner))
+        } else {
+            Claimed::Some(in_turns(taken))
+        }
     }
 
     /// When the next parked message is due or the next lease runs out.
@@ -357,6 +367,18 @@ impl State {
         let before = self.parked.len();
         self.parked.retain(|_, stored| &*stored.queue != queue);
         (ready + before - self.parked.len()) as u64
+    }
+
+    /// Makes what is parked for a queue due now.
+    pub(super) fn recall(&mut self, queue: &str, now: UnixMillis) -> u64 {
+        let later = self.parked.range((now.0 + 1, 0)..).filter(|(_, stored)| &*stored.queue == queue);
+        let keys: Vec<_> = later.map(|(key, _)| *key).collect();
+        for key in &keys {
+            if let Some(stored) = self.parked.remove(key) {
+                self.park(stored, now.0);
+            }
+        }
+        keys.len() as u64
     }
 
     pub(super) fn statuses(&mut self, now: UnixMillis) -> Vec<QueueStatus> {

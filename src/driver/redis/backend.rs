@@ -6,12 +6,14 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::address::Address;
+use super::inspect;
 use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
 use crate::backend::{BackendError, ResultBackend, Watch};
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, StoreReport};
+use crate::clock::Clock;
 use crate::driver::ConnectOptions;
 use crate::protocol::ResultRecord;
 use crate::url::StoreUrl;
@@ -105,6 +107,11 @@ impl ResultBackend for RedisBackend {
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
         Ok(Box::new(self.watches.enter(task_ids)))
+    }
+
+    async fn examine(&self) -> Result<StoreReport, BackendError> {
+        let clock = Clock::system();
+        Ok(inspect::examine(&self.link, || clock.now()).await?)
     }
 
     fn location(&self) -> String {

@@ -12,15 +12,17 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::address::Address;
 use super::consumer::RedisConsumer;
+use super::inbox::RedisInbox;
 use super::keys::Layout;
 use super::link::Link;
 use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::clock::{Clock, UnixMillis};
-use crate::driver::ConnectOptions;
+use crate::driver::{ConnectOptions, Threading};
 use crate::protocol::{Envelope, Message, Publication, Topology};
 use crate::url::StoreUrl;
 
@@ -56,6 +58,7 @@ impl RedisBroker {
     pub(super) fn open(url: &StoreUrl, options: &ConnectOptions) -> Result<Self, BrokerError> {
         let address = Address::parse(url, options)?;
         let link = Link::new(address.clone(), address.connect_timeout(), address.answer_timeout());
+        let link = if options.threading == Threading::Inline { link.inline() } else { link };
         Ok(Self(Arc::new(Shared {
             layout: Layout::read(&options.transport, address.database()),
             address,
@@ -104,6 +107,11 @@ impl Shared {
             Ok::<(), super::errors::LinkError>(())
         };
         self.measured.get_or_try_init(measure).await.map(drop).map_err(|error| self.failed(error))
+    }
+
+    /// Now, by our own clock.
+    pub(super) fn our_clock(&self) -> impl Fn() -> UnixMillis + '_ {
+        || self.clock.now()
     }
 
     /// The claim time that kombu keeps: seconds. Whole ones, never too early: the server takes far longer for fractions.
@@ -156,6 +164,10 @@ impl Broker for RedisBroker {
         Ok(moved)
     }
 
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        self.unpark(queue).await
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         self.0.statuses().await
     }
@@ -188,16 +200,35 @@ impl Broker for RedisBroker {
         buried.map(drop).map_err(|error| self.0.failed(error))
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, _ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+        self.announce(exchange, "", message, ttl).await
+    }
+
+    async fn announce(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        _ttl: Duration,
+    ) -> Result<(), BrokerError> {
         // Whoever does not listen now does not hear it: the server keeps nothing that could be over.
         let tag = uuid::Uuid::new_v4().to_string();
         let mut command = cmd("PUBLISH");
-        command.arg(self.0.layout.channel(exchange, "")).arg(Envelope::encode(&message, exchange, "", &tag));
+        let envelope = Envelope::encode(&message, exchange, routing_key, &tag);
+        command.arg(self.0.layout.channel(exchange, routing_key)).arg(envelope);
         self.0.link.query::<i64>(&command).await.map(drop).map_err(|error| self.0.failed(error))
     }
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
         Ok(Box::new(RedisListener::start(&self.0, exchange).await?))
+    }
+
+    async fn inbox(&self, exchange: &str, key: &str) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(RedisInbox::open(&self.0, exchange, key).await?))
+    }
+
+    async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
+        self.0.reply(exchange, key, &message).await
     }
 
     fn store_id(&self) -> Option<String> {
@@ -212,6 +243,10 @@ impl Broker for RedisBroker {
         self.0.advice().await
     }
 
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        self.0.examine().await
+    }
+
     /// Dead leases are left to consumers, who look for them all the time and know how many crashes are allowed.
     async fn sweep(&self) -> Result<(), BrokerError> {
         self.0.measure_clock().await?;
@@ -219,5 +254,35 @@ impl Broker for RedisBroker {
         let args = [self.0.layout.binding(""), self.0.layout.permanent_binding("")];
         let swept = self.0.link.script(&SWEEP, &[self.0.layout.binding_deadlines()], &args).await;
         swept.map(drop).map_err(|error| self.0.failed(error))
+    }
+
+    async fn schedule_lease(
+        &self,
+        schedule: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        self.0.schedule_lease(schedule, holder, ttl).await
+    }
+
+    async fn schedule_release(&self, schedule: &str, holder: &str) -> Result<(), BrokerError> {
+        self.0.schedule_release(schedule, holder).await
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
+        self.0.fire(firing).await
+    }
+
+    async fn schedule_state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
+        self.0.schedule_state(schedule).await
+    }
+
+    async fn schedule_change(
+        &self,
+        schedule: &str,
+        entry: &str,
+        change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        self.0.schedule_change(schedule, entry, change).await
     }
 }

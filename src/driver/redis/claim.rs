@@ -8,11 +8,12 @@ use redis::Value;
 use super::consumer::Inner;
 use super::dead::CRASHES;
 use super::held::Claim;
-use super::keys::{QueueOrder, Queues};
+use super::keys::Queues;
 use super::recover::End;
 use super::scripts::{CLAIM, DISOWN};
 use crate::broker::{BrokerError, ClaimId, Credit, DeadReason, Delivery};
 use crate::clock::UnixMillis;
+use crate::driver::routing::{QueueOrder, in_turns};
 use crate::protocol::{DecodeError, Envelope, Opened};
 
 /// More is asked for in several looks.
@@ -174,10 +175,11 @@ impl Inner {
             // The lease was lost meanwhile, and all this with it.
             return;
         }
+        let mut good = Vec::with_capacity(opened.len());
         for (number, claim, delivery) in opened {
             state.claims.insert(number, claim);
             match delivery {
-                Ok(delivery) => state.kept.push_back(delivery),
+                Ok(delivery) => good.push(delivery),
                 Err(error) => {
                     let queue = &state.claims[&number].queue;
                     tracing::error!(
@@ -187,6 +189,8 @@ impl Inner {
                 }
             }
         }
+        let fair = self.store.layout.order == QueueOrder::RoundRobin;
+        state.kept.extend(if fair { in_turns(good) } else { good });
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, FromRedisValue, ProtocolVersion, RedisConnectionInfo, RedisResult};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -15,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::address::{Address, Login, Place, Sentinel};
 use super::errors::{Fault, LinkError};
+use super::wire::{Blocking, Carrier, Loan, Wire};
 use crate::driver::{TlsOptions, tls};
 
 /// A dead peer is noticed after half a minute, also by who only listens.
@@ -37,6 +37,8 @@ pub(super) struct Dial<'a> {
     pub(super) node: Option<Place>,
     /// Needs RESP3.
     pub(super) pushed: Option<Pushed>,
+    /// Where the wire can be taken back from, when the client library is only to log in.
+    pub(super) loan: Option<Loan>,
 }
 
 /// An open connection; closed when the last one who uses it lets go.
@@ -63,9 +65,6 @@ impl Drop for Live {
     }
 }
 
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
-
 /// How to talk to one server, once it is found.
 struct Target<'a> {
     place: &'a Place,
@@ -80,6 +79,23 @@ impl Dial<'_> {
         timeout(within, self.open_somewhere(within)).await.unwrap_or_else(|_| {
             Err(LinkError::new(self.url, Fault::Timeout(within), "connecting and logging in"))
         })
+    }
+
+    /// Opens a connection within the time, for a thread that waits: see [`Wire::into_blocking`].
+    pub(super) async fn open_blocking(
+        &self,
+        within: Duration,
+        slice: Duration,
+    ) -> Result<Box<dyn Blocking>, LinkError> {
+        let loan = Loan::default();
+        let lending = Dial { loan: Some(loan.clone()), ..self.clone() };
+        let live = lending.open(within).await?;
+        // Before the library lets go of its end, which would say good-bye to the server.
+        let wire = loan.take_back();
+        drop(live);
+        let opened = wire.map(|wire| wire.into_blocking(slice));
+        let opened = opened.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()));
+        opened.map_err(|error| LinkError::new(self.url, Fault::Io, error.to_string()))
     }
 
     async fn open_somewhere(&self, within: Duration) -> Result<Live, LinkError> {
@@ -157,7 +173,7 @@ impl Dial<'_> {
     ) -> Result<Option<Place>, LinkError> {
         let system = TlsOptions::default();
         let tls = sentinel.tls.then(|| self.address.tls.as_ref().unwrap_or(&system));
-        let silent = Dial { pushed: None, ..self.clone() };
+        let silent = Dial { pushed: None, loan: None, ..self.clone() };
         let live = silent.open_at(&Target { place, login, tls, database: 0 }).await?;
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(&sentinel.master);
@@ -197,6 +213,10 @@ impl Dial<'_> {
     ) -> Result<RedisResult<Live>, LinkError> {
         let connected = self.connect(target).await;
         let wire = connected.map_err(|error| LinkError::connecting(self.url, target.place, &error))?;
+        let wire: Box<dyn Carrier> = match &self.loan {
+            Some(loan) => Box::new(loan.lend(wire)),
+            None => wire,
+        };
         let mut info = RedisConnectionInfo::default()
             .set_db(target.database)
             .set_protocol(protocol)

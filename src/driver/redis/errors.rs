@@ -118,6 +118,11 @@ impl LinkError {
         Self::new(url, Fault::Config, format!("the server is one of a cluster{NEEDS_TAG}"))
     }
 
+    /// The command may have been carried out: there was no answer.
+    pub(super) fn is_doubtful(&self) -> bool {
+        matches!(self.fault, Fault::Io | Fault::Timeout(_))
+    }
+
     /// The connection is of no use any more: the next call makes another.
     pub(super) fn ends_connection(&self) -> bool {
         matches!(

@@ -1,11 +1,14 @@
 //! What operators ask: the queues and their counts, and what is wrong with the server.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use redis::{cmd, pipe};
 
 use super::broker::Shared;
-use crate::broker::{BrokerError, QueueStatus};
+use super::errors::LinkError;
+use super::link::Link;
+use crate::broker::{BrokerError, QueueStatus, StoreReport};
+use crate::clock::UnixMillis;
 
 /// Claims of kombu whose queues are looked up; what is over that is not counted.
 const FOREIGN_CLAIMS: usize = 1000;
@@ -81,23 +84,13 @@ impl Shared {
     /// Settings of the server that lose messages, or that we cannot work with.
     pub(super) async fn advice(&self) -> Result<Vec<String>, BrokerError> {
         let mut advice = Vec::new();
-        let mut info = cmd("INFO");
-        info.arg("server");
-        let info: String = self.link.query(&info).await.unwrap_or_default();
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        let mut numbers = version.trim().split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        let version = version(&self.link).await.unwrap_or_default();
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
         let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if found != (0, 0) && found < (6, 2) {
-            advice.push(format!("Redis {} is too old: 6.2 or later is needed", version.trim()));
+            advice.push(format!("Redis {version} is too old: 6.2 or later is needed"));
         }
-        let mut config = HashMap::new();
-        for name in ["maxmemory-policy", "appendonly", "save"] {
-            let mut command = cmd("CONFIG");
-            command.arg("GET").arg(name);
-            // Hosted servers forbid it.
-            let read: HashMap<String, String> = self.link.query(&command).await.unwrap_or_default();
-            config.extend(read);
-        }
+        let config = settings(&self.link).await;
         let policy = config.get("maxmemory-policy").map_or("noeviction", |policy| policy);
         if policy != "noeviction" {
             advice.push(format!(
@@ -113,6 +106,51 @@ impl Shared {
         }
         Ok(advice)
     }
+}
+
+impl Shared {
+    /// The server, and the workers of ours that have a lease now.
+    pub(super) async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        self.measure_clock().await?;
+        let mut report = examine(&self.link, self.our_clock()).await.map_err(|error| self.failed(error))?;
+        let mut leases = cmd("ZCOUNT");
+        leases.arg(self.layout.consumers()).arg(self.now().0).arg("+inf");
+        report.workers = Some(self.link.query(&leases).await.map_err(|error| self.failed(error))?);
+        Ok(report)
+    }
+}
+
+/// What a server says of itself; `now` is our own clock.
+pub(super) async fn examine(link: &Link, now: impl Fn() -> UnixMillis) -> Result<StoreReport, LinkError> {
+    let asked = now().0;
+    let (seconds, micros): (i64, i64) = link.query(&cmd("TIME")).await?;
+    let ours = i64::midpoint(asked, now().0);
+    Ok(StoreReport {
+        version: version(link).await,
+        clock_offset_ms: Some(seconds * 1000 + micros / 1000 - ours),
+        settings: settings(link).await,
+        ..StoreReport::default()
+    })
+}
+
+/// None where the server does not tell.
+async fn version(link: &Link) -> Option<String> {
+    let mut info = cmd("INFO");
+    info.arg("server");
+    let info: String = link.query(&info).await.ok()?;
+    info.lines().find_map(|line| line.strip_prefix("redis_version:")).map(|version| version.trim().to_owned())
+}
+
+/// The settings that say whether messages may get lost. Hosted servers forbid the question: then there are none.
+async fn settings(link: &Link) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    for name in ["maxmemory-policy", "appendonly", "save"] {
+        let mut command = cmd("CONFIG");
+        command.arg("GET").arg(name);
+        let read: HashMap<String, String> = link.query(&command).await.unwrap_or_default();
+        settings.extend(read);
+    }
+    settings
 }
 
 /// The queue that a tag of ours names.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::driver::routing::QueueOrder;
 use crate::protocol::Topology;
 
 /// Lowest first: it is taken first.
@@ -15,17 +16,6 @@ const HIGHEST: u8 = 9;
 const VISIBILITY: Duration = Duration::from_secs(3600);
 /// Dead letters that are kept; the oldest go.
 const DEAD_LETTERS: u64 = 10_000;
-
-/// In which order a claim looks at its queues (`queue_order_strategy`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum QueueOrder {
-    /// Each gets its share, and each claim starts with another one.
-    RoundRobin,
-    /// As they were given.
-    Priority,
-    /// By name.
-    Sorted,
-}
 
 /// How kombu and we lay out a database, as the transport options say.
 #[derive(Debug)]
@@ -67,11 +57,7 @@ impl Layout {
         Self {
             separator: text("sep").unwrap_or_else(|| SEPARATOR.to_owned()),
             steps: steps(options.get("priority_steps")),
-            order: match options.get("queue_order_strategy").and_then(Value::as_str) {
-                Some("priority") => QueueOrder::Priority,
-                Some("sorted") => QueueOrder::Sorted,
-                _ => QueueOrder::RoundRobin,
-            },
+            order: QueueOrder::of(options),
             visibility_timeout: seconds.filter(|timeout| !timeout.is_zero()).unwrap_or(VISIBILITY),
             dead_letters: options
                 .get("celeriac_dead_letters")

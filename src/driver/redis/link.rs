@@ -11,8 +11,10 @@ use tokio::time::timeout;
 
 use super::address::{Address, Place};
 use super::dial::{Dial, Live, Pushed};
+use super::direct::{self, Direct};
 use super::errors::{Fault, LinkError};
 use super::script::Script;
+use super::wire::Blocking;
 
 /// How often one call follows a cluster that says the keys are elsewhere.
 const HOPS: u32 = 3;
@@ -31,6 +33,8 @@ pub(super) struct Link {
     shared: Arc<Shared>,
     connect_timeout: Duration,
     answer_timeout: Duration,
+    /// Callers may be blocked: see [`Self::send`].
+    inline: bool,
 }
 
 /// What a link and the connections made through it have in common.
@@ -44,6 +48,8 @@ struct Shared {
     node: Mutex<Option<Place>>,
     /// Held by who connects.
     dialing: tokio::sync::Mutex<()>,
+    /// Ended with every connection in `live` that failed: it is of the same server.
+    direct: Arc<Direct>,
 }
 
 /// A connection of its own, which the server also says things on unasked.
@@ -69,8 +75,14 @@ impl Link {
             live: Mutex::default(),
             node: Mutex::default(),
             dialing: tokio::sync::Mutex::default(),
+            direct: Arc::default(),
         };
-        Self { shared: Arc::new(shared), connect_timeout, answer_timeout }
+        Self { shared: Arc::new(shared), connect_timeout, answer_timeout, inline: false }
+    }
+
+    /// The same, for callers that may be blocked.
+    pub(super) fn inline(self) -> Self {
+        Self { inline: true, ..self }
     }
 
     /// The URL without its password.
@@ -91,6 +103,31 @@ impl Link {
                 answer => return answer,
             }
         }
+    }
+
+    /// Runs a command whose answer is one line, and only tells that it was done: on the thread that polls, where it may
+    /// be blocked and the connection for that is free.
+    pub(super) async fn send(&self, command: &redis::Cmd) -> Result<(), LinkError> {
+        let blocks = self.inline && direct::may_block();
+        if blocks && let Some(turn) = self.shared.direct.take() {
+            let packed = command.get_packed_command();
+            match turn.ask(&self.shared.url, &packed, self.answer_timeout).await {
+                // Nothing was done, and who shares a connection knows what follows from that.
+                Err(error) if error.ends_connection() && !error.is_doubtful() => {}
+                answer => {
+                    if answer.as_ref().is_err_and(|error| matches!(error.fault, Fault::Timeout(_))) {
+                        self.shared.give_up();
+                    }
+                    return answer;
+                }
+            }
+        }
+        self.query::<redis::Value>(command).await?;
+        if blocks && let Some(opening) = self.shared.direct.count() {
+            let (shared, within) = (self.shared.clone(), self.connect_timeout);
+            tokio::spawn(async move { opening.finish(shared.dial_blocking(within).await) });
+        }
+        Ok(())
     }
 
     /// Runs several commands in one round trip. One that fails fails the call, the others are carried out (all or
@@ -162,10 +199,24 @@ impl Shared {
         self.live.lock().clone().filter(|live| !live.is_over())
     }
 
+    /// Lets go of all connections, since there was no answer on one of them.
+    fn give_up(&self) {
+        let live = self.live.lock().take();
+        if let Some(live) = live {
+            live.end();
+        }
+    }
+
+    async fn dial_blocking(&self, within: Duration) -> Result<Box<dyn Blocking>, LinkError> {
+        let node = self.node.lock().clone();
+        let dial = Dial { address: &self.address, url: &self.url, node, pushed: None, loan: None };
+        dial.open_blocking(within, direct::SLICE).await
+    }
+
     async fn dial(&self, pushed: Option<Pushed>, within: Duration) -> Result<Live, LinkError> {
         let node = self.node.lock().clone();
         let through_node = node.is_some();
-        let dial = Dial { address: &self.address, url: &self.url, node, pushed };
+        let dial = Dial { address: &self.address, url: &self.url, node, pushed, loan: None };
         let opened = dial.open(within).await;
         if opened.is_err() && through_node {
             // The servers of the URL may know where the keys are now.
@@ -190,6 +241,7 @@ impl Shared {
         };
         if error.ends_connection() {
             live.end();
+            self.direct.end();
             let mut current = self.live.lock();
             if current.as_ref().is_some_and(|other| Arc::ptr_eq(other, live)) {
                 *current = None;

@@ -1,8 +1,8 @@
 //! Redis: kombu's layout of lists, and Celery's result keys.
 //!
-//! - `address`, `dial`, `link`, `errors`, `script`: the connection.
+//! - `address`, `dial`, `wire`, `link`, `direct`, `errors`, `script`: the connection.
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
-//! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`: the broker.
+//! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `watch`: results.
 
@@ -13,9 +13,11 @@ mod claim;
 mod consumer;
 mod dead;
 mod dial;
+mod direct;
 mod errors;
 mod hear;
 mod held;
+mod inbox;
 mod inspect;
 mod kept;
 mod keys;
@@ -24,11 +26,13 @@ mod listen;
 mod publish;
 mod record;
 mod recover;
+mod schedule;
 mod script;
 mod scripts;
 mod settle;
 mod wake;
 mod watch;
+mod wire;
 
 use std::sync::Arc;
 

@@ -136,7 +136,7 @@ impl Shared {
         let mut commands = commands(steps);
         let done = match commands.len() {
             0 => Ok(()),
-            1 => self.link.query::<redis::Value>(&commands.remove(0)).await.map(drop),
+            1 => self.link.send(&commands.remove(0)).await,
             count => {
                 let mut pipeline = Pipeline::with_capacity(count);
                 pipeline.atomic();

@@ -24,6 +24,9 @@ scripts! {
     UNPARK = "lua/unpark.lua";
     BIND_EXPIRING = "lua/bind_expiring.lua";
     SWEEP = "lua/sweep.lua";
+    LEASE = "lua/lease.lua";
+    RELEASE = "lua/release.lua";
+    FIRE = "lua/fire.lua";
 }
 
 /// With the part of the result backend that stores results.

@@ -21,7 +21,7 @@ const FIXED: usize = 9;
 /// What a tag takes, about: room for so much is made at once.
 const TAG: usize = 40;
 
-type Arg<'a> = Cow<'a, [u8]>;
+pub(super) type Arg<'a> = Cow<'a, [u8]>;
 
 /// One claim of a batch.
 struct Entry<'a> {
@@ -53,7 +53,7 @@ impl Entry<'_> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
-fn text<'a>(text: impl ToString) -> Arg<'a> {
+pub(super) fn text<'a>(text: impl ToString) -> Arg<'a> {
     Cow::Owned(text.to_string().into_bytes())
 }
 

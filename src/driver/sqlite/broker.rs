@@ -9,11 +9,12 @@ use rusqlite::params;
 use super::consumer::SqliteConsumer;
 use super::doorbell::Kind;
 use super::fault::Fault;
-use super::step::{self, last_number};
+use super::step::{self, Step, last_number};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, broadcast, owner, queue, results};
+use super::{Shared, SqliteStore, broadcast, owner, queue, results, schedule};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
+    QueueStatus, ScheduleLease, ScheduleState, StoreReport,
 };
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, Publication};
@@ -25,6 +26,14 @@ impl SqliteStore {
 
     fn broker_error(&self) -> impl Fn(Fault) -> BrokerError + '_ {
         |fault| fault.broker(self.0.url())
+    }
+
+    async fn write<T, F>(&self, durability: Durability, work: F) -> Result<T, BrokerError>
+    where
+        F: FnMut(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.0.writer.submit(durability, work).await.map_err(self.broker_error())
     }
 }
 
@@ -70,9 +79,44 @@ impl Broker for SqliteStore {
             .map_err(self.broker_error())
     }
 
+    async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
+        let queue = queue.to_owned();
+        self.0
+            .writer
+            .submit(Durability::Relaxed, move |step| queue::recall(step, &queue))
+            .await
+            .map_err(self.broker_error())
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         let now = self.0.clock.now();
         self.0.read(|connection| queue::statuses(connection, now)).map_err(self.broker_error())
+    }
+
+    async fn unpark(&self, queue: &str) -> Result<u64, BrokerError> {
+        let queue = queue.to_owned();
+        self.0
+            .writer
+            .submit(Durability::Durable, move |step| queue::unpark_all(step, &queue))
+            .await
+            .map_err(self.broker_error())
+    }
+
+    async fn examine(&self) -> Result<StoreReport, BrokerError> {
+        let now = self.0.clock.now();
+        let workers = self
+            .0
+            .read(|connection| {
+                connection.query_row("SELECT count(*) FROM owner WHERE expires_ms > ?1", [now.0], |row| {
+                    row.get::<_, i64>(0)
+                })
+            })
+            .map_err(self.broker_error())?;
+        Ok(StoreReport {
+            version: Some(rusqlite::version().to_owned()),
+            workers: Some(workers as u64),
+            ..StoreReport::default()
+        })
     }
 
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
@@ -158,6 +202,43 @@ impl Broker for SqliteStore {
             .await
             .map_err(self.broker_error())?;
         self.0.checkpoint().await.map_err(self.broker_error())
+    }
+
+    async fn schedule_lease(
+        &self,
+        schedule: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<ScheduleLease, BrokerError> {
+        let (schedule, holder) = (schedule.to_owned(), holder.to_owned());
+        self.write(Durability::Relaxed, move |step| schedule::lease(step, &schedule, &holder, ttl)).await
+    }
+
+    async fn schedule_release(&self, schedule: &str, holder: &str) -> Result<(), BrokerError> {
+        let (schedule, holder) = (schedule.to_owned(), holder.to_owned());
+        self.write(Durability::Relaxed, move |step| schedule::release(step, &schedule, &holder)).await
+    }
+
+    async fn fire(&self, firing: &Firing) -> Result<Fired, BrokerError> {
+        self.0.check_sizes(&firing.publications)?;
+        let firing = firing.clone();
+        self.write(Durability::Durable, move |step| schedule::fire(step, &firing)).await
+    }
+
+    async fn schedule_state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
+        let now = self.0.clock.now();
+        self.0.read(|connection| schedule::state(connection, schedule, now)).map_err(self.broker_error())
+    }
+
+    async fn schedule_change(
+        &self,
+        schedule: &str,
+        entry: &str,
+        change: Option<String>,
+    ) -> Result<(), BrokerError> {
+        let (schedule, entry) = (schedule.to_owned(), entry.to_owned());
+        let work = move |step: &mut Step<'_>| schedule::change(step, &schedule, &entry, change.as_deref());
+        self.write(Durability::Durable, work).await
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Shared, owner};
 use crate::broker::{
     BrokerError, ClaimId, Commit, Committed, Consumer, ConsumerOptions, Credit, Delivery, Renewal, Settle,
 };
+use crate::driver::routing::QueueOrder;
 
 pub(super) struct SqliteConsumer {
     store: Arc<Shared>,
@@ -72,9 +73,15 @@ impl SqliteConsumer {
 
     /// One look for deliveries.
     async fn look(&self, credit: Credit) -> Result<Claims, Fault> {
+        let strategy = self.store.queue_order;
+        let mut queues = self.queues.lock().clone();
+        if strategy == QueueOrder::Sorted {
+            queues.sort();
+        }
         let order = Order {
             owner: self.owner.load(Ordering::SeqCst),
-            queues: self.queues.lock().clone(),
+            queues,
+            strategy,
             start: self.turn.fetch_add(1, Ordering::Relaxed),
             credit,
         };

@@ -1,7 +1,7 @@
 //! The store in one SQLite file: broker and result backend of any number of processes on one host.
 //!
 //! - `schema`: the tables. `connection`: opening the file, waiting for its lock. `fault`: its errors.
-//! - `queue`, `owner`, `results`, `broadcast`: the SQL, as steps within a transaction (`step`).
+//! - `queue`, `owner`, `results`, `broadcast`, `schedule`: the SQL, as steps within a transaction (`step`).
 //! - `writer`: the connection that writes; everyone who waits shares a transaction.
 //! - `doorbell`: wake-up across processes. `watch`: who waits for results.
 //! - `process`: which process this is, and whether another still lives.
@@ -24,6 +24,7 @@ mod fault;
 mod owner;
 mod queue;
 mod results;
+mod schedule;
 mod schema;
 mod step;
 mod watch;
@@ -41,6 +42,7 @@ use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::Threading;
 use crate::driver::process::Process;
+use crate::driver::routing::QueueOrder;
 use connection::Linked;
 use doorbell::{Bells, Heard, Kind, Listener, Rings};
 use fault::Fault;
@@ -69,6 +71,8 @@ pub struct SqliteOptions {
     pub connect_timeout: Duration,
     /// How long a write may wait for the file's lock.
     pub timeout: Duration,
+    /// In which order claims look at their queues.
+    pub queue_order: QueueOrder,
 }
 
 impl SqliteOptions {
@@ -83,6 +87,7 @@ impl SqliteOptions {
             clock: Clock::system(),
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
+            queue_order: QueueOrder::default(),
         }
     }
 }
@@ -96,6 +101,8 @@ struct Shared {
     clock: Clock,
     max_message: usize,
     timeout: Duration,
+    /// How claims look at their queues: as whoever opened the store first in this process wants it.
+    queue_order: QueueOrder,
     process: Process,
     writer: Arc<Writer>,
     /// For reading beside the writer; used by whoever reads, for one read.
@@ -179,6 +186,7 @@ fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
         clock: options.clock,
         max_message: options.max_message,
         timeout: options.timeout,
+        queue_order: options.queue_order,
         process: Process::own(),
         writer,
         reader: Mutex::new(reader),

@@ -10,7 +10,7 @@ use super::results;
 use super::step::{self, Step};
 use crate::broker::{ClaimId, Commit, Committed, Credit, DeadReason, Delivery, QueueStatus, Settle};
 use crate::clock::UnixMillis;
-use crate::driver::routing::{self, Turns};
+use crate::driver::routing::{self, QueueOrder, Turns, in_turns};
 use crate::protocol::Publication;
 
 /// Due messages that one transaction makes ready, so that it does not hold the lock for long.
@@ -164,12 +164,26 @@ fn unpark(step: &mut Step<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Makes what is parked of one queue ready, whenever it is due; returns how many.
+pub(super) fn unpark_all(step: &mut Step<'_>, queue: &str) -> Result<u64> {
+    let queue = step.queue(queue)?;
+    let moved = step.run(
+        "INSERT INTO ready SELECT m.queue, m.rank, p.place, p.message, p.history
+         FROM parked p CROSS JOIN message m ON m.id = p.message WHERE m.queue = ?1",
+        &[&queue],
+    )?;
+    step.run("DELETE FROM parked WHERE message IN (SELECT message FROM ready WHERE queue = ?1)", &[&queue])?;
+    step.rings.add(Kind::Messages);
+    Ok(moved as u64)
+}
+
 /// What a consumer asks for.
 pub(super) struct Order {
     pub(super) owner: i64,
     pub(super) queues: Vec<Arc<str>>,
     /// Which queue comes first (modulo).
     pub(super) start: usize,
+    pub(super) strategy: QueueOrder,
     pub(super) credit: Credit,
 }
 
@@ -191,7 +205,9 @@ pub(super) fn claim(step: &mut Step<'_>, order: &Order) -> Result<Taken> {
     let mut taken = Vec::new();
     let mut left = order.credit;
     let mut fence = None;
-    let mut turns = Turns::new(order.queues.len(), order.start);
+    let fair = order.strategy == QueueOrder::RoundRobin;
+    let count = order.queues.len();
+    let mut turns = if fair { Turns::new(count, order.start) } else { Turns::strict(count) };
     while let Some((index, share)) = turns.next(left.count) {
         let queue = step.queue(&order.queues[index])?;
         let before = taken.len();
@@ -207,7 +223,7 @@ pub(super) fn claim(step: &mut Step<'_>, order: &Order) -> Result<Taken> {
         let due = { due }.query_row([], |row| row.get(0)).optional()?;
         return Ok(Taken::NothingUntil(due.map(UnixMillis)));
     }
-    Ok(Taken::Some(taken))
+    Ok(Taken::Some(if fair { in_turns(taken) } else { taken }))
 }
 
 /// One queue's turn within a claim.
@@ -399,6 +415,20 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &str) -> Result<u64> {
         step.run(places, &[&queue])?;
     }
     Ok(removed as u64)
+}
+
+/// Makes what is parked for a queue due now.
+pub(super) fn recall(step: &mut Step<'_>, queue: &str) -> Result<u64> {
+    let queue = step.queue(queue)?;
+    let moved = step.run(
+        "UPDATE parked SET due_ms = ?2
+         WHERE due_ms > ?2 AND message IN (SELECT id FROM message WHERE queue = ?1)",
+        &[&queue, &step.now.0],
+    )?;
+    if moved > 0 {
+        step.rings.add(Kind::Messages);
+    }
+    Ok(moved as u64)
 }
 
 /// Counts of every queue. What is due counts as ready, though nobody has moved it yet.

@@ -69,6 +69,8 @@ pub struct Outcome {
     pub runtime: Option<Duration>,
     /// Repr of the return value, or of the exception; or why the message is refused.
     pub summary: String,
+    /// Where the task raised, for its event; empty when it did not, or when nobody knows.
+    pub traceback: String,
 }
 
 /// How a request ended; decides, with the task's options, what happens to the claim.
@@ -120,6 +122,8 @@ pub enum PoolEvent {
         /// How the process ended: `signal 9 (SIGKILL)`, `exitcode 1`.
         how: String,
     },
+    /// The process that ran this request was ended because of another request in it: it is nobody's fault.
+    Evicted(RequestTag),
     /// The request was not begun (its child died, or it was called back): it may be submitted again.
     Returned(RequestTag),
     /// A child is there, or a slot has become free.
@@ -135,6 +139,8 @@ pub enum PoolEvent {
         /// It was not told to leave.
         died: bool,
     },
+    /// A restart that was to reload the app has failed; children of the app as it was go on.
+    ReloadFailed(String),
     /// No child can be made any more; the worker must stop.
     Broken(String),
 }
@@ -163,6 +169,11 @@ pub trait Pool: Send {
 
     /// Process ids of the children that live.
     fn pids(&self) -> Vec<u32>;
+
+    /// Whether a task that runs over its hard limit is ended; otherwise hard limits are refused when they are set.
+    fn keeps_hard_limits(&self) -> bool {
+        true
+    }
 
     /// Changes how many requests run at the same time: processes where each has one slot, slots elsewhere. What
     /// runs in a child that is to go ends first; what it has not begun comes back as [`PoolEvent::Returned`].

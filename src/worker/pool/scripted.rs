@@ -26,6 +26,8 @@ pub enum End {
     Outcome(Box<Outcome>),
     /// Its process dies like this.
     Dies(String),
+    /// Its process is ended because of another request.
+    Evicted,
     /// Never, unless it is terminated or its hard limit passes.
     Hangs,
     /// It was not begun, and comes back.
@@ -117,6 +119,7 @@ impl ScriptedPool {
             self.events.push_back(match running.end {
                 End::Outcome(outcome) if in_time => PoolEvent::Finished(tag, *outcome),
                 End::Returned if in_time => PoolEvent::Returned(tag),
+                End::Evicted if in_time => PoolEvent::Evicted(tag),
                 End::Dies(how) if in_time => lost(tag, None, false, how),
                 _ => lost(tag, running.hard.map(|(_, limit)| limit), false, "signal 9 (SIGKILL)".into()),
             });
@@ -149,7 +152,7 @@ impl Pool for ScriptedPool {
     }
 
     fn free(&self, _short: bool) -> usize {
-        self.slots - self.running.len()
+        self.slots.saturating_sub(self.running.len())
     }
 
     fn submit(&mut self, execution: Execution) -> Result<(), Execution> {
@@ -204,5 +207,11 @@ impl Pool for ScriptedPool {
 
     fn pids(&self) -> Vec<u32> {
         vec![1; self.slots]
+    }
+
+    fn resize(&mut self, concurrency: usize) -> Result<(), String> {
+        self.slots = concurrency;
+        self.events.push_back(PoolEvent::SlotFree);
+        Ok(())
     }
 }

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import time
+from typing import Any
 
 library = importlib.import_module(os.environ.get("FAULT_LIBRARY", "celeriac"))
 
@@ -64,3 +65,59 @@ def noop() -> None:
 @app.task(name="fault_app.noop_without_result", ignore_result=True)
 def noop_without_result() -> None:
     """Nothing, and nobody asks."""
+
+
+@app.task(name="fault_app.note", ignore_result=True)
+def note(number: int) -> None:
+    """Only leaves its line."""
+    _note("begin", number)
+
+
+def _wait_for_word() -> None:
+    word = os.path.join(os.path.dirname(os.environ["FAULT_LOG"]), "go")
+    deadline = time.monotonic() + 120
+    while not os.path.exists(word) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@app.task(name="fault_app.maybe_long", ignore_result=True)
+def maybe_long(number: int) -> None:
+    """Short, but for number zero, which waits for a file named `go` beside the log."""
+    _note("begin", number)
+    if number == 0:
+        _wait_for_word()
+    _note("end", number)
+
+
+@app.task(name="fault_app.until_told", ignore_result=True)
+def until_told(number: int) -> None:
+    """Waits for that file."""
+    _note("begin", number)
+    _wait_for_word()
+    _note("end", number)
+
+
+@app.task(name="fault_app.slowed", ignore_result=True, rate_limit="1/s")
+def slowed(number: int) -> None:
+    """One a second."""
+    _note("begin", number)
+
+
+@app.task(name="fault_app.in_c")
+def in_c(number: int) -> None:
+    """Holds the interpreter's lock in C for longer than anyone waits."""
+    _note("begin", number)
+    sum(range(10**12))
+
+
+@app.task(name="fault_app.fails")
+def fails() -> None:
+    """Fails."""
+    raise ValueError("as it should")
+
+
+@app.task(name="fault_app.tried_again", bind=True, max_retries=2)
+def tried_again(self: Any) -> None:
+    """Is tried a second time."""
+    if self.request.retries == 0:
+        raise self.retry(countdown=0.01)

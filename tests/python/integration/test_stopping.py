@@ -29,6 +29,11 @@ TASKS = """
     def add(x, y):
         return x + y
 
+    @app.task(name="note")
+    def note(n):
+        mark("order", str(n))
+        return n
+
     @signals.worker_ready.connect
     def ready(sender, **kwargs):
         mark("signals", f"ready:{sender.hostname} ")
@@ -186,3 +191,105 @@ def test_a_signal_to_the_whole_group_ends_in_a_warm_stop(project: Any, worker: A
 
     assert worker.wait() == 0
     assert result.get(timeout=30) == "done"
+
+
+def test_a_soft_shutdown_lets_tasks_end_for_a_while(project: Any) -> None:
+    project.write(TASKS, worker_soft_shutdown_timeout=30)
+    worker = project.start("-c", "2")
+    ending, hanging = project.send("wait"), project.send("wait_late")
+    project.wait_for_mark("waiting", "xx")
+
+    worker.signal(signal.SIGQUIT)
+    worker.wait_for("Initiating Soft Shutdown, terminating in 30 seconds")
+    assert worker.process.poll() is None
+    (project.folder / "go").touch()
+
+    assert worker.wait() == 1
+    assert ending.get(timeout=30) == hanging.get(timeout=30) == "done"
+
+
+def test_a_second_order_ends_a_soft_shutdown(project: Any) -> None:
+    project.write(TASKS, worker_soft_shutdown_timeout=3600)
+    worker = project.start("-c", "1")
+    project.send("wait_late")
+    project.wait_for_mark("waiting")
+
+    worker.signal(signal.SIGQUIT)
+    worker.wait_for("Initiating Soft Shutdown")
+    worker.signal(signal.SIGQUIT)
+
+    assert worker.wait() == 1
+    assert project.queue()["ready"] == 1
+
+
+def test_sigterm_is_a_soft_shutdown_where_it_is_remapped(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMAP_SIGTERM", "SIGQUIT")
+    project.write(TASKS, worker_soft_shutdown_timeout=0.2)
+    worker = project.start("-c", "1")
+    project.send("wait_late")
+    project.wait_for_mark("waiting")
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 1
+    assert "Initiating Soft Shutdown" in worker.log
+    assert project.queue()["ready"] == 1
+
+
+def test_the_drain_ends_at_its_deadline_with_what_is_left_in_its_old_order(project: Any) -> None:
+    project.write(TASKS, worker_drain_seconds=0.3)
+    worker = project.start("-c", "2", "--prefetch-multiplier", "2")
+    waiting = [project.send("wait_late") for _ in range(2)]
+    project.wait_for_mark("waiting", "xx")
+    rest = [project.send("note", n) for n in range(4)]
+    wait_until(lambda: project.queue()["ready"] == 2, "two are claimed ahead")
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    queue = project.queue()
+    assert (queue["ready"], queue["claimed"], queue["dead"]) == (6, 0, 0)
+    (project.folder / "go").touch()
+    # No attempt was counted: a message that may kill no process at all is taken all the same.
+    project.write(TASKS, worker_max_crashes=1)
+    project.start("-c", "1", "--prefetch-multiplier", "1")
+    assert [one.get(timeout=30) for one in waiting] == ["done", "done"]
+    assert [one.get(timeout=30) for one in rest] == [0, 1, 2, 3]
+    assert project.marks("order") == "0123"
+    assert len(project.marks("waiting")) == 4
+
+
+def test_a_signal_shows_the_stacks_of_the_worker_and_of_every_child(project: Any) -> None:
+    project.write(
+        TASKS
+        + """
+    @app.task(name="in_c")
+    def stuck_in_c():
+        mark("in_c")
+        sum(range(10 ** 12))
+    """
+    )
+    worker = project.start("-c", "2")
+    project.send("wait")
+    project.send("in_c")
+    project.wait_for_mark("waiting")
+    project.wait_for_mark("in_c")
+
+    worker.signal(signal.SIGUSR1)
+
+    worker.wait_for(r"in _wait\b")
+    worker.wait_for(r"in wait\b")
+    worker.wait_for(r"in stuck_in_c\b")
+    assert worker.log.count("Stacks of the pool process") == 2
+    assert worker.process.poll() is None
+
+
+def test_a_hangup_starts_the_worker_again(project: Any, worker: Any) -> None:
+    pid = worker.pid
+
+    worker.signal(signal.SIGHUP)
+
+    worker.wait_for(r" ready\.$", count=2)
+    assert worker.pid == pid
+    assert project.send("add", 2, 3).get(timeout=30) == 5
+    assert worker.stop() == 0

@@ -6,6 +6,8 @@ import gc
 import logging
 from typing import Any
 
+import pytest
+
 from celeriac._dispatch import Signal
 from celeriac.local import Proxy
 
@@ -96,3 +98,44 @@ def test_a_receiver_that_retries_is_called_again(monkeypatch) -> None:
     signal.connect(flaky, retry=True)
 
     assert signal.send(None) == [(flaky, "done")]
+
+
+def test_a_proxy_is_looked_behind_when_something_is_sent() -> None:
+    signal, seen = Signal(name="s"), []
+    found: list[object] = []
+
+    def look() -> object:
+        found.append(1)
+        return task
+
+    task = object()
+    sender = Proxy(look)
+    signal.connect(lambda sender, **_: seen.append(sender), sender=sender, weak=False)
+    assert found == []
+
+    signal.send(task)
+    signal.send(object())
+
+    assert seen == [task]
+
+
+def test_a_receiver_has_to_take_what_signals_may_add() -> None:
+    signal = Signal(name="s")
+
+    with pytest.raises(ValueError, match="must accept keyword arguments"):
+        signal.connect(lambda sender: None)
+    with pytest.raises(TypeError, match="must be callable"):
+        signal.connect("me")  # type: ignore[arg-type]
+    assert signal.receivers == ()
+
+
+def test_one_name_is_connected_once() -> None:
+    signal, seen = Signal(name="s"), []
+    signal.connect(lambda **_: seen.append("first"), weak=False, dispatch_uid="mine")
+    signal.connect(lambda **_: seen.append("second"), weak=False, dispatch_uid="mine")
+
+    signal.send(None)
+
+    assert seen == ["first"]
+    assert signal.disconnect(dispatch_uid="mine")
+    assert signal.send(None) == []

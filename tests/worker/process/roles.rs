@@ -3,6 +3,8 @@
 //! The server starts processes rather than forking, which needs no unsafe code and looks the same from
 //! the pool's side. A child does what the body of a request says.
 
+mod many;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{IoSliceMut, Read, Write};
@@ -24,7 +26,12 @@ const ROLE: &str = "CELERIAC_TEST_ROLE";
 
 /// The command that starts a fork server.
 pub(super) fn server() -> Vec<OsString> {
-    command("server")
+    command("server of child")
+}
+
+/// One whose children have several slots.
+pub(super) fn server_of_many() -> Vec<OsString> {
+    command("server of many")
 }
 
 fn command(role: &str) -> Vec<OsString> {
@@ -44,10 +51,10 @@ fn plays_its_role_when_started_by_another_test() {
     let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
     // `env` and `sh` replace themselves by this process, so that the parent is the one who started it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
-    if role == "server" {
-        fork_server(&socket);
-    } else {
-        serve(&socket);
+    match role.strip_prefix("server of ") {
+        Some(child) => fork_server(&socket, child),
+        None if role == "many" => many::serve(&socket),
+        None => serve(&socket),
     }
     leave();
 }
@@ -57,7 +64,7 @@ fn leave() -> ! {
     std::process::exit(0)
 }
 
-fn fork_server(socket: &UnixStream) {
+fn fork_server(socket: &UnixStream, role: &str) {
     let answers = Arc::new(Mutex::new(socket.try_clone().unwrap()));
     let record = |kind: u8, number: u64, pid: u32, status: i32| {
         let mut record = vec![kind];
@@ -67,7 +74,7 @@ fn fork_server(socket: &UnixStream) {
         record
     };
     while let Some((number, fd)) = fork_request(socket) {
-        let argv = command("child");
+        let argv = command(role);
         let mut child = Command::new(&argv[0]).args(&argv[1..]).stdin(Stdio::from(fd)).spawn().unwrap();
         let _ = answers.lock().unwrap().write_all(&record(b'P', number, child.id(), 0));
         let answers = answers.clone();

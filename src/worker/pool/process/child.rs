@@ -1,7 +1,7 @@
 //! One child: the supervisor's end of its socket, and what it was given.
 //!
-//! 1. Executions wait in `queue`; the first is the one that runs (that it has begun is inferred: it was
-//!    sent to an idle child, or the one before it has ended).
+//! 1. With one slot, executions wait in `queue`; the first is the one that runs (that it has begun is inferred:
+//!    it was sent to an idle child, or the one before it has ended). With several, `slots` knows them.
 //! 2. Reading and writing are apart: a child that writes a large outcome is read while a large request
 //!    is written to it.
 //! 3. What a child wrote before it died is read to the end before anything is called lost.
@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
@@ -18,8 +19,13 @@ use tokio::time::Instant;
 use super::frame::{self, Decoder, Frame};
 use super::limits::{self, RECLAIM_AFTER, Running};
 use super::recycle::Recycle;
+use super::slots::{Left, SlotTable};
 use crate::worker::pool::{Execution, Outcome, PoolEvent, RequestTag};
 
+/// How long a child that has nothing left may take to end.
+const LEAVE_WAIT: Duration = Duration::from_secs(10);
+/// How long the neighbours of a request that cannot be ended may run on before their process is killed.
+const NEIGHBOUR_WAIT: Duration = Duration::from_secs(60);
 /// Short executions that one child is given at the most.
 pub(super) const SHORT_DEPTH: usize = 64;
 
@@ -27,8 +33,8 @@ pub(super) const SHORT_DEPTH: usize = 64;
 #[derive(Debug)]
 struct Queued {
     tag: RequestTag,
-    soft: Option<std::time::Duration>,
-    hard: Option<std::time::Duration>,
+    soft: Option<Duration>,
+    hard: Option<Duration>,
     short: bool,
 }
 
@@ -38,6 +44,8 @@ struct Queued {
 pub(super) struct Child {
     /// The number the fork server knows it by.
     pub(super) number: u64,
+    /// How often the pool had been restarted when it was made; a restart replaces those with a lower one.
+    pub(super) generation: u32,
     /// Known when the fork server has answered; nothing is given to the child before.
     pub(super) pid: Option<u32>,
     pub(super) recycle: Recycle,
@@ -64,9 +72,13 @@ pub(super) struct Child {
     queue: VecDeque<Queued>,
     running: Option<Running>,
     reclaiming: bool,
+    /// What a child with several slots has; `queue` and `running` are empty then.
+    slots: Option<SlotTable>,
     told_to_end: bool,
     /// When it is killed if it has not ended by itself.
     pub(super) leave_by: Option<Instant>,
+    /// It is killed then, with what runs beside a request that could not be ended.
+    condemned: Option<Instant>,
     /// Its fork server is gone, so that its own end tells nothing.
     pub(super) orphan: bool,
 }
@@ -75,6 +87,7 @@ impl Child {
     pub(super) fn new(number: u64, pid: Option<u32>, stream: UnixStream) -> Self {
         Self {
             number,
+            generation: 0,
             pid,
             recycle: Recycle::default(),
             ready: false,
@@ -92,15 +105,44 @@ impl Child {
             queue: VecDeque::new(),
             running: None,
             reclaiming: false,
+            slots: None,
             told_to_end: false,
             leave_by: None,
+            condemned: None,
             orphan: false,
+        }
+    }
+
+    /// The same, with so many slots.
+    pub(super) fn with_slots(mut self, slots: Option<usize>, now: Instant) -> Self {
+        self.slots = slots.map(|size| SlotTable::new(size, now));
+        if let Some(size) = slots {
+            self.resize(size);
+        }
+        self
+    }
+
+    /// Changes how many requests run in it at the same time; nothing to do where it is one.
+    pub(super) fn resize(&mut self, size: usize) {
+        if let Some(slots) = &mut self.slots {
+            slots.resize(size, &mut self.out);
+            slots.reclaim(&mut self.out);
         }
     }
 
     /// It has nothing to run.
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.slots.as_ref().is_none_or(SlotTable::is_empty)
+    }
+
+    /// Since when the request that it runs has been running.
+    pub(super) fn runs_since(&self) -> Option<Instant> {
+        self.running.map(|running| running.began)
+    }
+
+    /// It is to be replaced because a request in it does not end.
+    pub(super) fn is_condemned(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| slots.condemned)
     }
 
     /// How many executions it takes now.
@@ -112,6 +154,9 @@ impl Child {
             || self.terminated
         {
             return 0;
+        }
+        if let Some(slots) = &self.slots {
+            return slots.room(short, now).min(self.recycle.left(recycle, slots.len()));
         }
         let waiting = self.queue.len();
         let depth = match (self.queue.front(), &self.running) {
@@ -137,6 +182,9 @@ impl Child {
 
     /// Takes an execution; gives it back when it cannot be written.
     pub(super) fn push(&mut self, execution: Execution, now: Instant) -> Result<(), Execution> {
+        if let Some(slots) = &mut self.slots {
+            return slots.push(execution, now, &mut self.out);
+        }
         if frame::encode_execution(&execution, &mut self.out).is_err() {
             return Err(execution);
         }
@@ -153,8 +201,27 @@ impl Child {
         self.queue.front().map(|queued| queued.tag)
     }
 
+    /// Ends a request that runs here (revoke with terminate); false when it does not.
+    pub(super) fn terminate(&mut self, tag: RequestTag, signal: i32, into: &mut Vec<PoolEvent>) -> bool {
+        if let Some(slots) = &mut self.slots {
+            return slots.terminate(tag, signal, Instant::now(), &mut self.out, into);
+        }
+        if self.head() != Some(tag) {
+            return false;
+        }
+        self.terminated = true;
+        self.reclaim();
+        // Children take no notice of SIGTERM: service managers send it to every process of a worker, and
+        // a warm stop lets tasks end. Meant for one child alone, it is a kill.
+        self.signal(if signal == Signal::TERM.as_raw() { Signal::KILL.as_raw() } else { signal });
+        true
+    }
+
     /// Asks for all that has not begun.
     pub(super) fn reclaim(&mut self) {
+        if let Some(slots) = &mut self.slots {
+            return slots.reclaim(&mut self.out);
+        }
         let tags: Vec<_> = self.queue.iter().skip(1).map(|queued| queued.tag).collect();
         if !tags.is_empty() && !self.reclaiming {
             frame::encode_reclaim(&tags, &mut self.out);
@@ -162,12 +229,36 @@ impl Child {
         }
     }
 
+    /// It gets nothing more, and hands back what it has not begun.
+    pub(super) fn retire(&mut self) {
+        self.reclaim();
+        self.retiring = true;
+    }
+
     /// Tells it to end when it has nothing left.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self, now: Instant) {
         self.retiring = true;
         if !self.told_to_end {
             self.told_to_end = true;
+            self.leave_by = Some(now + LEAVE_WAIT);
             frame::encode_stop(&mut self.out);
+        }
+    }
+
+    /// The way out of a child that retires: it ends what it runs, is told to end, and is killed when it does
+    /// not. One that is condemned is killed when its neighbours have ended, or have had their time.
+    pub(super) fn lead_out(&mut self, now: Instant) {
+        if self.is_condemned() {
+            let until = *self.condemned.get_or_insert(now + NEIGHBOUR_WAIT);
+            if until <= now || self.only_doomed() {
+                self.condemned = Some(now + LEAVE_WAIT);
+                self.kill();
+            }
+        } else if self.is_idle() {
+            self.stop(now);
+            if self.leave_by.take_if(|at| *at <= now).is_some() {
+                self.kill();
+            }
         }
     }
 
@@ -189,15 +280,28 @@ impl Child {
     }
 
     /// When something becomes due here.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self, alone: bool) -> Option<Instant> {
         if self.ended.is_some() {
             return None;
         }
-        self.running.as_ref()?.next(self.queue.len() > 1 && !self.reclaiming)
+        let work = match (&self.slots, &self.running) {
+            (Some(slots), _) => slots.next_deadline(alone),
+            (None, running) => running.and_then(|one| one.next(self.queue.len() > 1 && !self.reclaiming)),
+        };
+        // Once killed it ends by itself, and its moment must not be waited for again and again.
+        let condemned = self.condemned.filter(|_| !self.only_doomed());
+        [work, self.leave_by, condemned].into_iter().flatten().min()
+    }
+
+    fn only_doomed(&self) -> bool {
+        self.slots.as_ref().is_some_and(SlotTable::only_doomed)
     }
 
     /// Does what is due: tells that a request has begun, limits, calling back what waits.
-    pub(super) fn on_time(&mut self, now: Instant, into: &mut Vec<PoolEvent>) {
+    pub(super) fn on_time(&mut self, now: Instant, alone: bool, into: &mut Vec<PoolEvent>) {
+        if let (Some(slots), Some(pid)) = (&mut self.slots, self.pid) {
+            return slots.on_time(now, pid, alone, &mut self.out, into);
+        }
         let (Some(running), Some(head)) = (&mut self.running, self.queue.front()) else { return };
         let ran = now.duration_since(running.began);
         let Some(pid) = self.pid else { return };
@@ -289,11 +393,14 @@ impl Child {
         self.unread = reset && self.queue.len() == 1;
     }
 
-    /// Empties the queue of a child that is gone: the request that ran, and those that had not begun.
-    pub(super) fn take_queue(&mut self) -> (Option<RequestTag>, Vec<RequestTag>) {
+    /// Takes what a child that is gone had been given.
+    pub(super) fn take_given(&mut self) -> Left {
+        if let Some(slots) = &mut self.slots {
+            return slots.take();
+        }
         self.running = None;
         let mut tags = self.queue.drain(..).map(|queued| queued.tag);
-        (tags.next(), tags.collect())
+        Left { begun: tags.next().into_iter().collect(), waiting: tags.collect() }
     }
 
     fn take_frames(&mut self, now: Instant, into: &mut Vec<PoolEvent>) {
@@ -311,15 +418,37 @@ impl Child {
                     into.push(PoolEvent::SlotFree);
                 }
                 Ok(Some(Frame::Outcome(tag, outcome))) => self.finished(tag, outcome, now, into),
-                Ok(Some(Frame::Update(tag, record))) => into.push(PoolEvent::Update(tag, record)),
+                Ok(Some(Frame::Update(tag, record))) => {
+                    if let Some(tag) = self.owner(tag) {
+                        into.push(PoolEvent::Update(tag, record));
+                    }
+                }
                 Ok(Some(Frame::Returned(tags))) => self.returned(&tags, now, into),
+                Ok(Some(Frame::Began(tags))) if self.slots.is_some() => {
+                    self.slots.iter_mut().for_each(|slots| slots.began(&tags, now));
+                }
                 Ok(Some(_)) => return self.broken("a frame that only the supervisor sends", now),
                 Err(error) => return self.broken(&error.to_string(), now),
             }
         }
     }
 
+    /// Whose an update is; nobody's, when the request has been given up.
+    fn owner(&self, tag: RequestTag) -> Option<RequestTag> {
+        self.slots.as_ref().map_or(Some(tag), |slots| slots.owner(tag))
+    }
+
     fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant, into: &mut Vec<PoolEvent>) {
+        if let Some(slots) = &mut self.slots {
+            return match slots.finished(tag, now) {
+                Ok(owner) => {
+                    self.recycle.finished();
+                    // The slot of a request that nobody waits for is free all the same.
+                    into.push(owner.map_or(PoolEvent::SlotFree, |tag| PoolEvent::Finished(tag, outcome)));
+                }
+                Err(()) => self.broken("an outcome of a request it was not given", now),
+            };
+        }
         let Some(place) = self.queue.iter().position(|queued| queued.tag == tag) else {
             return self.broken("an outcome of a request it was not given", now);
         };
@@ -332,6 +461,9 @@ impl Child {
     }
 
     fn returned(&mut self, tags: &[RequestTag], now: Instant, into: &mut Vec<PoolEvent>) {
+        if let Some(slots) = &mut self.slots {
+            return slots.returned(tags, into);
+        }
         self.reclaiming = false;
         let head = self.head();
         for tag in tags {

@@ -14,6 +14,10 @@ use crate::worker::pool::{Execution, Mode, Outcome, OutcomeKind, RequestTag};
 /// Frames are never larger than this.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
+/// Set in the tag of a request that is concluded in a child of several slots: the run of it that was given up may
+/// still go on there, under the tag without it.
+pub const CONCLUSION: RequestTag = 1 << 63;
+
 /// Bytes before the payload: length and kind.
 const HEAD: usize = 5;
 /// What is made free for a read at the least.
@@ -27,6 +31,9 @@ const READY: u8 = b'R';
 const OUTCOME: u8 = b'O';
 const UPDATE: u8 = b'U';
 const RETURNED: u8 = b'B';
+const BEGAN: u8 = b'N';
+const CANCEL: u8 = b'X';
+const SLOTS: u8 = b'Z';
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +42,12 @@ pub enum Frame {
     Execution(Box<Execution>),
     /// To the child: hand back those of these that have not begun. Always answered by `Returned`.
     Reclaim(Vec<RequestTag>),
-    /// To the child: the soft limit of this request has passed; SIGUSR1 follows.
+    /// To the child: the soft limit of this request has passed; to a child of one slot SIGUSR1 follows.
     SoftLimit(RequestTag),
+    /// To a child of several slots: end this request. Its answer is nobody's, but tells that its slot is free.
+    Cancel(RequestTag),
+    /// To a child of several slots: so many requests may run at the same time.
+    Slots(u64),
     /// To the child: end when what you have is done.
     Stop,
     /// From the child: it is set up, and what it is given begins now. Sent once, before anything else.
@@ -47,6 +58,8 @@ pub enum Frame {
     Update(RequestTag, ResultRecord),
     /// From the child: these have not begun and will not.
     Returned(Vec<RequestTag>),
+    /// From a child of several slots: these begin now.
+    Began(Vec<RequestTag>),
 }
 
 /// A request for a child as it came: its fields are read where they are needed, and borrowed.
@@ -95,6 +108,13 @@ pub struct UnpackedMessage<'a> {
 }
 
 impl Packed {
+    /// As it would be sent.
+    pub fn new(execution: &Execution) -> Result<Self, FrameError> {
+        let mut frame = Vec::new();
+        encode_execution(execution, &mut frame)?;
+        Ok(Self { tag: execution.tag, payload: Bytes::from(frame).slice(HEAD..) })
+    }
+
     /// The request.
     pub fn tag(&self) -> RequestTag {
         self.tag
@@ -171,31 +191,18 @@ pub fn encode_execution(execution: &Execution, out: &mut Vec<u8>) -> Result<(), 
 
 /// Appends the end of a request. When it is over the limit, nothing is appended.
 pub fn encode_outcome(tag: RequestTag, outcome: &Outcome, out: &mut Vec<u8>) -> Result<(), FrameError> {
-    let Outcome { kind, results, publications, runtime, summary } = outcome;
-    encode_end(tag, *kind, *runtime, summary, results.iter(), publications.iter(), out)
-}
-
-/// The same, for who has no [`Outcome`].
-pub fn encode_end<'a>(
-    tag: RequestTag,
-    kind: OutcomeKind,
-    runtime: Option<Duration>,
-    summary: &str,
-    results: impl ExactSizeIterator<Item = &'a ResultRecord>,
-    publications: impl ExactSizeIterator<Item = &'a Publication>,
-    out: &mut Vec<u8>,
-) -> Result<(), FrameError> {
     frame(OUTCOME, out, |out| {
         put_u64(tag, out);
-        out.push(kind_code(kind));
-        put_duration(runtime, out);
-        put_bytes(summary.as_bytes(), out);
-        put_u32(results.len(), out);
-        for record in results {
+        out.push(kind_code(outcome.kind));
+        put_duration(outcome.runtime, out);
+        put_bytes(outcome.summary.as_bytes(), out);
+        put_bytes(outcome.traceback.as_bytes(), out);
+        put_u32(outcome.results.len(), out);
+        for record in &outcome.results {
             put_record(record, out);
         }
-        put_u32(publications.len(), out);
-        for publication in publications {
+        put_u32(outcome.publications.len(), out);
+        for publication in &outcome.publications {
             put_bytes(publication.exchange.as_bytes(), out);
             put_bytes(publication.routing_key.as_bytes(), out);
             put_option(publication.due_ms, out, |due, out| put_u64(due as u64, out));
@@ -228,6 +235,21 @@ pub fn encode_soft_limit(tag: RequestTag, out: &mut Vec<u8>) {
     put_u32(8, out);
     out.push(SOFT_LIMIT);
     put_u64(tag, out);
+}
+
+/// Appends the word that requests begin.
+pub fn encode_began(tags: &[RequestTag], out: &mut Vec<u8>) {
+    put_tags(BEGAN, tags, out);
+}
+
+/// Appends the order to end one request.
+pub fn encode_cancel(tag: RequestTag, out: &mut Vec<u8>) {
+    put_tags(CANCEL, &[tag], out);
+}
+
+/// Appends how many requests may run at the same time.
+pub fn encode_slots(slots: usize, out: &mut Vec<u8>) {
+    put_tags(SLOTS, &[slots as u64], out);
 }
 
 /// Appends the order to end.
@@ -330,7 +352,10 @@ impl<'a> Reader<'a> {
             EXECUTION => Frame::Execution(Box::new(self.execution()?)),
             RECLAIM => Frame::Reclaim(self.tags()?),
             RETURNED => Frame::Returned(self.tags()?),
+            BEGAN => Frame::Began(self.tags()?),
             SOFT_LIMIT => Frame::SoftLimit(self.u64()?),
+            CANCEL => Frame::Cancel(self.u64()?),
+            SLOTS => Frame::Slots(self.u64()?),
             STOP => Frame::Stop,
             READY => Frame::Ready,
             OUTCOME => Frame::Outcome(self.u64()?, self.outcome()?),
@@ -389,6 +414,7 @@ impl<'a> Reader<'a> {
         let kind = kind_of(code).ok_or(FrameError::Field(self.kind as char))?;
         let runtime = self.duration()?;
         let summary = self.text()?.to_owned();
+        let traceback = self.text()?.to_owned();
         let mut results = Vec::new();
         for _ in 0..self.u32()? {
             results.push(self.record()?);
@@ -403,7 +429,7 @@ impl<'a> Reader<'a> {
                 message: self.message()?,
             });
         }
-        Ok(Outcome { kind, results, publications, runtime, summary })
+        Ok(Outcome { kind, results, publications, runtime, summary, traceback })
     }
 
     fn record(&mut self) -> Result<ResultRecord, FrameError> {
@@ -667,12 +693,16 @@ mod tests {
                 publications: vec![Publication { due_ms: Some(-4), declare: Some(Arc::default()), message: Message::clone(&execution.message), ..Publication::default() }],
                 runtime: Some(Duration::from_micros(17)),
                 summary: "ümlaut".into(),
+                traceback: "Traceback".into(),
             };
             let mut bytes = Vec::new();
             encode_execution(&execution, &mut bytes).unwrap();
             encode_outcome(tag, &outcome, &mut bytes).unwrap();
             encode_reclaim(&[1, tag], &mut bytes);
             encode_soft_limit(tag, &mut bytes);
+            encode_began(&[tag, 2], &mut bytes);
+            encode_cancel(tag, &mut bytes);
+            encode_slots(7, &mut bytes);
             encode_stop(&mut bytes);
 
             let mut decoder = Decoder::default();
@@ -690,6 +720,9 @@ mod tests {
                 Frame::Outcome(tag, outcome),
                 Frame::Reclaim(vec![1, tag]),
                 Frame::SoftLimit(tag),
+                Frame::Began(vec![tag, 2]),
+                Frame::Cancel(tag),
+                Frame::Slots(7),
                 Frame::Stop,
             ];
             prop_assert_eq!(frames, expected);

@@ -2,7 +2,8 @@
 //!
 //! - `frame`: what travels between supervisor and child; the child's end uses it too.
 //! - `child`: one child and what it was given.
-//! - `spawn`: where children come from.
+//! - `slots`: the same for a child that runs several requests at a time.
+//! - `spawn`: where children come from; `renew`: other sizes, other children, another fork server.
 //! - `limits`, `recycle`: when a request has run too long, when a child has done enough.
 //!
 //! Duties of [`ProcessPool`]:
@@ -10,43 +11,48 @@
 //! 2. give executions to idle children, and short ones to busy children too, up to a depth; call back
 //!    what waits behind one that turns out not to be short;
 //! 3. signal the soft limit, kill at the hard limit, and tell how a child died;
-//! 4. report every execution once as finished, lost or returned, in the order in which they ended.
+//! 4. report every execution once as finished, lost, evicted or returned, in the order in which they ended.
 
 mod child;
 pub mod frame;
 mod limits;
 mod recycle;
+mod renew;
+mod slots;
 mod spawn;
 mod stop;
 
 use std::future::poll_fn;
+use std::ops::RangeBounds;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rustix::process::Signal;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep};
 
 use self::child::Child;
 use self::recycle::RecycleLimits;
+use self::renew::{Candidate, OldServer};
+use self::slots::Left;
 use self::spawn::SpawnEvent;
 pub use self::spawn::{ForkServer, Spawner};
 use super::{Execution, Pool, PoolEvent, RequestTag};
 
 /// How long the status of a child whose socket closed is waited for.
 const STATUS_WAIT: Duration = Duration::from_millis(500);
-/// How long a child that has done enough may take to end.
-const LEAVE_WAIT: Duration = Duration::from_secs(10);
 /// Between two tries to make a child, after one failed.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(100);
 
 /// How to make a [`ProcessPool`].
 #[derive(Debug)]
 pub struct ProcessPoolOptions {
-    /// Children, each with one slot.
-    pub concurrency: usize,
+    /// Children.
+    pub processes: usize,
+    /// Requests that run in each of them at the same time, where children have several slots and end a single request
+    /// when they are told to. None: each has one, on its main thread, and a signal or its end is what ends a request.
+    pub slots: Option<usize>,
     /// Where children come from.
     pub spawner: Spawner,
     /// A child that has run this many tasks is replaced.
@@ -74,15 +80,24 @@ pub enum PoolError {
     )]
     RecycleOnSolo,
     /// No slots at all.
-    #[error("the pool needs at least one process")]
+    #[error("the pool needs at least one process, and a slot in it")]
     Empty,
 }
 
 /// Runs requests in child processes.
 #[derive(Debug)]
 pub struct ProcessPool {
-    concurrency: usize,
+    processes: usize,
+    slots: Option<usize>,
     spawner: Spawner,
+    /// Fork servers that were replaced, and stay until their last child has gone: it would die with them.
+    old_servers: Vec<OldServer>,
+    /// The fork server that is to take over, until its first child is set up.
+    candidate: Option<Candidate>,
+    /// How often the pool was restarted. Children of an earlier generation are replaced.
+    generation: u32,
+    /// The first generation of the children of the present fork server.
+    server_since: u32,
     recycle: RecycleLimits,
     /// Children that run, or are being made.
     children: Vec<Child>,
@@ -107,23 +122,29 @@ impl ProcessPool {
             max_tasks: options.max_tasks_per_child,
             max_memory_kib: options.max_memory_per_child,
         };
-        if options.concurrency == 0 {
+        if options.processes == 0 || options.slots == Some(0) {
             return Err(PoolError::Empty);
         }
         if matches!(options.spawner, Spawner::Fixed(_)) {
             if options.hard_limits {
                 return Err(PoolError::HardLimitOnSolo);
             }
-            if options.concurrency != 1 {
-                return Err(PoolError::ConcurrencyOnSolo(options.concurrency));
+            let concurrency = options.processes * options.slots.unwrap_or(1);
+            if concurrency != 1 {
+                return Err(PoolError::ConcurrencyOnSolo(concurrency));
             }
             if recycle.max_tasks.is_some() || recycle.max_memory_kib.is_some() {
                 return Err(PoolError::RecycleOnSolo);
             }
         }
         Ok(Self {
-            concurrency: options.concurrency,
+            processes: options.processes,
+            slots: options.slots,
             spawner: options.spawner,
+            old_servers: Vec::new(),
+            candidate: None,
+            generation: 0,
+            server_since: 0,
             recycle,
             children: Vec::new(),
             leaving: Vec::new(),
@@ -142,21 +163,24 @@ impl ProcessPool {
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
+            self.poll_candidate(cx, now);
             self.spawn_missing(now);
             self.poll_spawner(cx, now);
+            let alone = self.children.len() == 1;
             for child in &mut self.children {
                 child.poll_write(cx);
                 child.poll_read(cx, now, &mut self.events);
-                child.on_time(now, &mut self.events);
+                child.on_time(now, alone, &mut self.events);
                 child.poll_write(cx);
             }
+            self.replace_outdated(now);
             self.retire_children(now);
             self.bury_children(cx, now);
             if !self.events.is_empty() {
                 return Poll::Ready(());
             }
             // A child that just left is replaced at once.
-            if self.children.len() < self.concurrency && self.may_spawn(now) {
+            if self.children.len() < self.processes && self.may_spawn(now) {
                 continue;
             }
             if self.poll_timer(cx).is_pending() {
@@ -174,7 +198,7 @@ impl ProcessPool {
     }
 
     fn spawn_missing(&mut self, now: Instant) {
-        while self.children.len() < self.concurrency && self.may_spawn(now) {
+        while self.children.len() < self.processes && self.may_spawn(now) {
             let number = self.next_number;
             self.next_number += 1;
             let made = match &mut self.spawner {
@@ -185,6 +209,8 @@ impl ProcessPool {
             };
             match made {
                 Ok(child) => {
+                    let mut child = child.with_slots(self.slots, now);
+                    child.generation = self.generation;
                     if child.pid.is_some() {
                         self.events.push(PoolEvent::SlotFree);
                     }
@@ -202,7 +228,7 @@ impl ProcessPool {
             && matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
         {
             server.close();
-            self.orphan_children();
+            self.orphan_children(self.server_since..);
         }
         self.fork_failed(now, &error.to_string());
     }
@@ -211,6 +237,7 @@ impl ProcessPool {
         let Spawner::ForkServer(server) = &mut self.spawner else { return };
         let mut news = std::mem::take(&mut self.news);
         server.poll_events(cx, &mut news);
+        self.poll_old_servers(cx, &mut news);
         for event in news.drain(..) {
             match event {
                 SpawnEvent::Made { number, pid } => {
@@ -230,7 +257,7 @@ impl ProcessPool {
                     self.fork_failed(now, &format!("fork: {error}"));
                 }
                 SpawnEvent::Gone => {
-                    self.orphan_children();
+                    self.orphan_children(self.server_since..);
                     if !self.stopping {
                         self.fork_failed(now, "the fork server has ended");
                         if !self.broken {
@@ -255,8 +282,8 @@ impl ProcessPool {
 
     /// The parent-death signal ends the children of a server that is gone; a hung one, or one whose process id
     /// was never told, must not keep its slot.
-    fn orphan_children(&mut self) {
-        for child in self.all_children() {
+    fn orphan_children(&mut self, generations: impl RangeBounds<u32>) {
+        for child in self.all_children().filter(|child| generations.contains(&child.generation)) {
             child.kill();
             child.orphan |= child.status.is_none();
             child.status.get_or_insert(9);
@@ -289,12 +316,14 @@ impl ProcessPool {
             self.recycle_child(place, now);
             place += 1;
         }
-        // Told to end by `recycle_child`, and replaced before they have ended.
-        let stopping = self.stopping;
-        for mut child in self.children.extract_if(.., |child| child.retiring && child.is_idle() && !stopping)
-        {
-            child.leave_by = Some(now + LEAVE_WAIT);
-            self.leaving.push(child);
+        // Told to end by `bury_children`, and replaced before they have ended: those of one slot when they have nothing
+        // left to run, so that there are never more at work than asked for, the others at once.
+        let (stopping, several) = (self.stopping, self.slots.is_some());
+        let leave = |child: &mut Child| child.retiring && (several || child.is_idle()) && !stopping;
+        let before = self.children.len();
+        self.leaving.extend(self.children.extract_if(.., leave));
+        if self.children.len() != before {
+            self.events.push(PoolEvent::SlotFree);
         }
     }
 
@@ -310,9 +339,9 @@ impl ProcessPool {
         if child.retiring {
             return;
         }
-        if let Some(why) = child.recycle.due(self.recycle, pid, now) {
-            child.reclaim();
-            child.retiring = true;
+        let condemned = child.is_condemned().then(|| "a request in it does not end".to_owned());
+        if let Some(why) = condemned.or_else(|| child.recycle.due(self.recycle, pid, now)) {
+            child.retire();
             let number = child.number;
             self.events.push(PoolEvent::ChildReplaced { number, pid, why, died: false });
         }
@@ -329,14 +358,12 @@ impl ProcessPool {
         let mut place = 0;
         while place < self.leaving.len() {
             let child = &mut self.leaving[place];
-            if child.retiring && child.is_idle() && child.ended.is_none() {
-                child.stop();
-                if child.leave_by.is_some_and(|at| at <= now) {
-                    child.leave_by = None;
-                    child.kill();
-                }
+            if child.retiring && child.ended.is_none() {
+                child.lead_out(now);
                 child.poll_write(cx);
                 child.poll_read(cx, now, &mut self.events);
+                child.on_time(now, true, &mut self.events);
+                child.poll_write(cx);
                 if child.status.is_some() {
                     child.drain(now, &mut self.events);
                 }
@@ -360,18 +387,14 @@ impl ProcessPool {
             (None, Some(status)) => spawn::describe(status),
             (None, None) => "its socket closed".to_owned(),
         };
-        let (head, waiting) = child.take_queue();
-        let begun = !child.unread && (child.ready || !self.tells_ready);
-        if let Some(tag) = head {
-            self.events.push(if begun {
-                PoolEvent::Lost {
-                    tag,
-                    hard_limit: child.timed_out,
-                    terminated: child.terminated,
-                    how: how.clone(),
-                }
-            } else {
-                PoolEvent::Returned(tag)
+        let Left { begun, waiting } = child.take_given();
+        let read = !child.unread && (child.ready || !self.tells_ready);
+        for tag in begun {
+            let (hard_limit, terminated, how) = (child.timed_out, child.terminated, how.clone());
+            self.events.push(match (read, child.is_condemned()) {
+                (false, _) => PoolEvent::Returned(tag),
+                (true, false) => PoolEvent::Lost { tag, hard_limit, terminated, how },
+                (true, true) => PoolEvent::Evicted(tag),
             });
         }
         // Back in the order in which they came: the worker puts each one before the others.
@@ -402,10 +425,12 @@ impl ProcessPool {
     /// Sleeps until something is due; ready when it is.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ended = self.leaving.iter().filter_map(|child| child.ended).map(|ended| ended + STATUS_WAIT);
-        let leave = self.leaving.iter().filter_map(|child| child.leave_by.filter(|_| child.ended.is_none()));
-        let due = self.children.iter().filter_map(Child::next_deadline);
-        let missing = self.children.len() < self.concurrency && !self.stopping && !self.broken;
-        let Some(next) = ended.chain(leave).chain(due).chain(self.respawn_at.filter(|_| missing)).min()
+        let leave = self.leaving.iter().filter_map(|child| child.next_deadline(true));
+        let alone = self.children.len() == 1;
+        let due = self.children.iter().filter_map(|child| child.next_deadline(alone));
+        let missing = self.children.len() < self.processes && !self.stopping && !self.broken;
+        let respawn = self.respawn_at.filter(|_| missing);
+        let Some(next) = ended.chain(leave).chain(due).chain(respawn).chain(self.renew_deadline()).min()
         else {
             return Poll::Pending;
         };
@@ -427,7 +452,7 @@ fn fixed_child(number: u64, stream: &mut Option<std::os::unix::net::UnixStream>)
 #[async_trait]
 impl Pool for ProcessPool {
     fn slots(&self) -> usize {
-        self.concurrency
+        self.processes * self.slots.unwrap_or(1)
     }
 
     fn free(&self, short: bool) -> usize {
@@ -453,13 +478,9 @@ impl Pool for ProcessPool {
         if self.is_fixed() {
             return;
         }
-        if let Some(child) = self.children.iter_mut().find(|child| child.head() == Some(tag)) {
-            child.terminated = true;
-            child.reclaim();
-            // Children take no notice of SIGTERM: service managers send it to every process of a worker, and
-            // a warm stop lets tasks end. Meant for one child alone, it is a kill.
-            child.signal(if signal == Signal::TERM.as_raw() { Signal::KILL.as_raw() } else { signal });
-        }
+        let mut events = std::mem::take(&mut self.events);
+        self.all_children().any(|child| child.terminate(tag, signal, &mut events));
+        self.events = events;
     }
 
     async fn stop(&mut self, deadline: Duration, into: &mut Vec<PoolEvent>) {
@@ -469,5 +490,17 @@ impl Pool for ProcessPool {
 
     fn pids(&self) -> Vec<u32> {
         self.children.iter().filter_map(|child| child.pid).collect()
+    }
+
+    fn keeps_hard_limits(&self) -> bool {
+        !matches!(self.spawner, Spawner::Fixed(_))
+    }
+
+    fn resize(&mut self, concurrency: usize) -> Result<(), String> {
+        self.set_size(concurrency)
+    }
+
+    fn restart(&mut self, reload: bool) -> Result<(), String> {
+        self.renew(reload)
     }
 }

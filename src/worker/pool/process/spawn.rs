@@ -96,6 +96,21 @@ impl ForkServer {
         UnixStream::from_std(ours)
     }
 
+    /// A server that does not run yet, started by the same command; none when there is no command.
+    pub(super) fn another(&self) -> Option<Self> {
+        let argv = self.argv.clone()?;
+        let (process, failures) = (None, 0);
+        Some(Self {
+            first: None,
+            link: None,
+            argv: Some(argv),
+            process,
+            records: Vec::new(),
+            failures,
+            last_failure: None,
+        })
+    }
+
     /// Whether the failures are too many; counts one more.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
         let recent = self.last_failure.is_some_and(|last| now.duration_since(last) < FAILURE_MEMORY);

@@ -17,13 +17,16 @@ impl ProcessPool {
     /// children are told to end, and killed when they do not; the fork server ends.
     pub(super) async fn stop_children(&mut self, deadline: Instant) {
         self.stopping = true;
+        self.drop_candidate();
         for child in &mut self.children {
             child.reclaim();
         }
-        self.settle(deadline, |pool| pool.children.iter().all(Child::is_idle)).await;
+        let all_idle = |pool: &Self| pool.children.iter().chain(&pool.leaving).all(Child::is_idle);
+        self.settle(deadline, all_idle).await;
         for child in &mut self.children {
-            if child.is_idle() { child.stop() } else { child.kill() }
+            if child.is_idle() { child.stop(Instant::now()) } else { child.kill() }
         }
+        self.leaving.iter().filter(|child| !child.is_idle()).for_each(Child::kill);
         if self.is_fixed() {
             self.settle(Instant::now() + GOODBYE, |pool| pool.children.iter().all(Child::is_flushed)).await;
         } else {
@@ -38,6 +41,7 @@ impl ProcessPool {
         if let Spawner::ForkServer(server) = &mut self.spawner {
             server.close();
         }
+        self.old_servers.iter_mut().for_each(|old| old.server.close());
     }
 
     /// Lets things happen until `done`, or until the deadline.

@@ -183,6 +183,7 @@ def test_options_of_the_worker(app: Celery) -> None:
         "reject_on_worker_lost": False,
         "track_started": False,
         "ignore_result": False,
+        "send_events": True,
         "rate_limit": "10/m",
         "time_limit": None,
         "soft_time_limit": 3,

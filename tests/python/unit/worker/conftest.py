@@ -35,6 +35,9 @@ class FakeExecution:
 
     def request(self, decoders: Any, node: str) -> None:
         """None leaves it to who reads messages step by step, which is what is tested with this."""
+    @property
+    def number(self) -> int:
+        return self.tag
 
 
 @dataclass
@@ -63,7 +66,14 @@ class FakeChannel:
     passed: set[int] = field(default_factory=set)
 
     def respond(
-        self, tag: int, kind: str, results: Any, publications: Any, summary: str, runtime: float | None
+        self,
+        tag: int,
+        kind: str,
+        results: Any,
+        publications: Any,
+        summary: str,
+        runtime: float | None,
+        traceback: str | None = None,
     ) -> None:
         self.answers.append(Answer(tag, kind, list(results), list(publications), summary, runtime))
 

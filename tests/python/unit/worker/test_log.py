@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from celeriac import signals
 from celeriac.app import log
 from celeriac.app.base import Celery
-from celeriac.utils.log import get_task_logger
+from celeriac.utils.log import ColorFormatter, get_task_logger
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,9 @@ def restored_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         one.propagate = propagate
     log.enter_child(log.LogOptions(), 0)
     log._Process.name = log.MAIN_PROCESS
+    log._Process.set_up = False
+    logging.captureWarnings(capture=False)
+    logging.setLogRecordFactory(logging.LogRecord)
 
 
 def set_up(path: Path, **options: object) -> log.LogOptions:
@@ -164,3 +168,62 @@ def test_levels_are_names_or_numbers(given: str | int, number: int) -> None:
 def test_an_unknown_level_is_an_error() -> None:
     with pytest.raises(ValueError, match="loud"):
         log.level_number("loud")
+
+
+def test_a_receiver_of_setup_logging_that_raises_ends_the_start() -> None:
+    def receiver(**passed: object) -> None:
+        raise LookupError("no such folder")
+
+    signals.setup_logging.connect(receiver)
+    try:
+        with pytest.raises(LookupError, match="no such folder"):
+            log.setup(log.LogOptions())
+    finally:
+        signals.setup_logging.disconnect(receiver)
+
+
+def test_every_handler_sees_the_name_of_the_child(tmp_path: Path) -> None:
+    options = set_up(tmp_path / "log")
+    own = io.StringIO()
+    handler = logging.StreamHandler(own)
+    handler.setFormatter(logging.Formatter("%(processName)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+    log.enter_child(options, 7)
+    logging.getLogger("anything").warning("x")
+
+    assert own.getvalue() == "ForkPoolWorker-7 x\n"
+
+
+def test_warnings_are_logged(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    set_up(path)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+    assert "DeprecationWarning: old" in path.read_text()
+
+
+def test_formatters_are_made_as_celerys_are() -> None:
+    record = logging.LogRecord("n", logging.ERROR, "", 0, "text", (), None)
+
+    assert log.TaskFormatter("%(task_id)s %(message)s", use_color=False).format(record) == "??? text"
+    assert ColorFormatter("%(message)s").format(record) == "\033[1;31mtext\033[0m"
+    assert ColorFormatter("%(message)s", False).format(record) == "text"
+
+
+def test_an_app_sets_logging_up_once(tmp_path: Path) -> None:
+    app = Celery("logs", set_as_current=False)
+    first = tmp_path / "first"
+
+    assert app.log.setup(loglevel="INFO", logfile=str(first)) is False
+    app.log.setup(loglevel="INFO", logfile=str(tmp_path / "second"))
+    logging.getLogger("anything").info("x")
+
+    assert app.log.already_setup
+    assert "x" in first.read_text()
+    assert not (tmp_path / "second").exists()

@@ -1,0 +1,93 @@
+//! `Listener`: what is broadcast, for Python.
+
+use std::time::Duration;
+
+use celeriac::broker;
+use celeriac::client::ClientError;
+use celeriac::protocol::Message;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use tokio::sync::{Mutex, watch};
+
+use crate::convert::maybe_seconds;
+use crate::errors::Failure;
+use crate::json::from_json;
+use crate::runtime::{Engine, same_process};
+use crate::values::properties_to;
+
+/// Stands for "no limit": what is added to the clock must not overflow.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+type Received<'py> = (Bound<'py, PyAny>, Bound<'py, PyDict>, Bound<'py, PyBytes>);
+
+/// Hears one exchange.
+#[pyclass(frozen, module = "celeriac._core")]
+pub(crate) struct Listener {
+    pid: u32,
+    /// None when closed. Held by the call that receives, for as long as it waits.
+    inner: Mutex<Option<Box<dyn broker::Listener>>>,
+    /// Written by `close`; the call that receives ends then.
+    closed: watch::Sender<bool>,
+}
+
+impl Listener {
+    pub(crate) fn new(listener: Box<dyn broker::Listener>) -> Self {
+        let inner = Mutex::new(Some(listener));
+        Self { pid: std::process::id(), inner, closed: watch::Sender::new(false) }
+    }
+
+    async fn next(&self, timeout: Duration) -> Result<Option<Message>, Failure> {
+        let mut closed = self.closed.subscribe();
+        let mut inner = self.inner.lock().await;
+        let Some(listener) = inner.as_mut() else { return Ok(None) };
+        tokio::select! {
+            // `wait_for` ends when the value is true; the sender lives as long as this call.
+            _ = closed.wait_for(|closed| *closed) => Ok(None),
+            message = listener.next() => match message {
+                Ok(message) => Ok(Some(message)),
+                Err(error) => Err(Failure::from(ClientError::from(error))),
+            },
+            () = tokio::time::sleep(timeout) => Ok(None),
+        }
+    }
+}
+
+#[pymethods]
+impl Listener {
+    /// The next message; None on time-out, and when closed.
+    #[pyo3(signature = (timeout = None))]
+    fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Received<'py>>> {
+        same_process(self.pid, "Listener")?;
+        let timeout = maybe_seconds(timeout)?.unwrap_or(FOREVER);
+        let message = Engine::current(py)?.wait(py, self.next(timeout))?;
+        let Some(message) = message else { return Ok(None) };
+        // Nobody can do anything about headers that cannot be read: the body says it all.
+        let headers = from_json(py, &message.headers, None);
+        let headers = headers.unwrap_or_else(|_| PyDict::new(py).into_any());
+        let properties = properties_to(py, &message.properties)?;
+        Ok(Some((headers, properties, PyBytes::new(py, &message.body))))
+    }
+
+    /// Stops listening.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        same_process(self.pid, "Listener")?;
+        self.closed.send_replace(true);
+        Engine::current(py)?.wait(py, async {
+            drop(self.inner.lock().await.take());
+            Ok(())
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Listener of process {}>", self.pid)
+    }
+}
+
+impl Drop for Listener {
+    /// In a forked child the connections are the parent's.
+    fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            std::mem::forget(self.inner.get_mut().take());
+        }
+    }
+}
