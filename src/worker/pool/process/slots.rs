@@ -310,15 +310,16 @@ impl SlotTable {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::protocol::Message;
 
     fn execution(tag: RequestTag, hard: Option<Duration>) -> Execution {
         Execution {
             tag,
             mode: Mode::Run,
-            message: Message::default(),
-            exchange: String::new(),
+            message: Arc::default(),
+            exchange: "".into(),
             routing_key: "celery".into(),
             redelivered: false,
             soft_limit: None,

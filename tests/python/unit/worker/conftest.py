@@ -35,6 +35,7 @@ class FakeExecution:
 
     def request(self, decoders: Any, node: str) -> None:
         """None leaves it to who reads messages step by step, which is what is tested with this."""
+
     @property
     def number(self) -> int:
         return self.tag
