@@ -25,6 +25,7 @@ const LAYERS: &[Layer] = &[
     Layer { module: "clock", may_import: &[], connects: false },
     Layer { module: "backoff", may_import: &[], connects: false },
     Layer { module: "url", may_import: &[], connects: false },
+    Layer { module: "numbers", may_import: &[], connects: false },
     Layer { module: "protocol", may_import: &[], connects: false },
     Layer { module: "report", may_import: &[], connects: false },
     Layer {
@@ -39,7 +40,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         module: "driver",
-        may_import: &["broker", "backend", "protocol", "report", "url", "backoff", "clock"],
+        may_import: &["broker", "backend", "protocol", "report", "url", "backoff", "clock", "numbers"],
         connects: false,
     },
     Layer {
@@ -59,6 +60,7 @@ const LAYERS: &[Layer] = &[
             "url",
             "backoff",
             "clock",
+            "numbers",
         ],
         connects: true,
     },

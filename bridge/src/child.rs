@@ -17,113 +17,134 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use celeriac::worker::pool::process::frame::{self, Decoder, Frame, FrameError};
-use celeriac::worker::pool::{self, Mode, Outcome, OutcomeKind, RequestTag};
+use celeriac::worker::pool::process::frame::{self, Decoder, Frame, FrameError, Packed, Received, Unpacked};
+use celeriac::worker::pool::{Mode, Outcome, OutcomeKind, RequestTag};
 use parking_lot::{Condvar, Mutex};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 
 use crate::convert::{adopt, maybe_seconds, timespec};
 use crate::errors::Class;
 use crate::json::from_json;
+use crate::request::request_fields;
 use crate::runtime::{same_process, without_signals};
-use crate::values::{Publication, ResultRecord, properties_to};
+use crate::values::{Publication, ResultRecord, properties_dict};
 use crate::wakeup::Wakeup;
 
 /// Answers that wait to be written together are written when they take more.
 const LATER_BYTES: usize = 1 << 20;
 /// Executions that are read ahead at the most; the supervisor sends far fewer.
 const MAX_AHEAD: usize = 4096;
+/// Frames up to this size are small. The buffer of a socket has room for many of them.
+const SMALL: usize = 4096;
 /// How long the question for a soft limit waits for a frame that is on its way.
 const SOFT_LIMIT_PATIENCE: Duration = Duration::from_secs(1);
 /// The exit code of a child that lost its supervisor (`EX_UNAVAILABLE`).
 const ORPHANED: i32 = 69;
 
-/// One request for a child.
+/// One request for a child. Its fields are read out of the frame when they are asked for.
 #[pyclass(frozen, module = "celeriac._core")]
-pub(crate) struct Execution(pub(crate) Box<pool::Execution>);
+pub(crate) struct Execution(pub(crate) Packed);
+
+impl Execution {
+    fn unpack(&self) -> PyResult<Unpacked<'_>> {
+        self.0.unpack().map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+}
 
 #[pymethods]
 impl Execution {
     #[getter]
     fn tag(&self) -> RequestTag {
-        self.0.tag
+        self.0.tag()
     }
 
     /// The request's number in this worker; unlike the tag, the same for a run and for its conclusion.
     #[getter]
     fn number(&self) -> RequestTag {
-        self.0.tag & !frame::CONCLUSION
+        self.0.tag() & !frame::CONCLUSION
     }
 
     #[getter]
-    fn mode(&self) -> &'static str {
-        match self.0.mode {
+    fn mode(&self) -> PyResult<&'static str> {
+        Ok(match self.unpack()?.mode {
             Mode::Run => "run",
             Mode::TimedOut(_) => "timed_out",
             Mode::Lost(_) => "lost",
             Mode::Revoked(_) => "revoked",
             Mode::Unknown => "unknown",
-        }
+        })
     }
 
     #[getter]
-    fn detail(&self) -> &str {
-        match &self.0.mode {
+    fn detail(&self) -> PyResult<String> {
+        Ok(match self.unpack()?.mode {
             Mode::Lost(text) | Mode::Revoked(text) => text,
-            Mode::Run | Mode::TimedOut(_) | Mode::Unknown => "",
-        }
+            Mode::Run | Mode::TimedOut(_) | Mode::Unknown => String::new(),
+        })
     }
 
     #[getter]
-    fn limit(&self) -> Option<f64> {
-        if let Mode::TimedOut(limit) = self.0.mode { Some(limit) } else { None }
+    fn limit(&self) -> PyResult<Option<f64>> {
+        Ok(if let Mode::TimedOut(limit) = self.unpack()?.mode { Some(limit) } else { None })
     }
 
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        from_json(py, &self.0.message.headers, None)
+        from_json(py, self.unpack()?.message.headers, None)
     }
 
     #[getter]
     fn properties<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        properties_to(py, &self.0.message.properties)
+        properties_dict(py, &self.unpack()?.message)
     }
 
     #[getter]
-    fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.0.message.body)
+    fn body<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, self.unpack()?.message.body))
     }
 
     #[getter]
-    fn exchange(&self) -> &str {
-        &self.0.exchange
+    fn exchange(&self) -> PyResult<&str> {
+        Ok(self.unpack()?.exchange)
     }
 
     #[getter]
-    fn routing_key(&self) -> &str {
-        &self.0.routing_key
+    fn routing_key(&self) -> PyResult<&str> {
+        Ok(self.unpack()?.routing_key)
     }
 
     #[getter]
-    fn redelivered(&self) -> bool {
-        self.0.redelivered
+    fn redelivered(&self) -> PyResult<bool> {
+        Ok(self.unpack()?.redelivered)
     }
 
     #[getter]
-    fn soft_limit(&self) -> Option<f64> {
-        self.0.soft_limit.map(|limit| limit.as_secs_f64())
+    fn soft_limit(&self) -> PyResult<Option<f64>> {
+        Ok(self.unpack()?.soft_limit.map(|limit| limit.as_secs_f64()))
     }
 
     #[getter]
-    fn hard_limit(&self) -> Option<f64> {
-        self.0.hard_limit.map(|limit| limit.as_secs_f64())
+    fn hard_limit(&self) -> PyResult<Option<f64>> {
+        Ok(self.unpack()?.hard_limit.map(|limit| limit.as_secs_f64()))
     }
 
-    fn __repr__(&self) -> String {
-        format!("<Execution {} {}>", self.0.tag, self.mode())
+    /// The fields of the task's request, when the message is plain JSON of protocol 2; None leaves it to others.
+    fn request<'py>(
+        &self,
+        py: Python<'py>,
+        decoders: Option<&Bound<'py, PyDict>>,
+        node: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        request_fields(py, self.0.tag(), &self.unpack()?, decoders, node)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("<Execution {} {}>", self.0.tag(), self.mode()?))
     }
 }
 
@@ -164,7 +185,7 @@ enum Order {
 #[derive(Default)]
 struct State {
     /// Read and not received. Pushed by the reader, popped by `receive`.
-    queue: VecDeque<Box<pool::Execution>>,
+    queue: VecDeque<Packed>,
     /// Received and not responded to. Kept by Python's threads; read by the reader at end-of-file.
     running: HashSet<RequestTag>,
     /// Orders for a child of several slots. Added by the reader, taken by `orders`.
@@ -194,8 +215,9 @@ impl Shared {
                 Err(_) => return,
             }
             loop {
-                match decoder.next_frame() {
-                    Ok(Some(frame)) => self.take(frame),
+                match decoder.next_received() {
+                    Ok(Some(Received::Execution(execution))) => self.add(execution),
+                    Ok(Some(Received::Other(frame))) => self.take(frame),
                     Ok(None) => break,
                     // The stream makes no sense any more: as good as closed.
                     Err(_) => return,
@@ -205,28 +227,30 @@ impl Shared {
         }
     }
 
+    fn add(&self, execution: Packed) {
+        let mut state = self.state.lock();
+        while state.queue.len() >= MAX_AHEAD {
+            self.room.wait(&mut state);
+        }
+        state.queue.push_back(execution);
+        if state.queue.len() == 1 && !state.stopping {
+            self.wakeup.set();
+        }
+        if let Some(several) = &self.several {
+            several.arrived.notify_one();
+        }
+    }
+
     fn take(&self, frame: Frame) {
         let mut state = self.state.lock();
         match frame {
-            Frame::Execution(execution) => {
-                while state.queue.len() >= MAX_AHEAD {
-                    self.room.wait(&mut state);
-                }
-                state.queue.push_back(execution);
-                if state.queue.len() == 1 && !state.stopping {
-                    self.wakeup.set();
-                }
-                if let Some(several) = &self.several {
-                    several.arrived.notify_one();
-                }
-            }
             Frame::Reclaim(tags) => {
                 let had_some = !state.queue.is_empty();
                 let mut returned = Vec::new();
                 state.queue.retain(|execution| {
-                    let reclaimed = tags.contains(&execution.tag);
+                    let reclaimed = tags.contains(&execution.tag());
                     if reclaimed {
-                        returned.push(execution.tag);
+                        returned.push(execution.tag());
                     }
                     !reclaimed
                 });
@@ -244,8 +268,13 @@ impl Shared {
             Frame::Cancel(tag) => self.order(&mut state, Order::Cancel(tag)),
             Frame::Slots(count) => self.order(&mut state, Order::Slots(count)),
             Frame::Stop => self.stop(&mut state),
-            // Frames from a child to the supervisor: nothing to do with them here.
-            Frame::Ready | Frame::Outcome(..) | Frame::Update(..) | Frame::Returned(_) | Frame::Began(_) => {}
+            // Requests are read otherwise; frames from a child to the supervisor are of no use here.
+            Frame::Execution(_)
+            | Frame::Ready
+            | Frame::Outcome(..)
+            | Frame::Update(..)
+            | Frame::Returned(_)
+            | Frame::Began(_) => {}
         }
     }
 
@@ -286,13 +315,13 @@ impl Shared {
         self.stop(&mut state);
     }
 
-    fn pop(&self) -> Option<Box<pool::Execution>> {
+    fn pop(&self) -> Option<Packed> {
         self.pop_from(&mut self.state.lock())
     }
 
-    fn pop_from(&self, state: &mut State) -> Option<Box<pool::Execution>> {
+    fn pop_from(&self, state: &mut State) -> Option<Packed> {
         let execution = state.queue.pop_front()?;
-        state.running.insert(execution.tag);
+        state.running.insert(execution.tag());
         if state.queue.is_empty() && !state.stopping {
             self.wakeup.clear();
         }
@@ -371,8 +400,25 @@ impl Child {
     }
 
     fn send(&self, py: Python<'_>, frame: &[u8]) -> PyResult<()> {
-        let sent = py.detach(|| self.shared.writer.lock().write_all(frame));
+        // A small one is written without letting others run, if there is room: that takes less time than to detach.
+        let writer = if frame.len() <= SMALL { self.shared.writer.try_lock() } else { None };
+        let sent = match writer.map(|writer| send_at_once(&writer, frame)) {
+            Some(Ok(true)) => return Ok(()),
+            Some(Err(error)) => Err(error),
+            Some(Ok(false)) | None => py.detach(|| self.shared.writer.lock().write_all(frame)),
+        };
         sent.map_err(|error| PyOSError::new_err(format!("the supervisor is gone: {error}")))
+    }
+}
+
+/// Writes a frame if there is room for it; false when there is not.
+fn send_at_once(writer: &UnixStream, frame: &[u8]) -> std::io::Result<bool> {
+    match send(writer, frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(written) if written == frame.len() => Ok(true),
+        Ok(0) | Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+        // Of so few bytes the system takes all or none. If it did not, the frame would have to stay in one piece.
+        Ok(written) => (&*writer).write_all(&frame[written..]).map(|()| true),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -412,6 +458,11 @@ impl Child {
     /// The next request; None when told to stop, or on time-out.
     #[pyo3(signature = (timeout = None))]
     fn receive(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Execution>> {
+        if self.pid == std::process::id()
+            && let Some(execution) = self.shared.pop()
+        {
+            return Ok(Some(Execution(execution)));
+        }
         same_process(self.pid, "Child")?;
         let deadline = maybe_seconds(timeout)?.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
@@ -585,7 +636,7 @@ impl Several {
 
 /// The word that these begin.
 fn began(executions: &[Execution]) -> Vec<u8> {
-    let tags: Vec<_> = executions.iter().map(|execution| execution.0.tag).collect();
+    let tags: Vec<_> = executions.iter().map(|execution| execution.0.tag()).collect();
     let mut bytes = Vec::new();
     frame::encode_began(&tags, &mut bytes);
     bytes

@@ -47,8 +47,6 @@ mod _core {
     #[pymodule_export]
     use crate::record::json_record;
     #[pymodule_export]
-    use crate::request::fill_request;
-    #[pymodule_export]
     use crate::runtime::shutdown_runtime;
     #[pymodule_export]
     use crate::saferepr::saferepr;

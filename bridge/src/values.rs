@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use celeriac::protocol::{self, Message, Properties};
+use celeriac::worker::pool::process::frame::UnpackedMessage;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -180,26 +181,51 @@ fn expiration(value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
 
 /// The engine's properties to Python's dict, without those that are not set.
 pub(crate) fn properties_to<'py>(py: Python<'py>, properties: &Properties) -> PyResult<Bound<'py, PyDict>> {
-    let dict = if properties.other.is_empty() {
+    let other = if properties.other.is_empty() {
+        Vec::new()
+    } else {
+        serde_json::to_vec(&properties.other).map_err(|error| PyValueError::new_err(error.to_string()))?
+    };
+    properties_dict(
+        py,
+        &UnpackedMessage {
+            content_type: &properties.content_type,
+            content_encoding: &properties.content_encoding,
+            correlation_id: properties.correlation_id.as_deref(),
+            reply_to: properties.reply_to.as_deref(),
+            delivery_mode: properties.delivery_mode,
+            priority: properties.priority,
+            expiration_ms: properties.expiration_ms,
+            other: &other,
+            headers: &[],
+            body: &[],
+        },
+    )
+}
+
+/// The same of a message that was not copied.
+pub(crate) fn properties_dict<'py>(
+    py: Python<'py>,
+    message: &UnpackedMessage<'_>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = if message.other.is_empty() {
         PyDict::new(py)
     } else {
-        let text = serde_json::to_vec(&properties.other)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        from_json(py, &text, None)?.cast_into::<PyDict>()?
+        from_json(py, message.other, None)?.cast_into::<PyDict>()?
     };
-    dict.set_item(intern!(py, "content_type"), &properties.content_type)?;
-    dict.set_item(intern!(py, "content_encoding"), &properties.content_encoding)?;
-    if let Some(id) = &properties.correlation_id {
+    dict.set_item(intern!(py, "content_type"), message.content_type)?;
+    dict.set_item(intern!(py, "content_encoding"), message.content_encoding)?;
+    if let Some(id) = message.correlation_id {
         dict.set_item(intern!(py, "correlation_id"), id)?;
     }
-    if let Some(queue) = &properties.reply_to {
+    if let Some(queue) = message.reply_to {
         dict.set_item(intern!(py, "reply_to"), queue)?;
     }
-    dict.set_item(intern!(py, "delivery_mode"), properties.delivery_mode)?;
-    if let Some(priority) = properties.priority {
+    dict.set_item(intern!(py, "delivery_mode"), message.delivery_mode)?;
+    if let Some(priority) = message.priority {
         dict.set_item(intern!(py, "priority"), priority)?;
     }
-    if let Some(expiration) = properties.expiration_ms {
+    if let Some(expiration) = message.expiration_ms {
         dict.set_item(intern!(py, "expiration"), expiration.to_string())?;
     }
     Ok(dict)

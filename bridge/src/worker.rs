@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use celeriac::client::ClientError;
 use celeriac::clock::Clock;
 use celeriac::driver::{connect_backend, connect_broker};
+use celeriac::worker::pool::process::frame::Packed;
 use celeriac::worker::{self, Exit, Notice, NoticeQueue, Stats, Stop, TaskEvent, TaskNotice, WorkerHandle};
 use parking_lot::{Condvar, Mutex};
 use pyo3::IntoPyObjectExt as _;
@@ -308,7 +309,8 @@ fn to_tuple(py: Python<'_>, notice: Notice) -> PyResult<Py<PyAny>> {
         Notice::Task(told) => {
             let TaskNotice { event, execution, detail, signal } = *told;
             let name = EVENTS.iter().find(|(_, known)| *known == event).map(|(name, _)| *name);
-            ("task", name, Execution(Box::new(execution)), detail, signal).into_py_any(py)
+            let packed = Packed::new(&execution).map_err(|error| PyValueError::new_err(error.to_string()))?;
+            ("task", name, Execution(packed), detail, signal).into_py_any(py)
         }
         Notice::Command { number, method, arguments } => {
             ("command", number, method, arguments).into_py_any(py)

@@ -35,19 +35,6 @@ def decompress(data: bytes, content_type: str, limit: int) -> bytes:
 def uuids(random: bytes) -> list[str]:
     """A version 4 UUID of each 16 bytes, which are random."""
 
-def fill_request(
-    headers: dict[str, Any],
-    properties: dict[str, Any],
-    body: bytes,
-    decoders: dict[str, Callable[[Any], Any]] | None,
-    delivery: tuple[str, str, bool],
-    node: str,
-    tag: int,
-) -> bool:
-    """Makes the fields of a request of a message's headers, in place: arguments of its JSON body, delivery_info
-    (`delivery`: exchange, routing key, redelivered), properties, and what the worker adds. False, with the headers
-    as they were, when the body is not JSON of the form [args, kwargs, embed]."""
-
 def json_record(
     task_id: str,
     state: str,
@@ -368,6 +355,9 @@ class Execution:
     def soft_limit(self) -> float | None: ...
     @property
     def hard_limit(self) -> float | None: ...
+    def request(self, decoders: dict[str, Callable[[Any], Any]] | None, node: str) -> dict[str, Any] | None:
+        """The fields of the task's request: headers, arguments of the JSON body, delivery_info, properties, and what
+        the worker adds. None when the message is not protocol 2 with a plain JSON body of [args, kwargs, embed]."""
 
 @final
 class Child:

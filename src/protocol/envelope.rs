@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::json::{self, Loose};
@@ -41,6 +42,31 @@ pub struct Envelope {
     pub redelivered: bool,
 }
 
+/// A list element, opened: what is needed only for a moment is borrowed from it where it can be.
+#[derive(Debug)]
+pub(crate) struct Opened<'a> {
+    pub(crate) message: Message,
+    pub(crate) exchange: Cow<'a, str>,
+    pub(crate) routing_key: Cow<'a, str>,
+    pub(crate) delivery_tag: Cow<'a, str>,
+    pub(crate) redelivered: bool,
+}
+
+/// An element as nearly all are, for one pass. What does not fit is read again as [`Wire`], which tells what is wrong.
+#[derive(Deserialize)]
+struct Regular<'a> {
+    #[serde(borrow)]
+    body: Cow<'a, str>,
+    #[serde(borrow, rename = "content-type")]
+    content_type: Cow<'a, str>,
+    #[serde(borrow, default, rename = "content-encoding")]
+    content_encoding: Loose<'a>,
+    #[serde(borrow)]
+    headers: &'a RawValue,
+    #[serde(borrow)]
+    properties: Found<'a, DeliveryInfo<'a>>,
+}
+
 #[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(borrow, default)]
@@ -55,12 +81,10 @@ struct Wire<'a> {
     properties: Option<&'a RawValue>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
+/// Where it was sent to, and whether it came back.
+#[derive(Default)]
 struct DeliveryInfo<'a> {
-    #[serde(borrow)]
     exchange: Loose<'a>,
-    #[serde(borrow)]
     routing_key: Loose<'a>,
     redelivered: Loose<'a>,
 }
@@ -112,6 +136,21 @@ impl Envelope {
     /// the same. So may delivery information and tag, which stop a worker of Celery: whoever takes the message knows
     /// its queue, and tags of our own name it. Without a content type it is refused.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let Opened { message, exchange, routing_key, delivery_tag, redelivered } = Self::open(bytes)?;
+        Ok(Self {
+            message,
+            exchange: exchange.into_owned(),
+            routing_key: routing_key.into_owned(),
+            delivery_tag: delivery_tag.into_owned(),
+            redelivered,
+        })
+    }
+
+    /// The same for who takes of it only what is needed.
+    pub(crate) fn open(bytes: &[u8]) -> Result<Opened<'_>, DecodeError> {
+        if let Ok(opened) = json::object(bytes, PART).and_then(Regular::open) {
+            return Ok(opened);
+        }
         match Self::decode_masked(bytes, bytes) {
             Err(DecodeError::Json { part, line, column }) => {
                 let error = DecodeError::Json { part, line, column };
@@ -123,30 +162,60 @@ impl Envelope {
     }
 
     /// Reads `text`, which is `bytes` but for `NaN`; the headers are cut out of `bytes`.
-    fn decode_masked(bytes: &[u8], text: &[u8]) -> Result<Self, DecodeError> {
+    fn decode_masked<'a>(bytes: &[u8], text: &[u8]) -> Result<Opened<'a>, DecodeError> {
         let wire: Wire<'_> = json::object(text, PART)?;
-        let content_type = required(wire.content_type, "content-type")?.into_owned();
+        let content_type = required(wire.content_type, "content-type")?;
         let properties = wire.properties.ok_or(DecodeError::Missing { part: PART, field: "properties" })?;
-        let found: Found<'_> = json::object(properties.get().as_bytes(), "properties")?;
-        let info: DeliveryInfo<'_> = match found.delivery_info {
+        let mut found: Found<'_, &RawValue> = json::object(properties.get().as_bytes(), "properties")?;
+        let info: DeliveryInfo<'_> = match found.delivery_info.take() {
             Some(info) if info.get() != "null" => json::object(info.get().as_bytes(), "delivery_info")?,
             _ => DeliveryInfo::default(),
         };
         let headers =
             wire.headers.map_or(&b"null"[..], |headers| json::same_place(bytes, text, headers.get()));
-        Ok(Self {
-            message: Message {
-                headers: Bytes::copy_from_slice(headers),
-                body: decode_body(required(wire.body, "body")?, found.body_encoding)?,
-                properties: Properties {
-                    content_type,
-                    content_encoding: wire.content_encoding.text().unwrap_or_default().into_owned(),
-                    ..found.properties
-                },
-            },
-            exchange: info.exchange.text().unwrap_or_default().into_owned(),
-            routing_key: info.routing_key.text().unwrap_or_default().into_owned(),
-            delivery_tag: found.delivery_tag.text().unwrap_or_default().into_owned(),
+        let body = required(wire.body, "body")?;
+        let opened = found.open(headers, &body, info, &content_type, wire.content_encoding)?;
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Ok(Opened {
+            message: opened.message,
+            exchange: owned(opened.exchange),
+            routing_key: owned(opened.routing_key),
+            delivery_tag: owned(opened.delivery_tag),
+            redelivered: opened.redelivered,
+        })
+    }
+}
+
+impl<'a> Regular<'a> {
+    fn open(self) -> Result<Opened<'a>, DecodeError> {
+        let mut found = self.properties;
+        let info = found.delivery_info.take().unwrap_or_default();
+        let headers = self.headers.get().as_bytes();
+        found.open(headers, &self.body, info, &self.content_type, self.content_encoding)
+    }
+}
+
+impl<'a, I> Found<'a, I> {
+    /// All parts put together.
+    fn open(
+        self,
+        headers: &[u8],
+        body: &str,
+        info: DeliveryInfo<'a>,
+        content_type: &str,
+        content_encoding: Loose<'_>,
+    ) -> Result<Opened<'a>, DecodeError> {
+        let (headers, body) = decode_body(headers, body, &self.body_encoding)?;
+        let properties = Properties {
+            content_type: content_type.to_owned(),
+            content_encoding: content_encoding.text().unwrap_or_default().into_owned(),
+            ..self.properties
+        };
+        Ok(Opened {
+            message: Message { headers, properties, body },
+            exchange: info.exchange.text().unwrap_or_default(),
+            routing_key: info.routing_key.text().unwrap_or_default(),
+            delivery_tag: self.delivery_tag.text().unwrap_or_default(),
             redelivered: info.redelivered == Loose::Bool(true),
         })
     }
@@ -160,17 +229,29 @@ fn required<'a>(value: Loose<'a>, field: &'static str) -> Result<Cow<'a, str>, D
     }
 }
 
-fn decode_body(body: Cow<'_, str>, encoding: Loose<'_>) -> Result<Bytes, DecodeError> {
+/// Headers and decoded body, in one piece of memory.
+fn decode_body(headers: &[u8], body: &str, encoding: &Loose<'_>) -> Result<(Bytes, Bytes), DecodeError> {
     let invalid = |field, expected| DecodeError::Invalid { part: PART, field, expected };
-    match encoding {
-        Loose::Text(encoding) if encoding == "base64" => {
-            STANDARD.decode(body.as_bytes()).map(Bytes::from).map_err(|_| invalid("body", "base64"))
+    let encoded = match encoding {
+        Loose::Text(encoding) if encoding == "base64" => true,
+        Loose::Text(encoding) if !matches!(&**encoding, "utf-8" | "utf8" | "") => {
+            return Err(invalid("body_encoding", "base64 or utf-8"));
         }
-        Loose::Text(encoding) if !matches!(&*encoding, "utf-8" | "utf8" | "") => {
-            Err(invalid("body_encoding", "base64 or utf-8"))
-        }
-        _ => Ok(body.into_owned().into()),
+        _ => false,
+    };
+    let size = if encoded { base64::decoded_len_estimate(body.len()) } else { body.len() };
+    let mut both = Vec::with_capacity(headers.len() + size);
+    both.extend_from_slice(headers);
+    if encoded {
+        both.resize(headers.len() + size, 0);
+        let decoded = STANDARD.decode_slice(body, &mut both[headers.len()..]);
+        both.truncate(headers.len() + decoded.map_err(|_| invalid("body", "base64"))?);
+    } else {
+        both.extend_from_slice(body.as_bytes());
     }
+    let mut both = Bytes::from(both);
+    let body = both.split_off(headers.len());
+    Ok((both, body))
 }
 
 /// A property and the comma behind it: none of ours is the last.
@@ -188,33 +269,37 @@ fn write_base64(out: &mut Vec<u8>, data: &[u8]) {
     written.expect("padded base64 takes four bytes for every three");
 }
 
-/// The property object as it comes.
-#[derive(Default)]
-struct Found<'a> {
+/// The property object as it comes. `I` is what is made of the delivery information.
+struct Found<'a, I> {
     properties: Properties,
-    delivery_info: Option<&'a RawValue>,
+    delivery_info: Option<I>,
     body_encoding: Loose<'a>,
     delivery_tag: Loose<'a>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Found<'a> {
+impl<'de: 'a, 'a, I: Deserialize<'de>> Deserialize<'de> for Found<'a, I> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FoundVisitor)
+        deserializer.deserialize_map(FoundVisitor(PhantomData))
     }
 }
 
-struct FoundVisitor;
+struct FoundVisitor<I>(PhantomData<I>);
 
-impl<'de> Visitor<'de> for FoundVisitor {
-    type Value = Found<'de>;
+impl<'de, I: Deserialize<'de>> Visitor<'de> for FoundVisitor<I> {
+    type Value = Found<'de, I>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = Found::default();
-        found.properties.delivery_mode = 2;
+        let properties = Properties { delivery_mode: 2, ..Properties::default() };
+        let mut found = Found {
+            properties,
+            delivery_info: None,
+            body_encoding: Loose::Absent,
+            delivery_tag: Loose::Absent,
+        };
         while let Some(Loose::Text(name)) = map.next_key()? {
             let properties = &mut found.properties;
             match &*name {
@@ -232,6 +317,37 @@ impl<'de> Visitor<'de> for FoundVisitor {
             }
         }
         Ok(found)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for DeliveryInfo<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(InfoVisitor)
+    }
+}
+
+struct InfoVisitor;
+
+impl<'de> Visitor<'de> for InfoVisitor {
+    type Value = DeliveryInfo<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut info = DeliveryInfo::default();
+        while let Some(Loose::Text(name)) = map.next_key()? {
+            match &*name {
+                "exchange" => info.exchange = map.next_value()?,
+                "routing_key" => info.routing_key = map.next_value()?,
+                "redelivered" => info.redelivered = map.next_value()?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(info)
     }
 }
 

@@ -24,7 +24,12 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8], part: &'static str)
             Err(error) => DecodeError::json(part, &error),
         });
     }
-    serde_json::from_slice(text).map_err(|error| DecodeError::json(part, &error))
+    // Checked as a whole, which is quicker than each text by itself.
+    let parsed = match std::str::from_utf8(text) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(text),
+    };
+    parsed.map_err(|error| DecodeError::json(part, &error))
 }
 
 /// Python writes `NaN`, `Infinity` and `-Infinity`, which are not JSON. Gives a copy of the same length with

@@ -23,6 +23,8 @@ mod v1;
 pub use compression::{CompressionError, compress, decompress};
 pub use control::{ControlReply, ControlRequest, ReplyTo};
 pub use envelope::Envelope;
+#[cfg(feature = "redis")]
+pub(crate) use envelope::Opened;
 pub use error::DecodeError;
 pub use event::{EVENT_EXCHANGE, EventWriter, ShownTask, event_message, event_routing_key};
 pub use headers::TaskHeaders;

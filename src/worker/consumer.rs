@@ -40,6 +40,7 @@ use super::tasks::Tasks;
 use super::upkeep::{Chore, Renewed};
 use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
 use crate::clock::Clock;
+use crate::numbers::NumberMap;
 
 /// Outcomes that may wait for their commit before no more is claimed.
 const MAX_UNCOMMITTED: usize = 500;
@@ -93,7 +94,7 @@ pub(super) struct ConsumerLoop {
     pub(super) born: Instant,
 
     /// Requests that are claimed, or acknowledged and not over.
-    pub(super) requests: HashMap<RequestTag, Request>,
+    pub(super) requests: NumberMap<Request>,
     /// Requests that a child has while their claim is or may be lost, by id: when their message comes again, it is
     /// theirs. Written when a loss is told, and by whatever takes a request out of the table.
     pub(super) orphans: HashMap<String, RequestTag>,

@@ -46,22 +46,23 @@ impl ConsumerLoop {
         if let Some((reason, detail)) = strategy::refuse(&delivery.message, &self.options) {
             return self.refuse(source, &delivery, reason, detail);
         }
-        delivery.message = match std::mem::take(&mut delivery.message).upgrade() {
-            Ok(message) => message,
+        let message = match std::mem::take(&mut delivery.message).upgrade() {
+            Ok(message) => Arc::new(message),
             Err((message, error)) => {
                 delivery.message = message;
                 return self.refuse(source, &delivery, DeadReason::Malformed, error.to_string());
             }
         };
-        let headers = match delivery.message.task_headers() {
+        let headers = match message.task_headers() {
             Ok(headers) => headers,
             Err(error) => {
                 let detail = error.to_string();
+                delivery.message = Message::clone(&message);
                 return self.refuse(source, &delivery, DeadReason::Malformed, detail);
             }
         };
         if delivery.redelivered
-            && let Some(tag) = self.runs_already(&headers.id, &delivery)
+            && let Some(tag) = self.runs_already(&headers.id, delivery.claim, &message)
             && self.adopt(tag, source, delivery.claim, instant)
         {
             return;
@@ -70,18 +71,17 @@ impl ConsumerLoop {
         let revoked =
             self.revoked.contains(&headers.id, now) || self.revoked.stamps.any(&delivery.message.headers);
         let decision = strategy::decide(&headers, task.is_some(), revoked, now);
-        let mut request = self.request(source, &delivery, &headers, task);
-        request.message = delivery.message;
+        let request = self.request(source, &delivery, &headers, task, &message);
         self.accept(request, decision, now, instant);
     }
 
     /// The request of a message that comes again: one whose claim is known to be lost, or that was at the same place
     /// in the store, where its claim has ended with this one, or whose early acknowledgement did not get through.
     /// Looked through only for what was delivered before.
-    fn runs_already(&self, id: &str, again: &Delivery) -> Option<RequestTag> {
+    fn runs_already(&self, id: &str, claim: ClaimId, message: &Message) -> Option<RequestTag> {
         let same = |request: &Request| match request.claim {
-            Some(old) => old.id == again.claim.id && old.fence < again.claim.fence,
-            None => request.message.body == again.message.body,
+            Some(old) => old.id == claim.id && old.fence < claim.fence,
+            None => request.message.body == message.body,
         };
         let found = || self.requests.iter().find(|(_, request)| request.id == id && same(request));
         self.orphans.get(id).copied().or_else(|| found().map(|(tag, _)| *tag))
@@ -114,6 +114,7 @@ impl ConsumerLoop {
         delivery: &Delivery,
         headers: &TaskHeaders<'_>,
         task: Option<u32>,
+        message: &Arc<Message>,
     ) -> Request {
         let name =
             task.map_or_else(|| Arc::from(&*headers.task), |number| self.tasks.task(number).name.clone());
@@ -129,7 +130,7 @@ impl ConsumerLoop {
             task,
             name,
             id: headers.id.clone().into_owned(),
-            message: Message::default(),
+            message: message.clone(),
             exchange: delivery.exchange.clone(),
             routing_key: delivery.routing_key.clone(),
             redelivered: delivery.redelivered,

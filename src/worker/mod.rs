@@ -52,6 +52,7 @@ use tokio::time::Instant;
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
 use crate::clock::{Clock, Lamport};
+use crate::numbers::NumberMap;
 use commit::{Commits, Stores};
 use consumer::ConsumerLoop;
 use control::Heard;
@@ -197,7 +198,7 @@ impl Worker {
             log,
             stats: self.stats,
             born: now,
-            requests: HashMap::new(),
+            requests: NumberMap::default(),
             orphans: HashMap::new(),
             next_tag: 1,
             ready: VecDeque::new(),

@@ -17,7 +17,7 @@ use super::strategy;
 use super::told::TaskEvent;
 use super::upkeep::Chore;
 use crate::broker::{Commit, DeadReason, Settle};
-use crate::protocol::{Publication, ResultRecord};
+use crate::protocol::{Message, Publication, ResultRecord};
 
 /// An early acknowledgement waits this long for the outcome. The pool tells that a request has begun
 /// when it has run for a millisecond, so that both together are two.
@@ -197,7 +197,7 @@ impl ConsumerLoop {
         let letter = Publication {
             exchange: request.exchange.to_string(),
             routing_key: request.routing_key.to_string(),
-            message: request.message.clone(),
+            message: Message::clone(&request.message),
             due_ms: None,
             declare: None,
         };

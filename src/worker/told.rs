@@ -1,6 +1,7 @@
 //! Tells the program around the worker of single requests, for signals that are sent in the worker's own process
 //! (`task_received` and its like). Nothing is made of a request unless the program asked for its kind.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::consumer::ConsumerLoop;
@@ -84,9 +85,9 @@ impl ConsumerLoop {
             let execution = Execution {
                 tag: 0,
                 mode: Mode::Run,
-                message: delivery.message.clone(),
-                exchange: delivery.exchange.to_string(),
-                routing_key: delivery.routing_key.to_string(),
+                message: Arc::new(delivery.message.clone()),
+                exchange: delivery.exchange.clone(),
+                routing_key: delivery.routing_key.clone(),
                 redelivered: delivery.redelivered,
                 soft_limit: None,
                 hard_limit: None,

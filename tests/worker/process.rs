@@ -35,8 +35,8 @@ fn execution(tag: RequestTag, order: &str) -> Execution {
     Execution {
         tag,
         mode: Mode::Run,
-        message: Message { body: order.to_owned().into(), ..Message::default() },
-        exchange: String::new(),
+        message: Message { body: order.to_owned().into(), ..Message::default() }.into(),
+        exchange: "".into(),
         routing_key: "celery".into(),
         redelivered: false,
         soft_limit: None,

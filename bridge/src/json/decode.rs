@@ -16,18 +16,46 @@ pub(crate) fn from_json<'py>(
     decoders: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let text = std::str::from_utf8(data).map_err(|error| Class::Decode.error(py, error.to_string()))?;
-    let mut decoder = Decoder {
-        py,
-        text,
-        bytes: data,
-        at: 0,
-        depth: 0,
-        decoders,
-        keys: KEYS.try_lock(),
-        values: Vec::new(),
-        scratch: Vec::new(),
-    };
-    decoder.document().map_err(|error| Class::Decode.wrap(py, error))
+    Decoder::new(py, text, decoders).document().map_err(|error| Class::Decode.wrap(py, error))
+}
+
+/// Decodes an object into a dict; false when it is no object. After an error the dict holds a part of it.
+pub(crate) fn object_into(data: &[u8], dict: &Bound<'_, PyDict>) -> PyResult<bool> {
+    let py = dict.py();
+    let text = std::str::from_utf8(data).map_err(|error| Class::Decode.error(py, error.to_string()))?;
+    let mut decoder = Decoder::new(py, text, None);
+    if decoder.peek() != Some(b'{') {
+        return Ok(false);
+    }
+    decoder.at += 1;
+    decoder.members(dict)?;
+    Ok(decoder.peek().is_none())
+}
+
+/// Decodes what a text has in front of its known end: `[first, second`; none when it is anything else.
+pub(crate) fn open_pair<'py>(
+    py: Python<'py>,
+    data: &[u8],
+    decoders: Option<&Bound<'py, PyDict>>,
+) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let mut decoder = Decoder::new(py, std::str::from_utf8(data).ok()?, decoders);
+    decoder.peek().filter(|byte| *byte == b'[')?;
+    (decoder.at, decoder.depth) = (decoder.at + 1, 1);
+    let first = decoder.value().ok()?;
+    decoder.peek().filter(|byte| *byte == b',')?;
+    decoder.at += 1;
+    let second = decoder.value().ok()?;
+    decoder.peek().is_none().then_some((first, second))
+}
+
+/// The text that code has for a name; keys of that name are the same object as long as it is remembered, and a dict
+/// finds those without comparing texts. For names of ours alone: such texts may live for ever.
+pub(crate) fn known_key<'py>(py: Python<'py>, name: &'static str) -> Bound<'py, PyString> {
+    let object = PyString::intern(py, name);
+    if let Some(mut keys) = KEYS.try_lock() {
+        keys.slots[place(name.as_bytes())] = Some((name.into(), object.clone().unbind()));
+    }
+    object
 }
 
 struct Decoder<'a, 'py> {
@@ -45,7 +73,21 @@ struct Decoder<'a, 'py> {
     scratch: Vec<u8>,
 }
 
-impl<'py> Decoder<'_, 'py> {
+impl<'a, 'py> Decoder<'a, 'py> {
+    fn new(py: Python<'py>, text: &'a str, decoders: Option<&'a Bound<'py, PyDict>>) -> Self {
+        Self {
+            py,
+            text,
+            bytes: text.as_bytes(),
+            at: 0,
+            depth: 0,
+            decoders,
+            keys: KEYS.try_lock(),
+            values: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
     fn document(&mut self) -> PyResult<Bound<'py, PyAny>> {
         let value = self.value()?;
         match self.peek() {
@@ -131,11 +173,17 @@ impl<'py> Decoder<'_, 'py> {
 
     fn object(&mut self) -> PyResult<Bound<'py, PyAny>> {
         let dict = PyDict::new(self.py);
+        let marks = self.members(&dict)?;
+        if marks >= 2 && dict.len() == 2 { self.marked(dict) } else { Ok(dict.into_any()) }
+    }
+
+    /// The members of an object whose brace was read, into a dict; how many of them are marks of a type.
+    fn members(&mut self, dict: &Bound<'py, PyDict>) -> PyResult<usize> {
+        let mut marks = 0;
         if self.peek() == Some(b'}') {
             self.at += 1;
-            return Ok(dict.into_any());
+            return Ok(marks);
         }
-        let mut marks = 0;
         loop {
             if self.peek() != Some(b'"') {
                 return Err(self.error("Expecting property name enclosed in double quotes"));
@@ -156,7 +204,7 @@ impl<'py> Decoder<'_, 'py> {
             }
         }
         self.at += 1;
-        if marks >= 2 && dict.len() == 2 { self.marked(dict) } else { Ok(dict.into_any()) }
+        Ok(marks)
     }
 
     /// An object of two keys, at least one of them a mark.
@@ -359,10 +407,7 @@ impl KeyCache {
         if key.len() > 32 {
             return PyString::new(py, key);
         }
-        let hash = key
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let slot = &mut self.slots[(hash >> 16 ^ hash) as usize & 255];
+        let slot = &mut self.slots[place(key.as_bytes())];
         match slot {
             Some((cached, object)) if **cached == *key => object.bind(py).clone(),
             _ => {
@@ -372,4 +417,13 @@ impl KeyCache {
             }
         }
     }
+}
+
+/// A place for a key, by its length, its first and its last bytes.
+fn place(key: &[u8]) -> usize {
+    let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let end = key.len().min(8);
+    let mixed = (word(&key[..end]) ^ word(&key[key.len() - end..]).rotate_left(29) ^ key.len() as u64)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56) as usize
 }

@@ -12,7 +12,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyString};
 
-pub(crate) use decode::from_json;
+pub(crate) use decode::{from_json, known_key, object_into, open_pair};
 pub(crate) use encode::{append_json, append_text, to_json};
 
 /// Levels of nesting that are read and written.

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple, bytes})
 
 
+#: Written as `[]`; nobody changes it.
+_NO_CHILDREN: list[Any] = []
+
+
 class ResultTooLarge(Exception):
     """The encoded result is larger than `result_max_bytes` allows."""
 
@@ -41,6 +45,8 @@ class RecordWriter:
         self._max_bytes: int = conf.get("result_max_bytes") or 0
         self._zone: tzinfo = app.timezone or UTC
         self._now_is_utc = self._zone is UTC
+        #: What most results are needs no more than one call.
+        self._simple = self._plain_json and self._now_is_utc and not self._max_bytes
         self._node = node
 
     def success(self, request: Context, value: Any) -> ResultRecord:
@@ -50,7 +56,14 @@ class RecordWriter:
             EncodeError: The serializer refuses the value.
             ResultTooLarge: It takes more bytes than are allowed.
         """
-        if type(value) not in _PLAIN and hasattr(value, "as_tuple") and hasattr(value, "ready"):
+        if type(value) in _PLAIN:
+            if self._simple and not request._children:
+                group, parent, expires = request.group, request.parent_id, self._expires
+                task_id = request.id or ""
+                return json_record(
+                    task_id, states.SUCCESS, value, None, _NO_CHILDREN, True, group, parent, expires, json.default
+                )
+        elif hasattr(value, "as_tuple") and hasattr(value, "ready"):
             value = value.as_tuple()
         record = self._record(states.SUCCESS, request, request.id or "", value, None, self._done())
         if self._max_bytes and len(record.record) > self._max_bytes:

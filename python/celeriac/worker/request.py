@@ -41,22 +41,16 @@ class Opener:
         Raises:
             Refused: The message is not what the protocol says, or of a type that is not accepted.
         """
+        if self._accepts_json and registry.json_is_own():
+            fields = execution.request(json.decoders(), self._node)
+            if fields is not None:
+                return _context(fields)
+        return self._open_any(execution)
+
+    def _open_any(self, execution: Execution) -> Context:
+        """The same for any serializer and protocol, step by step, with words for what is wrong."""
         # Decoded anew each time that they are asked for: this dict is ours, and becomes the request's.
         headers, properties = execution.headers, execution.properties
-        if (
-            properties.get("content_type") == json.CONTENT_TYPE
-            and self._accepts_json
-            and not headers.get("compression")
-            and registry.json_is_own()
-        ):
-            delivery = (execution.exchange, execution.routing_key, execution.redelivered)
-            body, decoders, node = execution.body, json.decoders(), self._node
-            if _core.fill_request(headers, properties, body, decoders, delivery, node, execution.tag):
-                return _context(headers)
-        return self._open_any(execution, headers, properties)
-
-    def _open_any(self, execution: Execution, headers: dict[str, Any], properties: dict[str, Any]) -> Context:
-        """The same for any serializer and protocol, step by step, with words for what is wrong."""
         args, kwargs, embed = self._payload(execution.body, headers, properties)
         headers["args"] = args
         headers["kwargs"] = kwargs

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use super::consumer::{Claim, Inner};
+use super::consumer::Inner;
 use super::dead::CRASHES;
+use super::held::Claim;
 use super::keys::Queues;
 use super::recover::End;
 use super::scripts::{CLAIM, DISOWN};
 use crate::broker::{BrokerError, ClaimId, Credit, DeadReason, Delivery};
 use crate::clock::UnixMillis;
 use crate::driver::routing::{QueueOrder, in_turns};
-use crate::protocol::{DecodeError, Envelope};
+use crate::protocol::{DecodeError, Envelope, Opened};
 
 /// More is asked for in several looks.
 const MOST: usize = 5_000;
@@ -219,7 +220,7 @@ struct Names {
 
 impl Names {
     fn delivery(&mut self, number: u64, queue: &Arc<str>, element: &[u8]) -> Result<Delivery, DecodeError> {
-        let Envelope { mut message, exchange, routing_key, redelivered, .. } = Envelope::decode(element)?;
+        let Opened { mut message, exchange, routing_key, redelivered, .. } = Envelope::open(element)?;
         let crashes = message.properties.other.remove(CRASHES);
         let crashes = crashes.and_then(|count| count.as_u64()).and_then(|count| u32::try_from(count).ok());
         Ok(Delivery {

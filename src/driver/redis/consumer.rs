@@ -1,6 +1,6 @@
 //! A consumer: its registration, what it holds, and the calls of the contract.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,26 +9,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{FromRedisValue, Value, pipe};
-use tokio::runtime::Handle;
 use tokio::sync::futures::Notified;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::broker::Shared;
 use super::claim::{Leases, Looked};
 use super::hear::Hearing;
+use super::held::{Claim, write_tag};
+use super::kept::Asker;
 use super::keys::Queues;
 use super::publish::expires_ms;
 use super::record::ResultPlace;
 use super::recover::{End, Holder, Registered, abandon};
 use super::scripts::{REGISTER, RENEW};
-use super::settle::settlement;
 use super::wake::{Alarm, Armed};
 use crate::broker::{
-    BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadReason, Delivery, Renewal, Settle,
+    BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadReason, Delivery, Renewal,
 };
 use crate::clock::UnixMillis;
 use crate::driver::process::Process;
+use crate::numbers::NumberMap;
 
 /// A claim that waits looks again after so long, whatever it was told.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -36,8 +36,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// Processes of this host are looked at this often.
 const NEIGHBOURS: Duration = Duration::from_secs(1);
-/// Deliveries that nobody took since the claim was dropped go back after this.
-const KEPT: Duration = Duration::from_millis(50);
 /// Overdue claims of kombu are looked for this often.
 const FOREIGN: Duration = Duration::from_secs(10);
 /// Shortest time between two refreshes of what is held.
@@ -79,7 +77,7 @@ pub(super) struct State {
     /// What names this consumer in the store. Written when the lease was lost and a new one is taken.
     pub(super) token: Arc<str>,
     /// Everything that is held under the token, by number.
-    pub(super) claims: HashMap<u64, Claim>,
+    pub(super) claims: NumberMap<Claim>,
     /// Claimed, and not yet given to whoever asks: filled by looks, emptied by claims.
     pub(super) kept: VecDeque<Delivery>,
     /// Claimed, unreadable, and to be settled by the next look.
@@ -97,21 +95,12 @@ pub(super) struct State {
     foreign_seen: Option<Instant>,
 }
 
-/// One claim that is held.
-#[derive(Debug)]
-pub(super) struct Claim {
-    pub(super) queue: Arc<str>,
-    pub(super) step: u8,
-    /// The store was told that it has begun.
-    pub(super) marked: bool,
-}
-
 impl RedisConsumer {
     pub(super) async fn start(store: &Arc<Shared>, options: ConsumerOptions) -> Result<Self, BrokerError> {
         store.measure_clock().await?;
         let state = State {
             token: new_token(),
-            claims: HashMap::new(),
+            claims: NumberMap::default(),
             kept: VecDeque::new(),
             condemned: Vec::new(),
             doubtful: Vec::new(),
@@ -247,67 +236,6 @@ impl Inner {
         state.rotations[turn % state.rotations.len()].clone()
     }
 
-    pub(super) fn has_kept(&self) -> bool {
-        !self.state.lock().kept.is_empty()
-    }
-
-    /// What was claimed before and fits.
-    fn take_kept(&self, credit: Credit) -> Option<Vec<Delivery>> {
-        let mut state = self.state.lock();
-        let mut bytes = 0;
-        let mut count = 0;
-        for delivery in state.kept.iter().take(credit.count) {
-            bytes += delivery.message.size();
-            if bytes > credit.bytes && count > 0 {
-                break;
-            }
-            count += 1;
-        }
-        (count > 0).then(|| state.kept.drain(..count).collect())
-    }
-
-    /// Gives back, unmarked and in order, what was kept and nobody takes.
-    fn release_kept_later(self: &Arc<Self>) {
-        let Ok(runtime) = Handle::try_current() else { return };
-        let inner = Arc::downgrade(self);
-        runtime.spawn(async move {
-            tokio::time::sleep(KEPT).await;
-            let Some(inner) = inner.upgrade() else { return };
-            let kept = std::mem::take(&mut inner.state.lock().kept);
-            // Parked until a moment that is past: back where it was, and as it was.
-            let back = || Settle::Park(UnixMillis(0));
-            let commits: Vec<Commit> =
-                kept.iter().map(|delivery| settlement(delivery.claim.fence, back())).collect();
-            if !commits.is_empty() && inner.carry_out(&commits).await.is_err() {
-                // The next claim finds them, or the end of the lease.
-                let mut state = inner.state.lock();
-                let lost =
-                    kept.into_iter().filter(|delivery| state.claims.contains_key(&delivery.claim.fence));
-                let lost: Vec<Delivery> = lost.collect();
-                for delivery in lost.into_iter().rev() {
-                    state.kept.push_front(delivery);
-                }
-            }
-        });
-    }
-
-    /// Looks in a task of its own: what the script has taken is kept even if nobody waits for it any more.
-    async fn look_apart(
-        self: &Arc<Self>,
-        credit: Credit,
-        queues: Arc<Queues>,
-    ) -> Result<Looked, BrokerError> {
-        let (answer, asked) = oneshot::channel();
-        let inner = self.clone();
-        tokio::spawn(async move {
-            let looked = inner.look(credit, &queues).await;
-            if answer.send(looked).is_err() && inner.has_kept() {
-                inner.release_kept_later();
-            }
-        });
-        asked.await.unwrap_or(Err(BrokerError::Closed))
-    }
-
     /// Looks at the processes of this host, about once a second; whether one was gone.
     async fn look_at_neighbours(&self) -> Result<bool, BrokerError> {
         let dead: Vec<Registered> = {
@@ -375,10 +303,12 @@ async fn refresh(inner: Weak<Inner>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
         let Some(inner) = inner.upgrade() else { return };
-        let tags: Vec<String> = {
+        let tags: Vec<Vec<u8>> = {
             let state = inner.state.lock();
             let tag = |(number, claim): (&u64, &Claim)| {
-                format!("{}:{number}:{}:{}", state.token, claim.step, claim.queue)
+                let mut tag = Vec::new();
+                write_tag(&mut tag, &state.token, *number, claim);
+                tag
             };
             state.claims.iter().map(tag).collect()
         };
@@ -392,17 +322,6 @@ async fn refresh(inner: Weak<Inner>, every: Duration) {
             if let Err(error) = inner.store.link.pipeline::<Value>(&pipeline).await {
                 tracing::warn!("cannot refresh claims: {error}");
             }
-        }
-    }
-}
-
-/// Notices that whoever asked for a claim has gone.
-struct Asker<'a>(&'a Arc<Inner>);
-
-impl Drop for Asker<'_> {
-    fn drop(&mut self) {
-        if self.0.has_kept() {
-            self.0.release_kept_later();
         }
     }
 }

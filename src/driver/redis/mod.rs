@@ -3,7 +3,7 @@
 //! - `address`, `dial`, `wire`, `link`, `direct`, `errors`, `script`: the connection.
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
 //! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
-//! - `consumer`, `claim`, `settle`, `recover`, `wake`: consumers.
+//! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `watch`: results.
 
 mod address;
@@ -16,8 +16,10 @@ mod dial;
 mod direct;
 mod errors;
 mod hear;
+mod held;
 mod inbox;
 mod inspect;
+mod kept;
 mod keys;
 mod link;
 mod listen;

@@ -25,6 +25,8 @@ const HEAD: usize = 64;
 pub(super) const STORE_RESULTS: &str = r#"
 local function is_success(stored)
   if not stored then return false end
+  -- As Celery and we write it.
+  if string.find(stored, '^{"status": "SUCCESS"') then return true end
   local first = string.byte(stored, 1)
   if not first then return false end
   if string.find(stored, '^%s*{%s*"status"%s*:%s*"SUCCESS"') then return true end
@@ -51,16 +53,17 @@ local function store_results(keys, ttls, bodies)
       if is_success(stored[i - from + 1]) then final[asked[i]] = true end
     end
   end
+  local call = redis.call
   for i = 1, #keys do
-    local key = keys[i]
-    if not final[key] or successes[i] then
+    local key, body = keys[i], bodies[i]
+    if successes[i] or not final[key] then
       if ttls[i] == '0' then
-        redis.call('SET', key, bodies[i])
+        call('SET', key, body)
       else
-        redis.call('SET', key, bodies[i], 'PX', ttls[i])
+        call('SET', key, body, 'PX', ttls[i])
       end
-      redis.call('PUBLISH', key, bodies[i])
-      final[key] = successes[i]
+      call('PUBLISH', key, body)
+      if successes[i] and #asked > 0 then final[key] = true end
     end
   end
 end
@@ -93,7 +96,7 @@ impl ResultPlace {
 
     /// The key of a task's record; also the channel that it is published on.
     pub fn key(&self, task_id: &str) -> String {
-        format!("{}{KEY}{task_id}", self.prefix)
+        [&self.prefix, KEY, task_id].concat()
     }
 }
 

@@ -2,19 +2,24 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::ops::Range;
 
 use redis::{FromRedisValue, Value};
 
 use super::consumer::Inner;
 use super::dead::one_field;
+use super::held::write_tag;
 use super::publish::Step;
+use super::record::ttl;
 use super::scripts::COMMIT;
 use crate::broker::{BrokerError, Commit, Committed, Settle};
-use crate::protocol::Publication;
+use crate::numbers::NumberSet;
+use crate::protocol::{Publication, ResultRecord};
 
 /// Arguments in front of the tags.
 const FIXED: usize = 9;
+/// What a tag takes, about: room for so much is made at once.
+const TAG: usize = 40;
 
 pub(super) type Arg<'a> = Cow<'a, [u8]>;
 
@@ -24,8 +29,16 @@ struct Entry<'a> {
     commit: usize,
     number: u64,
     kind: char,
-    tag: String,
+    /// Where its tag is in the text of all tags.
+    tag: Range<usize>,
     extras: Vec<Arg<'a>>,
+}
+
+/// The claims of a batch, in the order in which the script is to settle them.
+struct Entries<'a> {
+    list: Vec<Entry<'a>>,
+    /// All tags, one behind the other.
+    tags: Vec<u8>,
 }
 
 impl Entry<'_> {
@@ -44,11 +57,15 @@ pub(super) fn text<'a>(text: impl ToString) -> Arg<'a> {
     Cow::Owned(text.to_string().into_bytes())
 }
 
+fn letter(letter: &'static str) -> Arg<'static> {
+    Cow::Borrowed(letter.as_bytes())
+}
+
 impl Inner {
     /// Carries out a batch in one step.
     pub(super) async fn carry_out(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError> {
         let mut answers = vec![Committed::Done; batch.len()];
-        let entries = self.entries(batch, &mut answers);
+        let Entries { list: entries, tags } = self.entries(batch, &mut answers);
         let mut places = vec![0; batch.len()];
         for (at, entry) in entries.iter().enumerate() {
             places[entry.commit] = at + 1;
@@ -59,7 +76,8 @@ impl Inner {
         }
         let kinds: String = entries.iter().map(|entry| entry.kind).collect();
         let layout = &self.store.layout;
-        let mut args: Vec<Arg<'_>> = vec![
+        let mut args: Vec<Arg<'_>> = Vec::with_capacity(FIXED + 2 * entries.len() + operations.len());
+        args.extend([
             text(self.store.now().0),
             text(self.options.max_crashes),
             text(layout.dead_letters),
@@ -69,8 +87,8 @@ impl Inner {
             text(FIXED + entries.len() + operations.len() + 1),
             text(self.store.address.database()),
             text(self.results.database),
-        ];
-        args.extend(entries.iter().map(|entry| Cow::Borrowed(entry.tag.as_bytes())));
+        ]);
+        args.extend(entries.iter().map(|entry| Cow::Borrowed(&tags[entry.tag.clone()])));
         args.extend(operations);
         args.extend(entries.iter().flat_map(|entry| entry.extras.iter().cloned()));
         let answer = self.store.link.script(&COMMIT, &layout.shared, &args).await;
@@ -81,9 +99,10 @@ impl Inner {
 
     /// The claims of a batch, in the order in which the script is to settle them. Those that are known to be lost are
     /// answered here.
-    fn entries<'a>(&self, batch: &'a [Commit], answers: &mut [Committed]) -> Vec<Entry<'a>> {
-        let mut settled = HashSet::new();
+    fn entries<'a>(&self, batch: &'a [Commit], answers: &mut [Committed]) -> Entries<'a> {
+        let mut settled = NumberSet::default();
         let mut entries = Vec::with_capacity(batch.len());
+        let mut tags = Vec::with_capacity(batch.len() * TAG);
         let mut state = self.state.lock();
         let token = state.token.clone();
         for (at, commit) in batch.iter().enumerate() {
@@ -103,7 +122,9 @@ impl Inner {
                     kind = kind.to_ascii_uppercase();
                 }
             }
-            let tag = format!("{token}:{number}:{}:{}", held.step, held.queue);
+            let start = tags.len();
+            write_tag(&mut tags, &token, number, held);
+            let tag = start..tags.len();
             entries.push(Entry { commit: at, number, kind, tag, extras });
         }
         drop(state);
@@ -112,7 +133,7 @@ impl Inner {
                 |entry: &Entry<'_>| (entry.goes_right(), entry.goes_right().then_some(Reverse(entry.number)));
             entries.sort_by_key(order);
         }
-        entries
+        Entries { list: entries, tags }
     }
 
     /// Publications and results, each with the place of its claim.
@@ -140,11 +161,11 @@ impl Inner {
                 let claim = places[at];
                 match step {
                     Step::Push { list, element } => {
-                        operations.extend([text('l'), text(claim), text(list), Cow::Owned(element)]);
+                        operations.extend([letter("l"), text(claim), text(list), Cow::Owned(element)]);
                     }
                     Step::Park { parked, due_ms, member } => {
                         operations.extend([
-                            text('z'),
+                            letter("z"),
                             text(claim),
                             text(parked),
                             text(due_ms),
@@ -152,22 +173,35 @@ impl Inner {
                         ]);
                     }
                     Step::Broadcast { channel, element } => {
-                        operations.extend([text('f'), text(claim), text(channel), Cow::Owned(element)]);
+                        operations.extend([letter("f"), text(claim), text(channel), Cow::Owned(element)]);
                     }
                     Step::Expire { list, ms } => {
-                        operations.extend([text('x'), text(claim), text(list), text(ms)]);
+                        operations.extend([letter("x"), text(claim), text(list), text(ms)]);
                     }
                 }
             }
         }
-        for (at, commit) in batch.iter().enumerate().filter(|(at, _)| live(*at)) {
-            for record in &commit.results {
-                let key = text(self.results.key(&record.task_id));
-                let ttl = text(super::record::ttl(record));
-                operations.extend([text('s'), text(places[at]), key, ttl, Cow::Borrowed(&record.record[..])]);
+        let records = batch.iter().enumerate().filter(|(at, _)| live(*at));
+        let records =
+            records.flat_map(|(at, commit)| commit.results.iter().map(move |record| (places[at], record)));
+        self.add_records(&mut operations, &records.collect::<Vec<_>>());
+        Ok(operations)
+    }
+
+    /// Results, each with the place of its claim. Those of claims in a row that are kept equally long are one operation.
+    fn add_records<'a>(&self, operations: &mut Vec<Arg<'a>>, records: &[(usize, &'a ResultRecord)]) {
+        let follows = |(place, record): &(usize, &ResultRecord), (next, other): &(usize, &ResultRecord)| {
+            let in_a_row = if *place == 0 { *next == 0 } else { *next == place + 1 };
+            in_a_row && record.expires_ms == other.expires_ms
+        };
+        for row in records.chunk_by(follows) {
+            let (place, first) = row[0];
+            operations.extend([letter("s"), text(place), text(ttl(first)), text(row.len())]);
+            for (_, record) in row {
+                let key = Cow::Owned(self.results.key(&record.task_id).into_bytes());
+                operations.extend([key, Cow::Borrowed(&record.record[..])]);
             }
         }
-        Ok(operations)
     }
 
     fn conclude(&self, entries: &[Entry<'_>], answer: Value, answers: &mut [Committed]) {

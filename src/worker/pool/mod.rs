@@ -6,6 +6,7 @@
 pub mod process;
 pub mod scripted;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,11 +24,11 @@ pub struct Execution {
     /// Run the task, or conclude a task that will not run (any more).
     pub mode: Mode,
     /// The message, whole.
-    pub message: Message,
+    pub message: Arc<Message>,
     /// `delivery_info` of the task's context.
-    pub exchange: String,
+    pub exchange: Arc<str>,
     /// As above.
-    pub routing_key: String,
+    pub routing_key: Arc<str>,
     /// As above.
     pub redelivered: bool,
     /// `SoftTimeLimitExceeded` is raised in the task after this time.
@@ -154,7 +155,6 @@ pub trait Pool: Send {
     fn free(&self, short: bool) -> usize;
 
     /// Gives an execution to a slot; gives it back when there is none.
-    #[expect(clippy::result_large_err, reason = "the execution is given back")]
     fn submit(&mut self, execution: Execution) -> Result<(), Execution>;
 
     /// Waits for events and appends them, in order. Cancel-safe.

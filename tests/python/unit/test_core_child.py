@@ -52,9 +52,12 @@ class Supervisor:
         hard: float | None = None,
         redelivered: bool = False,
         body: bytes = b"[[], {}, {}]",
+        headers: bytes | None = None,
+        content_type: str = "application/json",
     ) -> None:
-        message = text("application/json") + text("utf-8") + b"\1" + text(f"id-{tag}") + b"\0" + b"\2"
-        message += b"\1\5" + b"\0" + text("") + text(json.dumps({"task": "t", "id": f"id-{tag}"})) + text(body)
+        headers = json.dumps({"task": "t", "id": f"id-{tag}"}).encode() if headers is None else headers
+        message = text(content_type) + text("utf-8") + b"\1" + text(f"id-{tag}") + b"\1" + text("r") + b"\2"
+        message += b"\1\5" + b"\0" + text("") + text(headers) + text(body)
         flags = bytes([int(redelivered)])
         self.send(
             "E",
@@ -103,12 +106,99 @@ def test_a_request_arrives_whole(supervisor: Supervisor) -> None:
         "content_type": "application/json",
         "content_encoding": "utf-8",
         "correlation_id": "id-7",
+        "reply_to": "r",
         "delivery_mode": 2,
         "priority": 5,
     }
     assert (got.body, got.exchange, got.routing_key, got.redelivered) == (b"\xff\x00", "x", "k", True)
     assert (got.soft_limit, got.hard_limit) == (1.5, 3.0)
     respond(child, 7)
+
+
+#: How Celery ends a body that nothing follows.
+PLAIN = b', {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+
+
+def request(supervisor: Supervisor, body: bytes, headers: bytes, **more: Any) -> dict[str, Any] | None:
+    """The fields of a request, without those that are None because no header has them."""
+    child = supervisor.child()
+    supervisor.execute(7, body=body, headers=headers, **more)
+    got = child.receive(30)
+    assert got is not None
+    fields = got.request(None, "node@host")
+    respond(child, 7)
+    return fields and {name: value for name, value in fields.items() if value is not None}
+
+
+EMBED = {"callbacks": ["c"], "errbacks": None, "chain": ["n"], "chord": None}
+FORGED = {"task": "t", "retries": None, "headers": {"x": 1}, "_tag": 9, "hostname": "h", "chain": ["f"], "own": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("body", "follows"),
+    [
+        (json.dumps([[1], {"x": 2}, EMBED]).encode(), {"callbacks": ["c"], "chain": ["n"]}),
+        (b'[[1], {"x": 2}' + PLAIN, {}),
+        (b'[ [1] ,\n{"x": 2} ' + PLAIN, {}),
+    ],
+)
+def test_a_request_has_what_the_message_and_the_worker_say(
+    supervisor: Supervisor, body: bytes, follows: dict[str, Any]
+) -> None:
+    fields = request(supervisor, body, json.dumps(FORGED).encode(), redelivered=True)
+
+    properties = {"content_type": "application/json", "content_encoding": "utf-8", "correlation_id": "id-7"}
+    assert fields == {
+        "task": "t",
+        "own": 1.5,
+        "retries": 0,
+        "args": [1],
+        "kwargs": {"x": 2},
+        **follows,
+        "delivery_info": {"exchange": "x", "routing_key": "k", "priority": 5, "redelivered": True},
+        "properties": {**properties, "reply_to": "r", "delivery_mode": 2, "priority": 5},
+        "reply_to": "r",
+        "correlation_id": "id-7",
+        "hostname": "node@host",
+        "called_directly": False,
+        "_tag": 7,
+        "_follow_ups": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"null", b"[]", b"[[], {}]", b"[[], {}, {}, {}]", b"[{}, {}, {}]", b"[[], [], {}]", b"[[], {}, 5]",
+     b'{"args": [], "kwargs": {}}', b"[[], {}, {}] 1", b"\xff", b"[[], {}, {}" + PLAIN, b"[[]" + PLAIN, PLAIN,
+     b"[[], []" + PLAIN, b"[{}, {}" + PLAIN, b"[[, {}" + PLAIN, b"[[], {}}" + PLAIN],
+)  # fmt: skip
+def test_a_body_of_another_form_is_left_to_others(supervisor: Supervisor, body: bytes) -> None:
+    assert request(supervisor, body, b'{"task": "t"}') is None
+
+
+@pytest.mark.parametrize("headers", [b"", b"[]", b"{", b'{"task": "t"} 1', b'{"compression": "gzip"}', b"\xff"])
+def test_headers_of_another_form_are_left_to_others(supervisor: Supervisor, headers: bytes) -> None:
+    assert request(supervisor, b"[[], {}" + PLAIN, headers) is None
+
+
+def test_a_body_of_another_type_is_left_to_others(supervisor: Supervisor) -> None:
+    assert request(supervisor, b"[[], {}, {}]", b'{"task": "t"}', content_type="application/x-yaml") is None
+
+
+def test_requests_share_nothing(supervisor: Supervisor) -> None:
+    child = supervisor.child()
+    fields = []
+    for tag, headers in ((1, b'{"task": "t", "own": [], "stamps": {}}'), (2, b'{"task": "u"}')):
+        supervisor.execute(tag, headers=headers)
+        got = child.receive(30)
+        assert got is not None
+        fields.append(got.request(None, "n"))
+        respond(child, tag)
+    first, second = fields
+    assert first is not None
+    assert second is not None
+    assert (second["task"], second["stamps"], "own" in second) == ("u", None, False)
+    assert not any(first[name] is second[name] for name in ("_follow_ups", "args", "kwargs", "properties"))
 
 
 @pytest.mark.parametrize(

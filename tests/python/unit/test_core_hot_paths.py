@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from celeriac._core import fill_request, json_dumps, json_record, uuids
+from celeriac._core import json_dumps, json_record, uuids
 from celeriac.exceptions import EncodeError
 from celeriac.serialization import json as own_json
 from celeriac.utils import uuid
@@ -65,53 +65,6 @@ def test_a_record_says_when_it_was_made_as_python_writes_dates() -> None:
 def test_a_record_of_what_cannot_be_encoded_is_refused() -> None:
     with pytest.raises(EncodeError, match="object"):
         json_record("t", "SUCCESS", object(), None, [], True, None, None, None, own_json.default)
-
-
-def fill(headers: dict[str, Any], body: bytes, properties: dict[str, Any] | None = None) -> bool:
-    properties = {"content_type": "application/json"} if properties is None else properties
-    return fill_request(headers, properties, body, None, ("ex", "key", True), "node@host", 7)
-
-
-def test_a_request_has_what_the_message_and_the_worker_say() -> None:
-    embed = {"callbacks": ["c"], "errbacks": None, "chain": ["n"], "chord": None}
-    headers = {"task": "t", "retries": None, "headers": {"hidden": 1}, "_tag": "forged", "hostname": "forged"}
-    properties = {"priority": 3, "reply_to": "r", "correlation_id": "c", "content_type": "application/json"}
-    assert fill(headers, json.dumps([[1], {"x": 2}, embed]).encode(), properties)
-    assert headers == {
-        "task": "t",
-        "retries": 0,
-        "args": [1],
-        "kwargs": {"x": 2},
-        **embed,
-        "delivery_info": {"exchange": "ex", "routing_key": "key", "priority": 3, "redelivered": True},
-        "properties": properties,
-        "reply_to": "r",
-        "correlation_id": "c",
-        "hostname": "node@host",
-        "called_directly": False,
-        "_children": None,
-        "_tag": 7,
-        "_follow_ups": [],
-    }
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"null", b"[]", b"[[], {}]", b"[[], {}, {}, {}]", b"[{}, {}, {}]", b"[[], [], {}]", b"[[], {}, 5]",
-     b'{"args": [], "kwargs": {}}', b"[[], {}, {}] 1", b"\xff"],
-)  # fmt: skip
-def test_a_body_of_another_form_leaves_the_headers_alone(body: bytes) -> None:
-    headers = {"task": "t", "retries": None}
-    assert not fill(headers, body)
-    assert headers == {"task": "t", "retries": None}
-
-
-@pytest.mark.parametrize("embed", ["null", "{}"])
-def test_a_body_without_follow_ups_sets_none(embed: str) -> None:
-    headers: dict[str, Any] = {"retries": 2}
-    assert fill(headers, f"[[], {{}}, {embed}]".encode())
-    assert headers["retries"] == 2
-    assert "chain" not in headers
 
 
 def test_random_bytes_become_uuids_of_version_4() -> None:

@@ -64,7 +64,7 @@ local push_left, flush_left = pushes('LPUSH')
 local push_right, flush_right = pushes('RPUSH')
 
 -- Operations: a letter, the number of the claim (0: none), and what it needs.
-local expiring, keys, ttls, bodies = {}, {}, {}, {}
+local expiring, keys, ttls, bodies, stored = {}, {}, {}, {}, 0
 local at = FIXED + claims + 1
 while at < extras do
   local kind, claim = ARGV[at], tonumber(ARGV[at + 1])
@@ -82,14 +82,19 @@ while at < extras do
     if live then expiring[ARGV[at + 2]] = ARGV[at + 3] end
     at = at + 4
   else
-    if live then
-      local place = #keys + 1
-      keys[place], ttls[place], bodies[place] = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    -- Results of claims in a row, or of no claims: how long they are kept, how many, keys and records.
+    local ttl, count, step = ARGV[at + 2], tonumber(ARGV[at + 3]), claim == 0 and 0 or 1
+    at = at + 4
+    for _ = 1, count do
+      if claim == 0 or held[claim] then
+        stored = stored + 1
+        keys[stored], ttls[stored], bodies[stored] = ARGV[at], ttl, ARGV[at + 1]
+      end
+      claim, at = claim + step, at + 2
     end
-    at = at + 5
   end
 end
-if #keys > 0 then
+if stored > 0 then
   if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[9]) end
   store_results(keys, ttls, bodies)
   if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[8]) end

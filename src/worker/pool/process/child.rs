@@ -181,7 +181,6 @@ impl Child {
     }
 
     /// Takes an execution; gives it back when it cannot be written.
-    #[expect(clippy::result_large_err, reason = "the execution is given back")]
     pub(super) fn push(&mut self, execution: Execution, now: Instant) -> Result<(), Execution> {
         if let Some(slots) = &mut self.slots {
             return slots.push(execution, now, &mut self.out);

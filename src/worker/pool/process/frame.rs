@@ -62,6 +62,82 @@ pub enum Frame {
     Began(Vec<RequestTag>),
 }
 
+/// A request for a child as it came: its fields are read where they are needed, and borrowed.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    tag: RequestTag,
+    payload: Bytes,
+}
+
+/// What a [`Packed`] says.
+#[derive(Debug)]
+pub struct Unpacked<'a> {
+    /// See [`Execution::mode`].
+    pub mode: Mode,
+    /// See [`Execution::redelivered`].
+    pub redelivered: bool,
+    /// See [`Execution::short`].
+    pub short: bool,
+    /// See [`Execution::soft_limit`].
+    pub soft_limit: Option<Duration>,
+    /// See [`Execution::hard_limit`].
+    pub hard_limit: Option<Duration>,
+    /// See [`Execution::exchange`].
+    pub exchange: &'a str,
+    /// See [`Execution::routing_key`].
+    pub routing_key: &'a str,
+    /// See [`Execution::message`].
+    pub message: UnpackedMessage<'a>,
+}
+
+/// The message of an [`Unpacked`]; the fields are those of [`Message`] and [`Properties`].
+#[derive(Debug)]
+#[expect(missing_docs, reason = "they are documented there")]
+pub struct UnpackedMessage<'a> {
+    pub content_type: &'a str,
+    pub content_encoding: &'a str,
+    pub correlation_id: Option<&'a str>,
+    pub reply_to: Option<&'a str>,
+    pub delivery_mode: u8,
+    pub priority: Option<u8>,
+    pub expiration_ms: Option<u64>,
+    /// As JSON text; empty when there are none.
+    pub other: &'a [u8],
+    pub headers: &'a [u8],
+    pub body: &'a [u8],
+}
+
+impl Packed {
+    /// As it would be sent.
+    pub fn new(execution: &Execution) -> Result<Self, FrameError> {
+        let mut frame = Vec::new();
+        encode_execution(execution, &mut frame)?;
+        Ok(Self { tag: execution.tag, payload: Bytes::from(frame).slice(HEAD..) })
+    }
+
+    /// The request.
+    pub fn tag(&self) -> RequestTag {
+        self.tag
+    }
+
+    /// All but the tag.
+    pub fn unpack(&self) -> Result<Unpacked<'_>, FrameError> {
+        let mut reader = Reader { kind: EXECUTION, whole: &self.payload, rest: &self.payload };
+        reader.u64()?;
+        let unpacked = reader.unpacked()?;
+        reader.end(unpacked)
+    }
+}
+
+/// A frame, or a request for a child that was not read.
+#[derive(Debug)]
+pub enum Received {
+    /// To the child: run this.
+    Execution(Packed),
+    /// Anything else.
+    Other(Frame),
+}
+
 /// Why bytes are not frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -226,6 +302,22 @@ impl Decoder {
 
     /// The next whole frame; none when more bytes are needed. After an error the stream cannot be read on.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some((kind, payload)) = self.next_payload()? else { return Ok(None) };
+        Reader { kind, whole: &payload, rest: &payload }.frame().map(Some)
+    }
+
+    /// The same, for who reads requests later.
+    pub fn next_received(&mut self) -> Result<Option<Received>, FrameError> {
+        let Some((kind, payload)) = self.next_payload()? else { return Ok(None) };
+        let mut reader = Reader { kind, whole: &payload, rest: &payload };
+        if kind != EXECUTION {
+            return Ok(Some(Received::Other(reader.frame()?)));
+        }
+        let tag = reader.u64()?;
+        Ok(Some(Received::Execution(Packed { tag, payload })))
+    }
+
+    fn next_payload(&mut self) -> Result<Option<(u8, Bytes)>, FrameError> {
         let Some(length) = self.announced() else { return Ok(None) };
         if length > self.limit {
             return Err(FrameError::TooLarge { size: length, limit: self.limit });
@@ -236,7 +328,7 @@ impl Decoder {
         let kind = self.buffer[4];
         let mut frame = self.buffer.split_to(HEAD + length).freeze();
         frame.advance(HEAD);
-        Reader { kind, rest: frame }.frame().map(Some)
+        Ok(Some((kind, frame)))
     }
 
     fn announced(&self) -> Option<usize> {
@@ -246,12 +338,15 @@ impl Decoder {
 }
 
 /// Reads the fields of one frame, in order.
-struct Reader {
+struct Reader<'a> {
     kind: u8,
-    rest: Bytes,
+    /// The payload.
+    whole: &'a Bytes,
+    /// What of it is not read yet.
+    rest: &'a [u8],
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
     fn frame(mut self) -> Result<Frame, FrameError> {
         let frame = match self.kind {
             EXECUTION => Frame::Execution(Box::new(self.execution()?)),
@@ -267,22 +362,42 @@ impl Reader {
             UPDATE => Frame::Update(self.u64()?, self.record()?),
             other => return Err(FrameError::Kind(other)),
         };
-        if self.rest.is_empty() { Ok(frame) } else { Err(self.wrong_length()) }
+        self.end(frame)
+    }
+
+    /// Nothing may be left.
+    fn end<T>(&self, read: T) -> Result<T, FrameError> {
+        if self.rest.is_empty() { Ok(read) } else { Err(self.wrong_length()) }
     }
 
     fn execution(&mut self) -> Result<Execution, FrameError> {
         let tag = self.u64()?;
+        let Unpacked { mode, redelivered, short, soft_limit, hard_limit, exchange, routing_key, message } =
+            self.unpacked()?;
+        Ok(Execution {
+            tag,
+            mode,
+            redelivered,
+            short,
+            soft_limit,
+            hard_limit,
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            message: Arc::new(self.owned(&message)?),
+        })
+    }
+
+    fn unpacked(&mut self) -> Result<Unpacked<'a>, FrameError> {
         let mode = match self.u8()? {
             0 => Mode::Run,
             1 => Mode::TimedOut(f64::from_bits(self.u64()?)),
-            2 => Mode::Lost(self.text()?),
-            3 => Mode::Revoked(self.text()?),
+            2 => Mode::Lost(self.text()?.to_owned()),
+            3 => Mode::Revoked(self.text()?.to_owned()),
             4 => Mode::Unknown,
             _ => return Err(self.wrong_field()),
         };
         let flags = self.u8()?;
-        Ok(Execution {
-            tag,
+        Ok(Unpacked {
             mode,
             redelivered: flags & 1 != 0,
             short: flags & 2 != 0,
@@ -290,7 +405,7 @@ impl Reader {
             hard_limit: self.duration()?,
             exchange: self.text()?,
             routing_key: self.text()?,
-            message: self.message()?,
+            message: self.unpacked_message()?,
         })
     }
 
@@ -298,8 +413,8 @@ impl Reader {
         let code = self.u8()?;
         let kind = kind_of(code).ok_or(FrameError::Field(self.kind as char))?;
         let runtime = self.duration()?;
-        let summary = self.text()?;
-        let traceback = self.text()?;
+        let summary = self.text()?.to_owned();
+        let traceback = self.text()?.to_owned();
         let mut results = Vec::new();
         for _ in 0..self.u32()? {
             results.push(self.record()?);
@@ -307,8 +422,8 @@ impl Reader {
         let mut publications = Vec::new();
         for _ in 0..self.u32()? {
             publications.push(Publication {
-                exchange: self.text()?,
-                routing_key: self.text()?,
+                exchange: self.text()?.to_owned(),
+                routing_key: self.text()?.to_owned(),
                 due_ms: self.option(|reader| reader.u64().map(|due| due as i64))?,
                 declare: self.option(Self::queue)?.map(Arc::new),
                 message: self.message()?,
@@ -319,17 +434,22 @@ impl Reader {
 
     fn record(&mut self) -> Result<ResultRecord, FrameError> {
         Ok(ResultRecord {
-            task_id: self.text()?,
-            state: self.text()?,
+            task_id: self.text()?.to_owned(),
+            state: self.text()?.to_owned(),
             record: self.bytes()?,
-            content_type: self.text()?,
+            content_type: self.text()?.to_owned(),
             expires_ms: self.option(Self::u64)?,
             reply_to: None,
         })
     }
 
     fn message(&mut self) -> Result<Message, FrameError> {
-        let properties = Properties {
+        let message = self.unpacked_message()?;
+        self.owned(&message)
+    }
+
+    fn unpacked_message(&mut self) -> Result<UnpackedMessage<'a>, FrameError> {
+        Ok(UnpackedMessage {
             content_type: self.text()?,
             content_encoding: self.text()?,
             correlation_id: self.option(Self::text)?,
@@ -337,22 +457,35 @@ impl Reader {
             delivery_mode: self.u8()?,
             priority: self.option(Self::u8)?,
             expiration_ms: self.option(Self::u64)?,
-            other: self.map()?,
+            other: self.slice()?,
+            headers: self.slice()?,
+            body: self.slice()?,
+        })
+    }
+
+    fn owned(&self, message: &UnpackedMessage<'a>) -> Result<Message, FrameError> {
+        let other = if message.other.is_empty() {
+            serde_json::Map::new()
+        } else {
+            serde_json::from_slice(message.other).map_err(|_| self.wrong_field())?
         };
-        Ok(Message { properties, headers: self.bytes()?, body: self.bytes()? })
+        let properties = Properties {
+            content_type: message.content_type.to_owned(),
+            content_encoding: message.content_encoding.to_owned(),
+            correlation_id: message.correlation_id.map(str::to_owned),
+            reply_to: message.reply_to.map(str::to_owned),
+            delivery_mode: message.delivery_mode,
+            priority: message.priority,
+            expiration_ms: message.expiration_ms,
+            other,
+        };
+        let part = |part| self.whole.slice_ref(part);
+        Ok(Message { properties, headers: part(message.headers), body: part(message.body) })
     }
 
     fn queue(&mut self) -> Result<Queue, FrameError> {
-        let text = self.bytes()?;
-        serde_json::from_slice(&text).map_err(|_| self.wrong_field())
-    }
-
-    fn map(&mut self) -> Result<serde_json::Map<String, serde_json::Value>, FrameError> {
-        let text = self.bytes()?;
-        if text.is_empty() {
-            return Ok(serde_json::Map::new());
-        }
-        serde_json::from_slice(&text).map_err(|_| self.wrong_field())
+        let text = self.slice()?;
+        serde_json::from_slice(text).map_err(|_| self.wrong_field())
     }
 
     fn tags(&mut self) -> Result<Vec<RequestTag>, FrameError> {
@@ -378,17 +511,20 @@ impl Reader {
         self.option(|reader| reader.u64().map(Duration::from_nanos))
     }
 
-    fn text(&mut self) -> Result<String, FrameError> {
-        let bytes = self.bytes()?;
-        std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| self.wrong_field())
+    fn text(&mut self) -> Result<&'a str, FrameError> {
+        let bytes = self.slice()?;
+        std::str::from_utf8(bytes).map_err(|_| self.wrong_field())
     }
 
     fn bytes(&mut self) -> Result<Bytes, FrameError> {
+        self.slice().map(|slice| self.whole.slice_ref(slice))
+    }
+
+    fn slice(&mut self) -> Result<&'a [u8], FrameError> {
         let length = self.u32()? as usize;
-        if length > self.rest.len() {
-            return Err(self.wrong_length());
-        }
-        Ok(self.rest.split_to(length))
+        let (slice, rest) = self.rest.split_at_checked(length).ok_or_else(|| self.wrong_length())?;
+        self.rest = rest;
+        Ok(slice)
     }
 
     fn u8(&mut self) -> Result<u8, FrameError> {
@@ -543,8 +679,8 @@ mod tests {
             let execution = Execution {
                 tag,
                 mode: Mode::Lost("signal 9 (SIGKILL)".into()),
-                message: message(body.clone(), id, priority),
-                exchange: String::new(),
+                message: message(body.clone(), id, priority).into(),
+                exchange: "".into(),
                 routing_key: "celery".into(),
                 redelivered: true,
                 soft_limit: soft.map(Duration::from_nanos),
@@ -554,7 +690,7 @@ mod tests {
             let outcome = Outcome {
                 kind: KINDS[kind],
                 results: vec![ResultRecord { task_id: "a".into(), record: body.into(), expires_ms: Some(5), ..ResultRecord::default() }],
-                publications: vec![Publication { due_ms: Some(-4), declare: Some(Arc::default()), message: execution.message.clone(), ..Publication::default() }],
+                publications: vec![Publication { due_ms: Some(-4), declare: Some(Arc::default()), message: Message::clone(&execution.message), ..Publication::default() }],
                 runtime: Some(Duration::from_micros(17)),
                 summary: "ümlaut".into(),
                 traceback: "Traceback".into(),

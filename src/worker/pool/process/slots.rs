@@ -117,7 +117,6 @@ impl SlotTable {
     }
 
     /// Takes an execution; gives it back when it cannot be written.
-    #[expect(clippy::result_large_err, reason = "the execution is given back")]
     pub(super) fn push(
         &mut self,
         mut execution: Execution,
@@ -311,15 +310,16 @@ impl SlotTable {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::protocol::Message;
 
     fn execution(tag: RequestTag, hard: Option<Duration>) -> Execution {
         Execution {
             tag,
             mode: Mode::Run,
-            message: Message::default(),
-            exchange: String::new(),
+            message: Arc::default(),
+            exchange: "".into(),
             routing_key: "celery".into(),
             redelivered: false,
             soft_limit: None,
