@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::autoscale::Autoscale;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
-use super::control::{Desk, Heard};
+use super::control::{Desk, Ear, Heard};
 use super::eta::Held;
 use super::events::Events;
 use super::lifecycle::{Phase as LifePhase, Stop};
@@ -108,6 +108,8 @@ pub(super) struct ConsumerLoop {
     pub(super) rates: RateLimits,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
+    /// What hears control requests, if anything does.
+    pub(super) ear: Option<Ear>,
     pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,

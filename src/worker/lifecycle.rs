@@ -91,6 +91,9 @@ impl ConsumerLoop {
                     link.worked();
                     self.add_source(consumer.into());
                     self.ask_advice();
+                    if let Some(ear) = &mut self.ear {
+                        ear.listens().await;
+                    }
                     self.mingle();
                     self.monitor.start(Instant::now());
                     self.service.ready(&self.options.queues, Instant::now());

@@ -161,13 +161,14 @@ impl Worker {
     pub async fn run(self) -> Result<Exit, WorkerError> {
         // Kept to the end: the loop's receiver must not see all senders gone.
         let orders = self.orders.clone();
-        let _ear = self.options.control.enabled.then(|| {
+        let ear = self.options.control.enabled.then(|| {
             let (exchange, node) = (self.options.control.exchange.clone(), self.options.node.clone());
             control::listen(&self.stores, exchange, node, self.lamport.clone(), self.heard.0.clone())
         });
         let service = Service::new(self.options.service_manager.as_ref());
         let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
         let mut consumer = self.into_loop(service);
+        consumer.ear = ear;
         let _door = consumer.open_health().await?;
         consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
@@ -185,6 +186,7 @@ impl Worker {
             monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
+            ear: None,
             autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
             orders: self.orders.subscribe(),
             claim_link: upkeep::link("claim from the broker", &log),

@@ -82,7 +82,11 @@ def _attributes(task: Task[..., Any]) -> dict[str, str]:
 def _broker(app: Celery) -> dict[str, Any]:
     """The connection as kombu describes one."""
     conf = app.conf
-    parts = urlsplit(app.broker_read_url_effective.split(";")[0])
+    try:
+        parts = urlsplit(app.broker_read_url_effective.split(";")[0])
+    except ValueError:
+        # The engine says what is wrong with it, without its password.
+        parts = urlsplit("")
     scheme = parts.scheme
     amqp = scheme in {"amqp", "amqps", "pyamqp"}
     place = unquote(parts.path.removeprefix("/"))

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -44,6 +44,8 @@ pub(super) const LOGGER: &str = "celery.worker.control";
 pub(super) const WAITING: usize = 64;
 /// How long a broker may take to send an answer.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
+/// How long a worker that starts waits until it hears requests.
+const LISTENS_WITHIN: Duration = Duration::from_secs(1);
 /// Commands of the app that may wait for their answers.
 const PENDING: usize = 64;
 /// An answer of the app that took longer is not waited for when there are many.
@@ -88,11 +90,23 @@ enum Answer {
 }
 
 /// Listens for as long as it lives.
-pub(super) struct Ear(JoinHandle<()>);
+pub(super) struct Ear {
+    task: JoinHandle<()>,
+    /// It has begun to listen. Written by the task.
+    listening: watch::Receiver<bool>,
+}
+
+impl Ear {
+    /// Waits until requests are heard: whoever sees that a worker is ready may ask it something at once. Not for
+    /// long, since work does not depend on it.
+    pub(super) async fn listens(&mut self) {
+        let _late_or_gone = timeout(LISTENS_WITHIN, self.listening.wait_for(|listening| *listening)).await;
+    }
+}
 
 impl Drop for Ear {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -105,12 +119,14 @@ pub(super) fn listen(
     heard: mpsc::Sender<Heard>,
 ) -> Ear {
     let (broker, log) = (stores.broker.clone(), stores.log.clone());
-    Ear(tokio::spawn(async move {
+    let (listens, listening) = watch::channel(false);
+    let task = tokio::spawn(async move {
         let mut link = Link::new("listen for control requests", log.clone());
         loop {
             let error = match broker.listen(&exchange).await {
                 Err(error) => error,
                 Ok(mut listener) => loop {
+                    listens.send_replace(true);
                     match listener.next().await {
                         Err(error) => break error,
                         Ok(message) => {
@@ -126,7 +142,8 @@ pub(super) fn listen(
             };
             tokio::time::sleep(link.failed(&error).max(Duration::from_millis(50))).await;
         }
-    }))
+    });
+    Ear { task, listening }
 }
 
 fn for_us(message: &Message, node: &str, log: &Log) -> Option<ControlRequest> {

@@ -29,7 +29,8 @@ class Load:
         self.at_risk = 0
         self.breaks: list[tuple[str, float]] = []
         self._stored: set[int] = set()
-        self.results = [client.work.delay(number) for number in range(tasks)]
+        # In front of the fault: what a busy broker takes its time for is no finding.
+        self.results = [client.work.apply_async((number,), timeout=60) for number in range(tasks)]
 
     def done(self) -> int:
         """How many have ended."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from .run import end, free_port, tied, until
 
-DATABASES = 128
+DATABASES = 512
 
 
 class RedisServer:
