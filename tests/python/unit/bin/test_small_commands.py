@@ -257,3 +257,10 @@ def test_a_periodic_task_with_wrong_arguments_is_a_line_and_no_traceback(shop: S
 
     assert result.exit_code == 2
     assert "Error: add() missing 1 required positional argument: 'y'" in result.stderr
+
+
+def test_a_loader_of_the_project_is_refused_by_every_command(shop: Shop) -> None:
+    result = shop.run("--loader", "proj:Loader", "report")
+
+    assert result.exit_code == 2
+    assert "custom loaders (--loader) are not supported" in result.stderr
