@@ -40,3 +40,11 @@ def test_every_app_can_clean_up_its_backend(app: Celery) -> None:
     app.conf.result_backend = "db+sqlite:///results"
     with pytest.raises(ImproperlyConfigured, match="cannot be cleaned up"):
         app.tasks["celery.backend_cleanup"]()
+
+
+def test_an_eager_call_takes_no_number_of_retries_for_none(app: Celery) -> None:
+    @app.task(bind=True)
+    def tries(self) -> int:
+        return self.request.retries
+
+    assert tries.apply(retries=None).get() == 0
