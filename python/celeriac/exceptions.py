@@ -50,6 +50,7 @@ class Retry(TaskPredicate):
         when: float | datetime | None = None,
         is_eager: bool = False,
         sig: Any = None,
+        **_: Any,
     ) -> None:
         self.message = message
         if isinstance(exc, str):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from celeriac import _state as current
 from celeriac._dispatch import Signal
 from celeriac.app import send, stores
+from celeriac.app.builtins import add_builtin_tasks
 from celeriac.app.engine import Engine
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
@@ -51,6 +52,8 @@ class Celery:
         config_source: Given to `config_from_object`.
         namespace: Prefix of the settings in it.
         task_cls: Class of tasks made by the decorator.
+        amqp: Class of `app.amqp`, or its path; likewise `control`, `events` and `log`.
+        loader: Not supported: settings and `include` say what is loaded.
         set_as_current: Make this the app that shared tasks use.
         autofinalize: Finalise on first use; otherwise that is an error.
         strict_typing: Check arguments when a task is called.
@@ -67,6 +70,11 @@ class Celery:
     argsrepr_maxsize = 1024
     kwargsrepr_maxsize = 1024
     task_cls: Any = Task
+    # What `amqp`, `control`, `events` and `log` are made of: classes, or paths of classes.
+    amqp_cls: Any = "celeriac.app.amqp:AMQP"
+    control_cls: Any = "celeriac.app.control:Control"
+    events_cls: Any = "celeriac.app.events:Events"
+    log_cls: Any = "celeriac.app.log:Logging"
 
     def __init__(
         self,
@@ -106,6 +114,10 @@ class Celery:
             self.conf.set_source(config_source, namespace, config_source_silent)
         if task_cls is not None:
             self.task_cls = symbol_by_name(task_cls)
+        if loader not in (None, "app", "default"):
+            raise ImproperlyConfigured("custom loaders are not supported: settings and `include` say what is loaded")
+        parts = {"amqp_cls": amqp, "control_cls": control, "events_cls": events, "log_cls": log}
+        vars(self).update((name, cls) for name, cls in parts.items() if cls is not None)
         self._tasks: TaskRegistry = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry()
         #: Boot steps: see `celeriac.bootsteps`.
         self.steps: defaultdict[str, set[Any]] = defaultdict(set)
@@ -309,6 +321,7 @@ class Celery:
             if auto and not self.autofinalize:
                 raise RuntimeError("Contract breach: app not finalized")
             current.announce_app_finalized(self)
+            add_builtin_tasks(self)
             for task in list(self._tasks.values()):
                 task.bind(self)
             self.finalized = True
@@ -498,9 +511,8 @@ class Celery:
     @property
     def amqp(self) -> AMQP:
         """Queues and routes."""
-        from celeriac.app.amqp import AMQP
-
-        return AMQP(self)
+        made: AMQP = symbol_by_name(self.amqp_cls)(self)
+        return made
 
     def select_queues(self, queues: Iterable[str] | str | None = None) -> None:
         """Workers of this app consume from these queues only."""
@@ -510,9 +522,7 @@ class Celery:
     def events(self) -> Events:
         """Events: `Receiver`, `Dispatcher`, `State`."""
         if self._events is None:
-            from celeriac.app.events import Events
-
-            self._events = Events(self)
+            self._events = cast("Events", symbol_by_name(self.events_cls)(self))
         return self._events
 
     @property
@@ -553,16 +563,14 @@ class Celery:
     @property
     def control(self) -> Control:
         """Commands to workers."""
-        from celeriac.app.control import Control
-
-        return Control(self)
+        made: Control = symbol_by_name(self.control_cls)(self)
+        return made
 
     @property
     def log(self) -> Logging:
         """Logging as a worker of this app has it."""
-        from celeriac.app.log import Logging
-
-        return Logging(self)
+        made: Logging = symbol_by_name(self.log_cls)(self)
+        return made
 
     @property
     def schedules(self) -> Schedules:

@@ -324,7 +324,7 @@ class Task(Generic[P, R]):
         link: Any = None,
         link_error: Any = None,
         task_id: str | None = None,
-        retries: int = 0,
+        retries: int | None = None,
         throw: bool | None = None,
         **options: Any,
     ) -> EagerResult[R]:
@@ -347,7 +347,7 @@ class Task(Generic[P, R]):
             options["link"] = link
         if link_error:
             options["link_error"] = link_error
-        return run_eagerly(self, tuple(args or ()), dict(kwargs or {}), task_id, retries, throw, options)
+        return run_eagerly(self, tuple(args or ()), dict(kwargs or {}), task_id, retries or 0, throw, options)
 
     def shadow_name(self, args: Any, kwargs: Any, options: dict[str, Any]) -> str | None:
         """Another name for logs and monitors, for one call."""

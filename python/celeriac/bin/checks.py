@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from celeriac.app.unused import without_effect
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
 from celeriac.utils.urls import without_password
 
@@ -100,6 +101,10 @@ def settings(app: Celery) -> Iterator[Finding]:
             "accept_content",
             "pickle is accepted: whoever can write to the broker can run code in the workers",
             "send JSON, and take pickle out of accept_content and result_accept_content",
+        )
+    for name, reason in without_effect(conf):
+        yield info(
+            "settings", f"{name} does nothing here: {reason}", "leave it out, if Celery does not read it as well"
         )
     tasks = [task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
     if not tasks:

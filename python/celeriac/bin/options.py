@@ -54,6 +54,10 @@ class Shared:
 
         if required and self.app is None:
             stop("no app is named", "name one: python -m celeriac -A MODULE ...")
+        if self.loader not in (None, "app", "default"):
+            stop(
+                "custom loaders (--loader) are not supported", "leave it out: settings and `include` say what is loaded"
+            )
         with friendly_errors():
             return find_app(
                 self.app,

@@ -39,7 +39,7 @@ def _known() -> Iterator[None]:
             yield
         except KeyError as exc:
             stop(str(exc.args[0]), code=EXIT_FAILURE)
-        except ValueError as exc:
+        except (TypeError, ValueError) as exc:
             stop(str(exc))
 
 

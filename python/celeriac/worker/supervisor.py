@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import log
+from celeriac.app.unused import without_effect
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
@@ -116,6 +117,8 @@ class WorkController:
         log_options = self._setup.log_options(self.app)
         owns_logging = log.setup(log_options)
         steps = Steps(self, self.app.steps)
+        for name, reason in without_effect(self.app.conf):
+            logger.warning("The setting %s does nothing here: %s.", name, reason)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
         if self.arguments.beat is not None:
@@ -167,6 +170,8 @@ class WorkController:
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self.arguments.options)
         self._setup.apply_settings(app)
         _check_privileges(app)
+        if app.conf.worker_pool_start_method != "fork":
+            raise ImproperlyConfigured("worker_pool_start_method can only be 'fork': leave it out")
         scale = self.arguments.autoscale
         self.concurrency = _concurrency(scale[1] if scale else app.conf.worker_concurrency, self.arguments.pool)
         app.conf.worker_concurrency = self.concurrency

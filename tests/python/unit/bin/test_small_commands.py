@@ -239,3 +239,28 @@ def test_shells_complete_commands_and_options(words: str, found: list[str]) -> N
     result = CliRunner().invoke(celeriac, env=variables, prog_name="celeriac")
 
     assert [line.partition(",")[2] for line in result.stdout.splitlines()] == found
+
+
+def test_a_report_for_programs_has_the_settings_without_passwords(shop: Shop) -> None:
+    shop.app.conf.redis_password = "geheim"
+    result = shop.run("report", "--json")
+
+    found = json.loads(result.stdout)
+    assert found["broker"] == "sqlite:///shop.db"
+    assert found["settings"]["redis_password"] == "********"
+    assert "geheim" not in result.output
+
+
+def test_a_periodic_task_with_wrong_arguments_is_a_line_and_no_traceback(shop: Shop) -> None:
+    assert shop.run("schedule", "add", "one", "shop.add", "--cron", "0 * * * *", "-a", "[1]").exit_code == 0
+    result = shop.run("schedule", "run", "one")
+
+    assert result.exit_code == 2
+    assert "Error: add() missing 1 required positional argument: 'y'" in result.stderr
+
+
+def test_a_loader_of_the_project_is_refused_by_every_command(shop: Shop) -> None:
+    result = shop.run("--loader", "proj:Loader", "report")
+
+    assert result.exit_code == 2
+    assert "custom loaders (--loader) are not supported" in result.stderr
