@@ -272,7 +272,13 @@ pub(crate) async fn a_claim_that_waits_wakes_by_a_publish(setup: Setup) {
     assert!(tokio::time::timeout(Duration::from_millis(20), &mut claim).await.is_err());
     setup.publish("q", &["a", "b"]).await;
 
-    assert_eq!(names(&claim.await.expect("claims")), ["a", "b"]);
+    // A broker that sends them one by one may give the first alone.
+    let mut taken = claim.await.expect("claims");
+    assert!(!taken.is_empty());
+    if taken.len() < 2 {
+        taken.extend(take(&*consumer, 1).await);
+    }
+    assert_eq!(names(&taken), ["a", "b"]);
 }
 
 pub(crate) async fn set_queues_changes_what_is_taken(setup: Setup) {
