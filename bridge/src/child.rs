@@ -17,8 +17,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use celeriac::worker::pool::process::frame::{self, Decoder, Frame, FrameError, Packed, Received, Unpacked};
-use celeriac::worker::pool::{Mode, Outcome, OutcomeKind, RequestTag};
+use celeriac::protocol;
+use celeriac::worker::pool::process::frame::{
+    self, Decoder, Ended, Frame, FrameError, Packed, Received, Unpacked,
+};
+use celeriac::worker::pool::{Mode, OutcomeKind, RequestTag};
 use parking_lot::{Condvar, Mutex};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -557,17 +560,17 @@ impl Child {
         kind: &str,
         results: Vec<Py<ResultRecord>>,
         publications: Vec<Py<Publication>>,
-        summary: String,
+        summary: &str,
         runtime: Option<f64>,
-        traceback: Option<String>,
+        traceback: Option<&str>,
     ) -> PyResult<bool> {
         same_process(self.pid, "Child")?;
         let several = self.several()?;
-        let outcome = outcome(kind, &results, &publications, summary, runtime, traceback)?;
+        let ended = ended(kind, &results, &publications, summary, runtime, traceback)?;
         let (first, full) = {
             let mut later = several.later.lock();
             let before = later.len();
-            frame::encode_outcome(tag, &outcome, &mut later).map_err(|error| too_large(py, error))?;
+            frame::encode_ended(tag, ended, &mut later).map_err(|error| too_large(py, error))?;
             if !self.shared.answered(tag) {
                 later.truncate(before);
             }
@@ -590,14 +593,14 @@ impl Child {
         kind: &str,
         results: Vec<Py<ResultRecord>>,
         publications: Vec<Py<Publication>>,
-        summary: String,
+        summary: &str,
         runtime: Option<f64>,
-        traceback: Option<String>,
+        traceback: Option<&str>,
     ) -> PyResult<()> {
         same_process(self.pid, "Child")?;
-        let outcome = outcome(kind, &results, &publications, summary, runtime, traceback)?;
+        let ended = ended(kind, &results, &publications, summary, runtime, traceback)?;
         let mut bytes = Vec::new();
-        frame::encode_outcome(tag, &outcome, &mut bytes).map_err(|error| too_large(py, error))?;
+        frame::encode_ended(tag, ended, &mut bytes).map_err(|error| too_large(py, error))?;
         // Before it is sent: a supervisor that has its last outcome may close the socket at once.
         if self.shared.answered(tag) { self.send(py, &bytes) } else { Ok(()) }
     }
@@ -642,18 +645,24 @@ fn began(executions: &[Execution]) -> Vec<u8> {
     bytes
 }
 
-fn outcome(
+fn ended<'a>(
     kind: &str,
-    results: &[Py<ResultRecord>],
-    publications: &[Py<Publication>],
-    summary: String,
+    results: &'a [Py<ResultRecord>],
+    publications: &'a [Py<Publication>],
+    summary: &'a str,
     runtime: Option<f64>,
-    traceback: Option<String>,
-) -> PyResult<Outcome> {
-    Ok(Outcome {
+    traceback: Option<&'a str>,
+) -> PyResult<
+    Ended<
+        'a,
+        impl ExactSizeIterator<Item = &'a protocol::ResultRecord>,
+        impl ExactSizeIterator<Item = &'a protocol::Publication>,
+    >,
+> {
+    Ok(Ended {
         kind: outcome_kind(kind)?,
-        results: results.iter().map(|record| record.get().0.clone()).collect(),
-        publications: publications.iter().map(|one| one.get().0.clone()).collect(),
+        results: results.iter().map(|record| &record.get().0),
+        publications: publications.iter().map(|one| &one.get().0),
         runtime: maybe_seconds(runtime)?,
         summary,
         traceback: traceback.unwrap_or_default(),

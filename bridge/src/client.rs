@@ -229,7 +229,7 @@ impl Client {
         let ttl = seconds(ttl)?.unwrap_or(Duration::MAX);
         let Publication(publication) = publication.get();
         let (key, message) = (&*publication.routing_key, publication.message.clone());
-        self.now(py, |client| async move { client.announce(exchange, key, message, ttl).await })
+        self.now(py, |client| async move { client.broadcast(exchange, key, message, ttl).await })
     }
 
     fn listen(&self, py: Python<'_>, exchange: &str) -> PyResult<Listener> {

@@ -85,20 +85,16 @@ pub trait Broker: Send + Sync {
     /// the store keeps broadcasts; where they are channels (Redis), it misses what is said while it is out of reach, and
     /// what waits for it has no end.
     /// At most once for each.
-    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError>;
-
-    /// [`Broker::broadcast`] with a routing key, as events have one (their type; `task.multi` for several). A store
-    /// that has no such keys sends it to the same listeners without.
-    async fn announce(
+    ///
+    /// Events have a routing key (their type; `task.multi` for several), commands an empty one. A store that has no such keys
+    /// sends to the same listeners without.
+    async fn broadcast(
         &self,
         exchange: &str,
         routing_key: &str,
         message: Message,
         ttl: Duration,
-    ) -> Result<(), BrokerError> {
-        let _ = routing_key;
-        self.broadcast(exchange, message, ttl).await
-    }
+    ) -> Result<(), BrokerError>;
 
     /// Receives what is broadcast on `exchange` from now on.
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError>;
@@ -112,7 +108,7 @@ pub trait Broker: Send + Sync {
     /// Sends to the inbox that was opened for `exchange` and `key`. One that is gone gets nothing, and that is no error:
     /// whoever asked does not wait any more.
     async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
-        self.broadcast(&mailbox(exchange, key), message, REPLY_KEPT).await
+        self.broadcast(&mailbox(exchange, key), "", message, REPLY_KEPT).await
     }
 
     /// Names the store behind this broker, such as a canonical path or `host:port`. A backend that answers

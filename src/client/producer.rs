@@ -90,18 +90,8 @@ impl Client {
         self.patiently(None, || async { Ok(self.broker()?.inbox(exchange, key).await?) }).await
     }
 
-    /// Sends to whoever listens to `exchange` now.
+    /// Sends to whoever listens to `exchange` now ([`crate::broker::Broker::broadcast`]).
     pub async fn broadcast(
-        &self,
-        exchange: &str,
-        message: Message,
-        ttl: Duration,
-    ) -> Result<(), ClientError> {
-        self.announce(exchange, "", message, ttl).await
-    }
-
-    /// The same with a routing key ([`crate::broker::Broker::announce`]).
-    pub async fn announce(
         &self,
         exchange: &str,
         routing_key: &str,
@@ -109,7 +99,7 @@ impl Client {
         ttl: Duration,
     ) -> Result<(), ClientError> {
         let send =
-            || async { Ok(self.broker()?.announce(exchange, routing_key, message.clone(), ttl).await?) };
+            || async { Ok(self.broker()?.broadcast(exchange, routing_key, message.clone(), ttl).await?) };
         self.patiently(None, send).await
     }
 

@@ -85,7 +85,7 @@ impl Broker for Scripted {
         Err(BrokerError::Closed)
     }
 
-    async fn broadcast(&self, _: &str, _: Message, _: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(&self, _: &str, _: &str, _: Message, _: Duration) -> Result<(), BrokerError> {
         Err(BrokerError::Closed)
     }
 

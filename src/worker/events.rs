@@ -317,7 +317,7 @@ impl ConsumerLoop {
     ) {
         let broker = self.listened_to().clone();
         self.chores.push(Box::pin(async move {
-            let telling = broker.announce(EVENT_EXCHANGE, &routing_key, message, TTL);
+            let telling = broker.broadcast(EVENT_EXCHANGE, &routing_key, message, TTL);
             let result = timeout(ANSWER_WITHIN, telling).await;
             Chore::Told(told(result.unwrap_or_else(|_| Err(broker_timeout()))))
         }));
@@ -384,7 +384,7 @@ impl ConsumerLoop {
         }
         let broker = self.listened_to().clone();
         for (routing_key, message) in last {
-            let telling = broker.announce(EVENT_EXCHANGE, &routing_key, message, TTL);
+            let telling = broker.broadcast(EVENT_EXCHANGE, &routing_key, message, TTL);
             if !matches!(tokio::time::timeout_at(deadline, telling).await, Ok(Ok(()))) {
                 break;
             }

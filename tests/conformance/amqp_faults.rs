@@ -99,7 +99,7 @@ async fn a_listener_and_a_reply_queue_hear_again_after_a_loss() {
                 () = async {
                     loop {
                         let _while_it_is_away =
-                            broker.broadcast("celery.pidbox", message("x"), Duration::from_secs(1)).await;
+                            broker.broadcast("celery.pidbox", "", message("x"), Duration::from_secs(1)).await;
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 } => unreachable!("it never ends"),

@@ -299,10 +299,10 @@ pub(crate) async fn a_broadcast_reaches_all_who_listen_and_only_those(setup: Set
     let mut two = setup.broker.listen("pidbox").await.expect("listens");
     let mut events = setup.broker.listen("events").await.expect("listens");
 
-    setup.broker.broadcast("pidbox", message("first"), MINUTE).await.expect("sends");
-    setup.broker.broadcast("pidbox", message("second"), MINUTE).await.expect("sends");
+    setup.broker.broadcast("pidbox", "", message("first"), MINUTE).await.expect("sends");
+    setup.broker.broadcast("pidbox", "", message("second"), MINUTE).await.expect("sends");
     let mut late = setup.broker.listen("pidbox").await.expect("listens");
-    setup.broker.broadcast("events", message("event"), MINUTE).await.expect("sends");
+    setup.broker.broadcast("events", "", message("event"), MINUTE).await.expect("sends");
 
     for listener in [&mut one, &mut two] {
         assert_eq!(listener.next().await.expect("hears"), message("first"));
@@ -311,7 +311,7 @@ pub(crate) async fn a_broadcast_reaches_all_who_listen_and_only_those(setup: Set
     assert_eq!(events.next().await.expect("hears"), message("event"));
     let mut waiting = late.next();
     assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err());
-    setup.broker.broadcast("pidbox", message("third"), MINUTE).await.expect("sends");
+    setup.broker.broadcast("pidbox", "", message("third"), MINUTE).await.expect("sends");
     assert_eq!(waiting.await.expect("hears"), message("third"));
 }
 
@@ -345,11 +345,11 @@ pub(crate) async fn what_is_recalled_is_due_now(setup: Setup) {
 
 pub(crate) async fn a_broadcast_that_is_over_is_not_heard(setup: Setup) {
     let mut listener = setup.broker.listen("pidbox").await.expect("listens");
-    setup.broker.broadcast("pidbox", message("over"), MINUTE).await.expect("sends");
+    setup.broker.broadcast("pidbox", "", message("over"), MINUTE).await.expect("sends");
     setup.advance(MINUTE);
     setup.broker.sweep().await.expect("sweeps");
 
-    setup.broker.broadcast("pidbox", message("new"), MINUTE).await.expect("sends");
+    setup.broker.broadcast("pidbox", "", message("new"), MINUTE).await.expect("sends");
 
     assert_eq!(listener.next().await.expect("hears"), message("new"));
 }

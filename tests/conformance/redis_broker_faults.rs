@@ -151,7 +151,7 @@ async fn a_consumer_that_waits_survives_the_loss_of_its_connections() {
         .await;
         let heard = async {
             loop {
-                let said = broker.broadcast("pidbox", crate::setup::message(&name), LEASE).await;
+                let said = broker.broadcast("pidbox", "", crate::setup::message(&name), LEASE).await;
                 let next = tokio::time::timeout(Duration::from_millis(100), listener.next()).await;
                 if let (Ok(()), Ok(Ok(message))) = (said, next) {
                     return message;

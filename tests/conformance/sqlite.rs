@@ -40,7 +40,7 @@ async fn whoever_waits_is_rung_by_another_connection() {
             let (answered, ()) = tokio::join!(
                 async {
                     client.publish(vec![publication("q", &id)]).await.expect("publishes");
-                    client.broadcast("pidbox", message(&id), MINUTE).await.expect("sends");
+                    client.broadcast("pidbox", "", message(&id), MINUTE).await.expect("sends");
                     let mut watch = client.watch(vec![id.clone()]).await.expect("watches");
                     watch.next().await.expect("watches")
                 },
@@ -156,7 +156,7 @@ async fn a_drained_file_does_not_grow() {
             });
             consumer.commit(&commits.collect::<Vec<_>>()).await.expect("commits");
         }
-        store.broadcast("pidbox", message("x"), MINUTE).await.expect("sends");
+        store.broadcast("pidbox", "", message("x"), MINUTE).await.expect("sends");
         clock.advance(MINUTE);
         consumer.renew().await.expect("renews");
         store.sweep().await.expect("sweeps");

@@ -89,11 +89,17 @@ impl Broker for Moody {
         self.inner.bury(message, reason, detail).await
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
         if self.mute.load(Ordering::SeqCst) {
             return Err(BrokerError::Unavailable { url: self.display_url(), reason: "no answer".to_owned() });
         }
-        self.inner.broadcast(exchange, message, ttl).await
+        self.inner.broadcast(exchange, routing_key, message, ttl).await
     }
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {

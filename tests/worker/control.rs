@@ -35,7 +35,7 @@ async fn send(world: &World, mut request: Value) {
     request["reply_to"] = json!({"exchange": "reply.celery.pidbox", "routing_key": "oid"});
     let mut message = message("x", "x", json!({}));
     message.body = request.to_string().into();
-    world.store.broadcast("celery.pidbox", message, Duration::from_secs(60)).await.unwrap();
+    world.store.broadcast("celery.pidbox", "", message, Duration::from_secs(60)).await.unwrap();
 }
 
 async fn ask(world: &World, method: &str, arguments: Value) -> Value {

@@ -226,7 +226,7 @@ async fn ask(world: &World, method: &str, clock: u64) {
     let mut request = message("x", "x", json!({}));
     request.headers = json!({"clock": clock}).to_string().into();
     request.body = json!({"method": method, "arguments": {}}).to_string().into();
-    world.store.broadcast("celery.pidbox", request, MINUTE).await.unwrap();
+    world.store.broadcast("celery.pidbox", "", request, MINUTE).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

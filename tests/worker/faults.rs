@@ -125,8 +125,14 @@ impl Broker for Flaky {
         self.through(self.inner.bury(message, reason, detail)).await
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
-        self.inner.broadcast(exchange, message, ttl).await
+    async fn broadcast(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
+        self.inner.broadcast(exchange, routing_key, message, ttl).await
     }
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {

@@ -17,7 +17,7 @@ use crate::common::{
 async fn ask(world: &World, worker: &Running, request: Value) {
     let mut message = message("x", "x", json!({}));
     message.body = request.to_string().into();
-    world.store.broadcast("celery.pidbox", message, Duration::from_secs(60)).await.unwrap();
+    world.store.broadcast("celery.pidbox", "", message, Duration::from_secs(60)).await.unwrap();
     let _ = worker;
     pause(200).await;
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from celeriac.bin.options import CommaList, Shared, stop
+from celeriac.bin.options import CommaList, Shared, command, friendly_errors, stop
 
 #: Exit code when nobody answered (`EX_UNAVAILABLE`).
 EXIT_UNAVAILABLE = 69
@@ -45,30 +45,71 @@ def show_commands(type: str) -> None:
     click.echo(formatter.getvalue(), nl=False)
 
 
-def arguments_of(type: str, command: str, given: tuple[str, ...]) -> dict[str, Any]:
+def arguments_of(type: str, name: str, given: tuple[str, ...]) -> dict[str, Any]:
     """Arguments from the command line, by name.
 
     Raises:
         click.UsageError: There is no such command, or its arguments are others.
     """
     known = commands_of(type)
-    if command not in known:
-        raise click.UsageError(f"Command {command} not recognized. Available {type} commands: {', '.join(known)}")
-    info, left = known[command], list(given)
+    if name not in known:
+        raise click.UsageError(f"Command {name} not recognized. Available {type} commands: {', '.join(known)}")
+    info, left = known[name], list(given)
     found: dict[str, Any] = {}
-    for name, convert in info.args or ():
+    for argument, convert in info.args or ():
         if not left:
             break
         text = left.pop(0)
         try:
-            found[name] = convert(text) if convert is not None else text
+            found[argument] = convert(text) if convert is not None else text
         except (TypeError, ValueError) as exc:
-            raise click.UsageError(f"{name} of {command!r}: {exc}") from exc
+            raise click.UsageError(f"{argument} of {name!r}: {exc}") from exc
     if info.variadic:
         found[info.variadic] = left
     elif left:
-        raise click.UsageError(f"Command {command!r} takes arguments: {info.signature or 'none'}")
+        raise click.UsageError(f"Command {name!r} takes arguments: {info.signature or 'none'}")
     return found
+
+
+def remote_command(type: str, help: str, ask: Callable[..., Any], *, counted: bool) -> click.Command:
+    """The command `inspect` or `control`: options, the list of commands, and what becomes of the answers.
+
+    Args:
+        type: `inspect` or `control`.
+        help: What `--help` says.
+        ask: Sends the request: `ask(control, name, arguments, timeout, destination, callback)`, which gives the replies.
+        counted: The number of nodes is told at the end.
+    """
+
+    @command(name=type, help=help)
+    @click.argument("name", metavar="COMMAND", required=False)
+    @click.argument("arguments", nargs=-1)
+    @click.option("-l", "--list", "listed", is_flag=True, help="List the commands.")
+    @remote_options
+    def main(
+        shared: Shared,
+        /,
+        name: str | None,
+        arguments: tuple[str, ...],
+        listed: bool,
+        timeout: float,
+        destination: list[str] | None,
+        as_json: bool,
+    ) -> None:
+        # The app may have commands of its own.
+        app = shared.load_app()
+        if listed:
+            return show_commands(type)
+        if name is None:
+            raise click.UsageError("Missing argument 'COMMAND'. --list shows what there is.")
+        named = arguments_of(type, name, arguments)
+        callback = None if as_json else teller(shared, show_reply=True)
+        with friendly_errors():
+            replies = ask(app.control, name, named, timeout, destination, callback)
+            finish(shared, replies, as_json=as_json, counted=counted)
+        return None
+
+    return main
 
 
 def teller(shared: Shared, *, show_reply: bool) -> Callable[[dict[str, Any]], None]:

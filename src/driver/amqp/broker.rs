@@ -145,11 +145,7 @@ impl Broker for AmqpBroker {
     }
 
     /// Queues of listeners keep a broadcast as long as Celery's do; `ttl` does not change that.
-    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
-        self.announce(exchange, "", message, ttl).await
-    }
-
-    async fn announce(
+    async fn broadcast(
         &self,
         exchange: &str,
         routing_key: &str,

@@ -88,7 +88,13 @@ impl Broker for MemoryStore {
         Ok(self.0.state.lock().dead_letters(queue, limit))
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(
+        &self,
+        exchange: &str,
+        _routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
         let expires = self.0.clock.now().after(ttl);
         self.0.state.lock().broadcast(exchange, message, expires);
         self.0.broadcasts.notify_waiters();

@@ -201,11 +201,7 @@ impl Broker for RedisBroker {
         buried.map(drop).map_err(|error| self.0.failed(error))
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
-        self.announce(exchange, "", message, ttl).await
-    }
-
-    async fn announce(
+    async fn broadcast(
         &self,
         exchange: &str,
         routing_key: &str,

@@ -160,7 +160,13 @@ impl Broker for SqliteStore {
             .map_err(self.broker_error())
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message, ttl: Duration) -> Result<(), BrokerError> {
+    async fn broadcast(
+        &self,
+        exchange: &str,
+        _routing_key: &str,
+        message: Message,
+        ttl: Duration,
+    ) -> Result<(), BrokerError> {
         let exchange = exchange.to_owned();
         self.0
             .writer

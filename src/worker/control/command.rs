@@ -9,7 +9,6 @@ use super::super::commit::ANSWER_WITHIN;
 use super::super::consumer::ConsumerLoop;
 use super::super::notice::Level;
 use super::super::rate_limit::{RateLimit, RateLimitError};
-use super::super::request::Phase;
 use super::super::upkeep::Chore;
 use super::LOGGER;
 use super::arguments::{error, missing, ok, raised, repr, text, text_repr, texts, truth};
@@ -101,9 +100,8 @@ impl ConsumerLoop {
             let value = request.arguments.get(value).filter(|value| !value.is_null());
             task.changed.insert(item, value.map(repr));
         }
-        let waits = |phase: Phase| !matches!(phase, Phase::Submitted | Phase::Running(_));
         for waiting in self.requests.values_mut() {
-            if waiting.task != Some(number) || !waits(waiting.phase) {
+            if waiting.task != Some(number) || waiting.phase.has_slot() {
                 continue;
             }
             let own = waiting.message.task_headers().ok();

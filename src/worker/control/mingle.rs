@@ -151,7 +151,7 @@ async fn ask(
     message: Message,
 ) -> Result<Box<dyn Listener>, BrokerError> {
     let inbox = broker.inbox(&reply_to.exchange, &reply_to.routing_key).await?;
-    broker.broadcast(exchange, message, HEARD_FOR).await?;
+    broker.broadcast(exchange, "", message, HEARD_FOR).await?;
     Ok(inbox)
 }
 

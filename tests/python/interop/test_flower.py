@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from celeriac.app.control import Control
-
 from ..servers.run import end, free_port, tied, until
 from ..servers.shared import Shared
 from .battery import Place, Side, Worker, rabbitmq_place, redis_place
@@ -21,9 +19,6 @@ from .battery import Place, Side, Worker, rabbitmq_place, redis_place
 PLACES: dict[str, Callable[[Shared], Place]] = {"redis": redis_place, "rabbitmq": rabbitmq_place}
 NODE = "events@host"
 PATIENCE = 60
-
-inspectable = pytest.mark.skipif(not hasattr(Control, "inspect"), reason="`inspect` is not whole in this version")
-
 
 class Flower:
     """A Flower process, and a worker of ours that it watches."""
@@ -123,21 +118,20 @@ def test_flower_revokes_a_task(watched: tuple[Flower, Worker, Place]) -> None:
     assert task["started"] is None
 
 
-@inspectable
 def test_flower_controls_a_worker(watched: tuple[Flower, Worker, Place]) -> None:
     flower, worker, _place = watched
     info = flower.ask(f"/api/workers?refresh=true&workername={NODE}")[NODE]
     assert info["stats"]["pid"] == worker.pid
     assert "events.add" in info["registered"]
     assert [queue["name"] for queue in info["active_queues"]] == ["celery"]
-    assert len(info["stats"]["pool"]["processes"]) == 2
-
-    assert "Growing" in flower.ask(f"/api/worker/pool/grow/{NODE}?n=1", {})["message"]
 
     def processes() -> int:
         found = flower.ask(f"/api/workers?refresh=true&workername={NODE}")[NODE]
         return len(found["stats"]["pool"]["processes"])
 
+    # A worker is ready, and answers, before its processes are made.
+    until(lambda: processes() == 2, PATIENCE, "two processes")
+    assert "Growing" in flower.ask(f"/api/worker/pool/grow/{NODE}?n=1", {})["message"]
     until(lambda: processes() == 3, PATIENCE, "three processes")
     assert "Shrinking" in flower.ask(f"/api/worker/pool/shrink/{NODE}?n=1", {})["message"]
     limited = flower.ask("/api/task/rate-limit/events.add", {"workername": NODE, "ratelimit": "10/s"}, form=True)

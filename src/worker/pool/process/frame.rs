@@ -189,20 +189,51 @@ pub fn encode_execution(execution: &Execution, out: &mut Vec<u8>) -> Result<(), 
     })
 }
 
+/// The end of a request, lent by whoever has its parts; the fields are those of [`Outcome`].
+#[derive(Debug)]
+#[expect(missing_docs, reason = "they are documented there")]
+pub struct Ended<'a, R, P> {
+    pub kind: OutcomeKind,
+    pub results: R,
+    pub publications: P,
+    pub runtime: Option<Duration>,
+    pub summary: &'a str,
+    pub traceback: &'a str,
+}
+
 /// Appends the end of a request. When it is over the limit, nothing is appended.
 pub fn encode_outcome(tag: RequestTag, outcome: &Outcome, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let Outcome { kind, results, publications, runtime, summary, traceback } = outcome;
+    let (results, publications) = (results.iter(), publications.iter());
+    encode_ended(
+        tag,
+        Ended { kind: *kind, results, publications, runtime: *runtime, summary, traceback },
+        out,
+    )
+}
+
+/// The same, of parts that need not be one [`Outcome`].
+pub fn encode_ended<'a>(
+    tag: RequestTag,
+    ended: Ended<
+        '_,
+        impl ExactSizeIterator<Item = &'a ResultRecord>,
+        impl ExactSizeIterator<Item = &'a Publication>,
+    >,
+    out: &mut Vec<u8>,
+) -> Result<(), FrameError> {
     frame(OUTCOME, out, |out| {
         put_u64(tag, out);
-        out.push(kind_code(outcome.kind));
-        put_duration(outcome.runtime, out);
-        put_bytes(outcome.summary.as_bytes(), out);
-        put_bytes(outcome.traceback.as_bytes(), out);
-        put_u32(outcome.results.len(), out);
-        for record in &outcome.results {
+        out.push(kind_code(ended.kind));
+        put_duration(ended.runtime, out);
+        put_bytes(ended.summary.as_bytes(), out);
+        put_bytes(ended.traceback.as_bytes(), out);
+        put_u32(ended.results.len(), out);
+        for record in ended.results {
             put_record(record, out);
         }
-        put_u32(outcome.publications.len(), out);
-        for publication in &outcome.publications {
+        put_u32(ended.publications.len(), out);
+        for publication in ended.publications {
             put_bytes(publication.exchange.as_bytes(), out);
             put_bytes(publication.routing_key.as_bytes(), out);
             put_option(publication.due_ms, out, |due, out| put_u64(due as u64, out));
