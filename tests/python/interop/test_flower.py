@@ -20,6 +20,7 @@ PLACES: dict[str, Callable[[Shared], Place]] = {"redis": redis_place, "rabbitmq"
 NODE = "events@host"
 PATIENCE = 60
 
+
 class Flower:
     """A Flower process, and a worker of ours that it watches."""
 
