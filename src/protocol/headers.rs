@@ -13,6 +13,31 @@ const PART: &str = "headers";
 /// A century. Longer limits are cut, so that every one of them fits the arithmetic of time.
 const MAX_LIMIT_SECONDS: f64 = 100.0 * 366.0 * 86_400.0;
 
+/// The order in which Celery writes its headers; others follow.
+pub const HEADER_ORDER: [&str; 21] = [
+    "lang",
+    "task",
+    "id",
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+    "compression",
+    "celery_beat_task",
+];
+
 /// The headers that the engine looks at. Texts are borrowed from the message unless they hold escapes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TaskHeaders<'a> {

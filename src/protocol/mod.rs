@@ -27,7 +27,7 @@ pub use envelope::Envelope;
 pub(crate) use envelope::Opened;
 pub use error::DecodeError;
 pub use event::{EVENT_EXCHANGE, EventWriter, ShownTask, event_message, event_routing_key};
-pub use headers::TaskHeaders;
+pub use headers::{HEADER_ORDER, TaskHeaders};
 pub use iso::{format_iso_utc, parse_iso_ms};
 pub use message::{Message, Publication};
 pub use new_task::NewTask;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::headers::HEADER_ORDER;
 use super::json::{self, Loose};
 use super::{DecodeError, Message, decompress};
 
@@ -17,24 +18,6 @@ const MAX_BODY: usize = 64 << 20;
 const MAX_REPR: usize = 1024;
 /// Nesting below which a repr shows dots.
 const MAX_REPR_DEPTH: usize = 3;
-/// Celery's order of headers; others follow.
-const ORDER: [&str; 15] = [
-    "lang",
-    "task",
-    "id",
-    "shadow",
-    "eta",
-    "expires",
-    "group",
-    "group_index",
-    "retries",
-    "timelimit",
-    "root_id",
-    "parent_id",
-    "argsrepr",
-    "kwargsrepr",
-    "origin",
-];
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
@@ -177,7 +160,7 @@ fn is_text(value: &RawValue) -> bool {
 
 fn write_headers(mut headers: BTreeMap<String, Cow<'_, [u8]>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    let known: Vec<_> = ORDER.iter().filter_map(|name| headers.remove_entry(*name)).collect();
+    let known: Vec<_> = HEADER_ORDER.iter().filter_map(|name| headers.remove_entry(*name)).collect();
     for (name, value) in known.into_iter().chain(headers) {
         out.extend_from_slice(if out.is_empty() { b"{" } else { b", " });
         json::write(&mut out, &name);

@@ -8,7 +8,7 @@ use celeriac::client::{Client, RetryPolicy, Sending};
 use celeriac::driver::redis::RedisBroker;
 use celeriac::driver::{ConnectOptions, Threading};
 
-use crate::redis_faults::make_certificates;
+use crate::redis_faults::{make_certificates, tls_server};
 use crate::servers::{RedisServer, free_port, until};
 use crate::setup::{in_time, publication};
 
@@ -337,21 +337,8 @@ async fn tls_and_unix_sockets_are_as_good() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     make_certificates(directory.path());
     let file = |name: &str| directory.path().join(name).display().to_string();
-    let port = free_port();
-    let server = RedisServer::start(&[
-        "--tls-port",
-        &port.to_string(),
-        "--tls-cert-file",
-        &file("server.pem"),
-        "--tls-key-file",
-        &file("server.key"),
-        "--tls-ca-cert-file",
-        &file("ca.pem"),
-        "--tls-auth-clients",
-        "no",
-        "--unixsocket",
-        &file("redis.sock"),
-    ]);
+    let (server, port) =
+        tls_server(&["--tls-auth-clients", "no", "--unixsocket", &file("redis.sock")], &file);
     let mut looking = server.connection(0);
     let urls = [
         format!("rediss://localhost:{port}/0?ssl_ca_certs={}", file("ca.pem")),

@@ -191,24 +191,23 @@ pub(crate) fn make_certificates(directory: &Path) {
     );
 }
 
+/// A server that speaks TLS on the port besides, with the certificates of `file`.
+pub(crate) fn tls_server(more: &[&str], file: &dyn Fn(&str) -> String) -> (RedisServer, u16) {
+    let port = free_port();
+    let [number, certificate, key, ca] =
+        [port.to_string(), file("server.pem"), file("server.key"), file("ca.pem")];
+    let mut options = vec!["--tls-port", &number, "--tls-cert-file", &certificate];
+    options.extend(["--tls-key-file", &key, "--tls-ca-cert-file", &ca]);
+    options.extend(more);
+    (RedisServer::start(&options), port)
+}
+
 #[tokio::test]
 async fn tls_checks_what_it_is_asked_to_check() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     make_certificates(directory.path());
     let file = |name: &str| directory.path().join(name).display().to_string();
-    let port = free_port();
-    let _server = RedisServer::start(&[
-        "--tls-port",
-        &port.to_string(),
-        "--tls-cert-file",
-        &file("server.pem"),
-        "--tls-key-file",
-        &file("server.key"),
-        "--tls-ca-cert-file",
-        &file("ca.pem"),
-        "--tls-auth-clients",
-        "optional",
-    ]);
+    let (_server, port) = tls_server(&["--tls-auth-clients", "optional"], &file);
     let ours = format!("ssl_ca_certs={}", file("ca.pem"));
     let with_key = format!("{ours}&ssl_certfile={}&ssl_keyfile={}", file("server.pem"), file("server.key"));
     let good = [

@@ -6,32 +6,7 @@
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::{Map, Number, Value};
 
-use crate::protocol::json;
-
-/// The order in which Celery writes its headers.
-const ORDER: [&str; 21] = [
-    "lang",
-    "task",
-    "id",
-    "shadow",
-    "eta",
-    "expires",
-    "group",
-    "group_index",
-    "retries",
-    "timelimit",
-    "root_id",
-    "parent_id",
-    "argsrepr",
-    "kwargsrepr",
-    "origin",
-    "ignore_result",
-    "replaced_task_nesting",
-    "stamped_headers",
-    "stamps",
-    "compression",
-    "celery_beat_task",
-];
+use crate::protocol::{HEADER_ORDER, json};
 
 /// A JSON value as py-amqp writes it: the smallest of its integer types, doubles, long texts.
 pub(super) fn value(value: &Value) -> AMQPValue {
@@ -82,8 +57,8 @@ pub(super) fn from_text(headers: &[u8]) -> Option<FieldTable> {
 pub(super) fn to_text(table: &FieldTable) -> Vec<u8> {
     let mut out = vec![b'{'];
     let fields = table.inner();
-    let known = ORDER.iter().filter_map(|name| fields.get_key_value(*name));
-    let other = fields.iter().filter(|(name, _)| !ORDER.contains(&name.as_str()));
+    let known = HEADER_ORDER.iter().filter_map(|name| fields.get_key_value(*name));
+    let other = fields.iter().filter(|(name, _)| !HEADER_ORDER.contains(&name.as_str()));
     for (name, value) in known.chain(other) {
         if out.len() > 1 {
             out.extend_from_slice(b", ");
