@@ -180,6 +180,8 @@ class chord(Workflow[R]):
             if options.get(key, 0) is None:
                 del options[key]
         named = options.pop("task_id", None)
+        if options.get("root_id"):
+            body["options"]["root_id"] = options["root_id"]
         if isinstance(self.tasks, group):
             header = self.tasks.clone()
         else:
@@ -217,7 +219,8 @@ class chord(Workflow[R]):
         header["options"]["task_id"] = group_id
         header_result = header.freeze(group_id=group_id, chord=body, root_id=root_id)
         if header.tasks:
-            self._plan_header(composition, header, body, header_result, given, {**options, **delay}, looks)
+            options.update(delay)
+            header_result = self._plan_header(composition, header, body, header_result, given, options, looks)
         else:
             body._plan(composition, ([],), {}, {})
         result.parent = header_result
@@ -232,7 +235,7 @@ class chord(Workflow[R]):
         given: tuple[tuple[Any, ...], dict[str, Any]],
         options: dict[str, Any],
         looks: unlock.Looks,
-    ) -> None:
+    ) -> Any:
         from celeriac.result.result_set import GroupResult
 
         if not composition.counts_chords():
@@ -244,7 +247,7 @@ class chord(Workflow[R]):
         args, kwargs = given
         # Frozen and flattened already, and nobody else's.
         header._plan_members(composition, header.tasks, group_id, args, kwargs, options)
-        header._planned(composition, group_id, result.results, add_to_parent)
+        return header._planned(composition, group_id, result.results, add_to_parent)
 
     def apply(
         self,
