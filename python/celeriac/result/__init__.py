@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celeriac._state import allow_join_result, denied_join_result
 from celeriac.result.async_result import AsyncResult
+from celeriac.result.base import ResultBase
 from celeriac.result.eager import EagerResult
 from celeriac.result.rebuild import result_from_tuple
 from celeriac.result.result_set import GroupResult, ResultSet
@@ -12,6 +13,7 @@ __all__ = [
     "AsyncResult",
     "EagerResult",
     "GroupResult",
+    "ResultBase",
     "ResultSet",
     "allow_join_result",
     "denied_join_result",
