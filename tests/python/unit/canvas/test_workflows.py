@@ -260,7 +260,7 @@ def nested(tasks: Any, depth: int, where: str) -> Any:
             case "both":
                 inner = chord([inner, tasks.add.s(1, 1)], chain(tasks.total.s(), group(tasks.add.s(1), tasks.add.s(2))))
             case "chain":
-                inner = chain(tasks.add.s(1), group(tasks.add.s(1), tasks.add.s(2)), tasks.total.s()) | inner
+                inner = chain(tasks.add.si(1, 1), group(tasks.add.s(1), tasks.add.s(2)), tasks.total.s()) | inner
             case "tail":
                 inner = chord([tasks.add.s(1, 1), tasks.add.s(2, 2)], chain(tasks.total.s(), inner))
     return inner
