@@ -74,9 +74,7 @@ class PartWriter:
         """What a signature stands for will never run."""
         options = signature.get("options") or {}
         if options.get("chord"):
-            self._add(
-                request, options.get("task_id"), options.get("group_id"), options.get("group_index"), state, exc
-            )
+            self._add(request, options.get("task_id"), options.get("group_id"), options.get("group_index"), state, exc)
 
     def _add(self, request: Context, task_id: Any, group_id: Any, index: Any, state: str, value: Any) -> None:
         if not task_id or not group_id:
@@ -287,9 +285,7 @@ def find_body(request: Context, group_id: str) -> Signature | None:
 
 def _nested(members: Any, by_id: Mapping[str, Any]) -> list[Any]:
     """Values in the shape of a stored group: `[[id, parent], members]`."""
-    return [
-        by_id[_identity(member)] if member[1] is None else _nested(member, by_id) for member in members[1]
-    ]
+    return [by_id[_identity(member)] if member[1] is None else _nested(member, by_id) for member in members[1]]
 
 
 def _identity(member: Any) -> str:
