@@ -6,7 +6,8 @@ import json
 import random
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from celeriac import Celery
 from celeriac.app import chords
 from celeriac.result import GroupResult
 
+from ..servers.shared import Shared
 from . import canvas_specs
-from .battery import ROOT
+from .battery import ROOT, Place, Side, rabbitmq_place, redis_place
 
 SEED = 20260
 WAYS = ("by its maker", "with arguments", "by a worker")
@@ -56,12 +58,12 @@ class Outbox:
 
 
 @pytest.fixture
-def outbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
+def outbox(monkeypatch: pytest.MonkeyPatch) -> Outbox:
     box = Outbox()
     monkeypatch.setattr(Celery, "client", box)
     monkeypatch.setattr(chords, "start_chord", box.start_chord)
     monkeypatch.setattr(GroupResult, "save", lambda group: box.save(group), raising=False)
-    yield box
+    return box
 
 
 def neutral(value: Any, names: dict[str, str]) -> Any:
@@ -181,3 +183,49 @@ def test_any_workflow_gives_eagerly_what_it_gives_with_celery(app: Celery, celer
 
     assert sum("value" in expected[-1] for expected in celerys) > COUNT / 2
     assert not apart, f"{len(apart)} of {COUNT}, such as {json.dumps(min(apart, key=lambda one: len(str(one))))}"
+
+
+SENT = ("31", "150")
+
+
+def values(place: Place, client: str, worker: str, folder: Path) -> list[Any]:
+    """What workflows sent by a client of one library gave on a worker of another."""
+    folder.mkdir()
+    running = Side(worker, place, folder).worker("-c", "3", app="canvas_app")
+    try:
+        found: list[Any] = Side(client, place, folder).client(*SENT, script="interop_canvas.py")
+    finally:
+        running.stop(hard=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def celery_alone(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return values(redis_place(shared), "celery", "celery", tmp_path_factory.mktemp("alone") / "celery")
+
+
+@pytest.mark.parametrize(
+    ("make", "client", "worker"),
+    [
+        (redis_place, "celeriac", "celeriac"),
+        (redis_place, "celeriac", "celery"),
+        (redis_place, "celery", "celeriac"),
+        (rabbitmq_place, "celeriac", "celeriac"),
+        (rabbitmq_place, "celery", "celeriac"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given.__name__.partition("_")[0],
+)
+def test_any_workflow_gives_what_it_gives_with_celery(
+    make: Callable[[Shared], Place],
+    client: str,
+    worker: str,
+    celery_alone: list[Any],
+    shared: Shared,
+    tmp_path: Path,
+) -> None:
+    found = values(make(shared), client, worker, tmp_path / "run")
+
+    chance = random.Random(int(SENT[0]))
+    specs = [canvas_specs.any_spec(chance, chance.choice([1, 2, 2, 3]), queues=False) for _ in range(int(SENT[1]))]
+    apart = [row for row in zip(specs, celery_alone, found, strict=True) if row[1] != row[2]]
+    assert not apart, f"{len(apart)}, such as {json.dumps(min(apart, key=lambda one: len(str(one))))}"
