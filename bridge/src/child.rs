@@ -80,13 +80,14 @@ impl Execution {
             Mode::Lost(_) => "lost",
             Mode::Revoked(_) => "revoked",
             Mode::Unknown => "unknown",
+            Mode::Refused(_) => "refused",
         })
     }
 
     #[getter]
     fn detail(&self) -> PyResult<String> {
         Ok(match self.unpack()?.mode {
-            Mode::Lost(text) | Mode::Revoked(text) => text,
+            Mode::Lost(text) | Mode::Revoked(text) | Mode::Refused(text) => text,
             Mode::Run | Mode::TimedOut(_) | Mode::Unknown => String::new(),
         })
     }

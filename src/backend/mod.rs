@@ -1,6 +1,7 @@
 //! The contract of where results live.
 
 mod error;
+mod keep;
 
 use async_trait::async_trait;
 
@@ -8,6 +9,7 @@ use crate::protocol::ResultRecord;
 use crate::report::StoreReport;
 
 pub use error::BackendError;
+pub use keep::{Keeper, Kept, Left};
 
 /// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
 #[async_trait]
@@ -34,6 +36,28 @@ pub trait ResultBackend: Send + Sync {
     /// there by then (the reply queue of `rpc://`).
     async fn prepare(&self) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// Whether it keeps requests that have begun. Workers ask for it when their broker counts no crash of a whole
+    /// worker ([`crate::broker::Broker::counts_crashes`]).
+    fn keeps_begun(&self) -> bool {
+        false
+    }
+
+    /// Keeps requests of members of workflows: they have begun, and are acknowledged as soon as this returns. If their
+    /// worker dies, another gets them from [`ResultBackend::renew_begun`] and concludes them.
+    async fn keep_begun(&self, _keeper: &Keeper, _begun: &[Kept]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// They have ended.
+    async fn forget_begun(&self, _keeper: &Keeper, _ids: &[String]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Renews the keeper's lease, if it keeps anything, and takes over what others have left whose leases have ended.
+    async fn renew_begun(&self, _keeper: &Keeper) -> Result<Left, BackendError> {
+        Ok(Left::default())
     }
 
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks

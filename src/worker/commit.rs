@@ -31,6 +31,8 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) enum What {
     /// The end of a request, or of its claim.
     End,
+    /// The end of a request that may be kept beside the results.
+    EndOfKept(RequestTag),
     /// An acknowledgement, a mark or a state while the request goes on, with the claim it had then.
     Meanwhile(RequestTag, Option<ClaimId>),
 }
@@ -324,7 +326,7 @@ pub(crate) fn broker_timeout() -> BrokerError {
     BrokerError::Timeout { url: "(connected)".to_owned(), after: ANSWER_WITHIN, reason }
 }
 
-fn backend_timeout() -> BackendError {
+pub(super) fn backend_timeout() -> BackendError {
     let reason = "it does not answer".to_owned();
     BackendError::Timeout { url: "(connected)".to_owned(), after: ANSWER_WITHIN, reason }
 }

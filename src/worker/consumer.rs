@@ -114,6 +114,10 @@ pub(super) struct ConsumerLoop {
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
     pub(super) stale_logged: u64,
+    /// Early acknowledgements of members of workflows are marks, which the broker counts a crash for.
+    pub(super) keeps_members: bool,
+    /// Where it does not, members are kept beside the results.
+    pub(super) keeping: Option<super::keeping::Keeping>,
 
     /// The last one is claimed from.
     pub(super) sources: Vec<Source>,
@@ -259,6 +263,12 @@ impl ConsumerLoop {
         self.commits.push(entry);
     }
 
+    /// The same for a request that may be kept beside the results.
+    pub(super) fn commit_end_of_kept(&mut self, tag: RequestTag, request: &Request, commit: Commit) {
+        let (consumer, suspect) = (request.consumer, request.suspect);
+        self.commits.push(Entry { consumer, commit, what: What::EndOfKept(tag), suspect });
+    }
+
     /// Takes a request out of the table, and gives its credit back.
     pub(super) fn remove(&mut self, tag: RequestTag) -> Option<Request> {
         let request = self.requests.remove(&tag)?;
@@ -276,6 +286,9 @@ impl ConsumerLoop {
         self.in_flight = 0;
         self.stats.batches.add(1);
         for (what, answer) in &done.answers {
+            if let What::EndOfKept(tag) = what {
+                self.forget_begun(*tag);
+            }
             match (what, answer) {
                 (_, Committed::Done) => self.stats.committed.add(1),
                 (_, Committed::Dead) => {
@@ -286,7 +299,7 @@ impl ConsumerLoop {
                 }
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
-                (What::End, Committed::Stale) => self.stats.stale.add(1),
+                (What::End | What::EndOfKept(_), Committed::Stale) => self.stats.stale.add(1),
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.
                     let same = |request: &&mut Request| request.claim.is_none() || request.claim == *claim;

@@ -38,6 +38,15 @@ pub(crate) struct Request {
     pub(crate) terminate: Option<i32>,
     /// The process that has begun it.
     pub(crate) pid: Option<u32>,
+    /// How often its process died before.
+    pub(crate) crashes: u32,
+    /// It is acknowledged early, and others wait for it: its claim is kept to the end, so that whoever gets it after a
+    /// crash of this worker concludes it.
+    pub(crate) member: bool,
+    /// Its early acknowledgement is in the store, as a mark: it must not run again.
+    pub(crate) once: bool,
+    /// How its claim is settled when it has been concluded, if that was decided before.
+    pub(crate) last: Option<Settle>,
 }
 
 /// Where a request is.

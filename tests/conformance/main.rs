@@ -75,6 +75,8 @@ macro_rules! conformance {
                 an_old_fence_is_stale,
                 a_consumer_dropped_without_goodbye_gives_back_to_its_namesake,
                 a_begun_claim_of_a_dead_consumer_counts_one_crash,
+                what_may_run_only_once_comes_again_with_a_crash_however_its_consumer_ends,
+                what_may_run_only_once_can_be_acknowledged_and_given_back,
                 closing_gives_back_in_order_and_counts_nothing,
                 a_closed_consumer_refuses_and_its_waiting_claim_ends,
                 a_commit_publishes_stores_and_settles_together,

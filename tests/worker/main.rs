@@ -13,6 +13,7 @@ mod faults;
 mod health;
 mod lease;
 mod limits;
+mod members;
 mod process;
 mod rate_limit;
 mod refuse;

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
 from celeriac.exceptions import (
+    InvalidTaskError,
     NotRegistered,
     Reject,
     TaskRevokedError,
@@ -98,14 +99,17 @@ class Concluder:
             case "revoked":
                 return self._revoke(task, request, execution.detail)
             case "unknown":
-                return self._unknown(execution, request, name)
+                exc = NotRegistered(name)
+                return "rejected", self.fail_alone(request, exc), request._follow_ups or (), repr(exc), None
+            case "refused":
+                return "failure", self.refuse(request, execution.detail), (), execution.detail, None
             case other:
                 raise ValueError(f"the supervisor asked for an unknown mode: {other!r}")
 
     def conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
         """Ends a request that has failed outside of its task's code."""
         if task is None:
-            return "failure", self._failure_alone(request, exc), (), repr(exc), None
+            return "failure", self.fail_alone(request, exc), request._follow_ups or (), repr(exc), None
         einfo = ExceptionInfo(exc, traceback="")
         task.request_stack.push(request)
         try:
@@ -115,21 +119,29 @@ class Concluder:
             task.request_stack.pop()
         return "failure", results, request._follow_ups or (), repr(exc), None
 
-    def _failure_alone(self, request: Context, exc: BaseException) -> list[ResultRecord]:
-        if not self.stores_errors(None, request):
+    def fail_alone(self, request: Context, exc: BaseException) -> list[ResultRecord]:
+        """The same as `fail` where this worker does not have the task: without its hooks and signals."""
+        results = []
+        if self.stores_errors(None, request):
+            results.append(self._records.exception(states.FAILURE, request, exc, None))
+        results += callbacks.fail_chain(self._records, request, exc, None)
+        if request.errbacks:
+            callbacks.send_after_failure(self._app, request, exc, ExceptionInfo(exc, traceback=""))
+        return results
+
+    def refuse(self, request: Context, why: str) -> list[ResultRecord]:
+        """The record of a message that nobody can read, or may: who waits for it is not left waiting."""
+        if not self.stores_errors(self._app.tasks.get(request.task or ""), request):
             return []
-        return [self._records.exception(states.FAILURE, request, exc, None)]
+        return [self._records.exception(states.FAILURE, request, InvalidTaskError(why), None)]
 
     def _revoke(self, task: Task[..., Any] | None, request: Context, why: str) -> Conclusion:
         exc = TaskRevokedError(why)
         results = []
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.REVOKED, request, exc, None))
+        results += callbacks.fail_chain(self._records, request, exc, None, states.REVOKED)
         return "revoked", results, (), why, None
-
-    def _unknown(self, execution: Execution, request: Context, name: str) -> Conclusion:
-        exc = NotRegistered(name)
-        return "rejected", self._failure_alone(request, exc), (), repr(exc), None
 
 
 def _call_hook(task: Task[..., Any], name: str, *args: Any) -> None:

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{MemoryStore, Shared};
-use crate::backend::{BackendError, ResultBackend, Watch};
+use crate::backend::{BackendError, Keeper, Kept, Left, ResultBackend, Watch};
 use crate::protocol::ResultRecord;
 
 #[async_trait]
@@ -34,6 +34,26 @@ impl ResultBackend for MemoryStore {
             state.forget(id);
         }
         Ok(())
+    }
+
+    fn keeps_begun(&self) -> bool {
+        true
+    }
+
+    async fn keep_begun(&self, keeper: &Keeper, begun: &[Kept]) -> Result<(), BackendError> {
+        let now = self.0.clock.now();
+        self.0.state.lock().keepers.keep(keeper, begun.to_vec(), now);
+        Ok(())
+    }
+
+    async fn forget_begun(&self, keeper: &Keeper, ids: &[String]) -> Result<(), BackendError> {
+        self.0.state.lock().keepers.forget(keeper, ids);
+        Ok(())
+    }
+
+    async fn renew_begun(&self, keeper: &Keeper) -> Result<Left, BackendError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().keepers.renew(keeper, now))
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -238,7 +238,7 @@ impl Consumer for MemoryConsumer {
             batch.iter().map(carry_out).collect()
         };
         let comes_back =
-            |commit: &Commit| !matches!(commit.settle, Settle::Keep | Settle::Ack | Settle::Dead(..));
+            |commit: &Commit| !matches!(commit.settle, Settle::Keep | Settle::Once | Settle::Ack | Settle::Dead(..));
         if batch.iter().any(|commit| !commit.publications.is_empty() || comes_back(commit)) {
             self.store.messages.notify_waiters();
         }

@@ -8,6 +8,7 @@
 
 mod backend;
 mod broker;
+mod keep;
 mod schedule;
 mod state;
 

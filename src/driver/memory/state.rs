@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keep::Keepers;
 use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
@@ -31,6 +32,7 @@ pub(super) struct State {
     results: HashMap<String, Kept>,
     broadcasts: BTreeMap<u64, Broadcast>,
     schedules: HashMap<String, Schedule>,
+    pub(super) keepers: Keepers,
 }
 
 #[derive(Default)]
@@ -58,13 +60,14 @@ struct Claim {
     owner: u64,
     fence: u64,
     begun: bool,
+    /// It must not run again, even if its owner says goodbye.
+    once: bool,
     stored: Stored,
 }
 
 struct Owner {
     node: String,
     expires: UnixMillis,
-    max_crashes: u32,
     /// Its consumer was dropped without a goodbye, which is as if its process had died.
     gone: bool,
 }
@@ -145,7 +148,6 @@ impl State {
         let owner = Owner {
             node: options.node.clone(),
             expires: now.after(options.lease),
-            max_crashes: options.max_crashes,
             gone: false,
         };
         self.owners.insert(id, owner);
@@ -176,23 +178,20 @@ impl State {
 
     /// Gives back the claims of all owners but `but` that are dead; returns how many.
     pub(super) fn recover(&mut self, but: Option<u64>, now: UnixMillis) -> usize {
-        let dead: Vec<(u64, u32)> = self
+        let dead: Vec<u64> = self
             .owners
             .iter()
             .filter(|(id, owner)| Some(**id) != but && (owner.gone || owner.expires <= now))
-            .map(|(id, owner)| (*id, owner.max_crashes))
+            .map(|(id, _)| *id)
             .collect();
         let mut count = 0;
-        for (owner, max_crashes) in dead {
+        for owner in dead {
             self.owners.remove(&owner);
             for mut claim in self.take_claims(owner) {
                 count += 1;
                 claim.stored.redelivered = true;
-                if claim.begun {
-                    self.count_crash(claim.stored, max_crashes, now);
-                } else {
-                    self.make_ready(claim.stored);
-                }
+                claim.stored.crashes += u32::from(claim.begun);
+                self.make_ready(claim.stored);
             }
         }
         count
@@ -203,6 +202,7 @@ impl State {
         self.owners.remove(&owner);
         for mut claim in self.take_claims(owner) {
             claim.stored.redelivered = true;
+            claim.stored.crashes += u32::from(claim.once);
             self.make_ready(claim.stored);
         }
     }
@@ -289,7 +289,7 @@ impl State {
                 }
                 let stored = entry.remove();
                 taken.push(delivery(&stored, fence));
-                self.claimed.insert(stored.id, Claim { owner, fence, begun: false, stored });
+                self.claimed.insert(stored.id, Claim { owner, fence, begun: false, once: false, stored });
             }
         }
         if taken.is_empty() {
@@ -336,15 +336,16 @@ impl State {
     }
 
     fn settle(&mut self, id: ClaimId, commit: &Commit, max_crashes: u32, now: UnixMillis) -> Committed {
-        if commit.settle == Settle::Keep {
+        if matches!(commit.settle, Settle::Keep | Settle::Once) {
             if let Some(claim) = self.claimed.get_mut(&id.id) {
-                claim.begun |= commit.begun;
+                claim.once |= commit.settle == Settle::Once;
+                claim.begun |= commit.begun || claim.once;
             }
             return Committed::Done;
         }
         let Some(Claim { mut stored, .. }) = self.claimed.remove(&id.id) else { return Committed::Stale };
         match &commit.settle {
-            Settle::Keep | Settle::Ack => {}
+            Settle::Keep | Settle::Once | Settle::Ack => {}
             Settle::Requeue => {
                 stored.place = self.number();
                 stored.redelivered = true;

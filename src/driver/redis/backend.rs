@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::inspect;
+use super::keep;
 use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
-use crate::backend::{BackendError, ResultBackend, Watch};
+use crate::backend::{BackendError, Keeper, Kept, Left, ResultBackend, Watch};
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
@@ -104,6 +105,22 @@ impl ResultBackend for RedisBackend {
             self.link.query::<u64>(&command).await?;
         }
         Ok(())
+    }
+
+    fn keeps_begun(&self) -> bool {
+        true
+    }
+
+    async fn keep_begun(&self, keeper: &Keeper, begun: &[Kept]) -> Result<(), BackendError> {
+        Ok(keep::keep(&self.link, &self.place, keeper, begun).await?)
+    }
+
+    async fn forget_begun(&self, keeper: &Keeper, ids: &[String]) -> Result<(), BackendError> {
+        Ok(keep::forget(&self.link, &self.place, keeper, ids).await?)
+    }
+
+    async fn renew_begun(&self, keeper: &Keeper) -> Result<Left, BackendError> {
+        Ok(keep::renew(&self.link, &self.place, keeper).await?)
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

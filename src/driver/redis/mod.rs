@@ -19,6 +19,7 @@ mod hear;
 mod held;
 mod inbox;
 mod inspect;
+mod keep;
 mod kept;
 mod keys;
 mod link;

@@ -53,7 +53,7 @@ CREATE TABLE claimed (
     fence INTEGER NOT NULL,
     place INTEGER NOT NULL,
     history INTEGER NOT NULL,
-    begun INTEGER NOT NULL
+    begun INTEGER NOT NULL          -- 1: a crash is counted if its consumer dies; 2: it must not run again
 );
 
 CREATE TABLE parked (

@@ -54,6 +54,8 @@ pub enum Mode {
     Revoked(String),
     /// No task of its name is registered.
     Unknown,
+    /// Its message is refused, for this reason; it comes without its body.
+    Refused(String),
 }
 
 /// What running (or concluding) a request gave. The child has made all bytes ready to send.

@@ -179,6 +179,10 @@ pub fn encode_execution(execution: &Execution, out: &mut Vec<u8>) -> Result<(), 
                 put_bytes(why.as_bytes(), out);
             }
             Mode::Unknown => out.push(4),
+            Mode::Refused(why) => {
+                out.push(6);
+                put_bytes(why.as_bytes(), out);
+            }
         }
         out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1));
         put_duration(execution.soft_limit, out);
@@ -425,6 +429,7 @@ impl<'a> Reader<'a> {
             2 => Mode::Lost(self.text()?.to_owned()),
             3 => Mode::Revoked(self.text()?.to_owned()),
             4 => Mode::Unknown,
+            6 => Mode::Refused(self.text()?.to_owned()),
             _ => return Err(self.wrong_field()),
         };
         let flags = self.u8()?;
