@@ -2,6 +2,7 @@
 
 mod call_template;
 mod child;
+mod chord;
 mod client;
 mod completions;
 mod compression;
@@ -32,6 +33,8 @@ mod _core {
     use crate::call_template::CallTemplate;
     #[pymodule_export]
     use crate::child::{Child, Execution};
+    #[pymodule_export]
+    use crate::chord::ChordPart;
     #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]

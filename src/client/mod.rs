@@ -1,5 +1,6 @@
 //! Sending, asking, waiting: one broker, perhaps one result backend, any number of callers.
 
+mod chord;
 mod error;
 mod patience;
 mod producer;

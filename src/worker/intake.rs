@@ -156,7 +156,9 @@ impl ConsumerLoop {
             crashes: delivery.crashes,
             member: task.is_some() && !options.acks_late && member::is_member(headers, message),
             once: false,
+            kept: None,
             last: None,
+            joining: None,
         }
     }
 
@@ -247,7 +249,13 @@ impl ConsumerLoop {
         let settle = Settle::Dead(reason, detail);
         let Some((id, name)) = member::named(&delivery.message) else {
             let commit = Commit { claim: Some(delivery.claim), settle, ..nothing() };
-            self.commits.push(Entry { consumer: source, commit, what: What::End, suspect: false });
+            self.commits.push(Entry {
+                consumer: source,
+                commit,
+                what: What::End,
+                suspect: false,
+                chord: None,
+            });
             return;
         };
         // Whoever waits for it learns of it. Nothing but its headers goes to a child.

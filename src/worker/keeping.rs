@@ -68,7 +68,8 @@ impl Keeping {
 impl ConsumerLoop {
     /// A member has begun and is to be kept before it is acknowledged.
     pub(super) fn keep_begun(&mut self, tag: RequestTag) {
-        let (Some(request), Some(keeping)) = (self.requests.get(&tag), &mut self.keeping) else { return };
+        let (Some(request), Some(keeping)) = (self.requests.get_mut(&tag), &mut self.keeping) else { return };
+        request.kept = Some(tag);
         let message = Envelope::encode(&request.message, &request.exchange, &request.routing_key, "");
         let id = format!("{}/{tag}", keeping.keeper.name);
         keeping.names.insert(tag, id.clone());
@@ -236,7 +237,9 @@ impl ConsumerLoop {
             crashes: 1,
             member: true,
             once: true,
+            kept: Some(tag),
             last: None,
+            joining: None,
         };
         self.log.lost(&request);
         if let Some(keeping) = &mut self.keeping {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::chords::{JOIN_LIMIT, Joining};
 use super::options::TaskOptions;
 use super::pool::{Execution, Mode, OutcomeKind, RequestTag};
 use crate::broker::{ClaimId, DeadReason, Settle};
@@ -45,8 +46,12 @@ pub(crate) struct Request {
     pub(crate) member: bool,
     /// Its early acknowledgement is in the store, as a mark: it must not run again.
     pub(crate) once: bool,
+    /// It is kept beside the results under this tag, its own at first ([`super::keeping`]).
+    pub(crate) kept: Option<RequestTag>,
     /// How its claim is settled when it has been concluded, if that was decided before.
     pub(crate) last: Option<Settle>,
+    /// It has ended, and goes on as [`Mode::Join`].
+    pub(crate) joining: Option<Box<Joining>>,
 }
 
 /// Where a request is.
@@ -92,7 +97,11 @@ impl Request {
             routing_key: self.routing_key.clone(),
             redelivered: self.redelivered,
             soft_limit: self.soft_limit.filter(|_| self.mode == Mode::Run),
-            hard_limit: self.hard_limit.filter(|_| self.mode == Mode::Run),
+            hard_limit: match self.mode {
+                Mode::Run => self.hard_limit,
+                Mode::Join(_) => Some(JOIN_LIMIT),
+                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown | Mode::Refused(_) => None,
+            },
             short,
         }
     }

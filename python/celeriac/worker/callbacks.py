@@ -7,7 +7,7 @@ outcome, so that result, follow-ups and acknowledgement can be one transaction.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
@@ -83,7 +83,7 @@ def fail_chain(
 ) -> list[ResultRecord]:
     """The same end for every later step of the chain, so that whoever waits for the last one learns of it."""
     failed = []
-    for step in reversed(request.chain or ()):
+    for step in later_steps(request.chain):
         options = step.get("options") or {}
         task_id = options.get("task_id")
         if task_id and not options.get("ignore_result"):
@@ -91,6 +91,24 @@ def fail_chain(
             stand_in = Context(id=task_id, task=step.get("task"), group=options.get("group_id"))
             failed.append(records.exception(state, stand_in, exc, traceback))
     return failed
+
+
+def later_steps(chain: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps that were to follow, in that order; a chord among them is ended by its body."""
+    for step in reversed(chain or ()):
+        yield step
+        while step.get("subtask_type") == "chord" and (step.get("kwargs") or {}).get("body"):
+            step = step["kwargs"]["body"]
+            yield step
+
+
+def call_body(app: Celery, request: Context, body: Mapping[str, Any], values: list[Any]) -> None:
+    """Adds what the body of a chord comes to, sent by the part that completed it.
+
+    Raises:
+        EncodeError: A message cannot be encoded.
+    """
+    _follow(app, request, body, values)
 
 
 def _follow_together(app: Celery, request: Context, signatures: Sequence[Mapping[str, Any]], value: Any) -> None:
