@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{MemoryStore, Shared};
 use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, Keeper, Kept, Left, ResultBackend, Watch,
+    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Watch,
 };
 use crate::protocol::{ChordPart, ResultRecord};
 
@@ -57,6 +57,20 @@ impl ResultBackend for MemoryStore {
     async fn renew_begun(&self, keeper: &Keeper) -> Result<Left, BackendError> {
         let now = self.0.clock.now();
         Ok(self.0.state.lock().keepers.renew(keeper, now))
+    }
+
+    async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
+        self.store(vec![group.into_result()]).await
+    }
+
+    async fn read_group(&self, group_id: &str) -> Result<Option<GroupRecord>, BackendError> {
+        let read = self.read(&[GroupRecord::key(group_id)]).await?;
+        let found = read.into_iter().next().flatten();
+        Ok(found.map(|result| GroupRecord::from_result(group_id, result)))
+    }
+
+    async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
+        self.forget(&[GroupRecord::key(group_id)]).await
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::address::Address;
+use super::groups;
 use super::inspect;
 use super::keep;
 use super::link::Link;
@@ -14,7 +15,7 @@ use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
 use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, Keeper, Kept, Left, ResultBackend, Watch,
+    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Watch,
 };
 use crate::broker::BrokerError;
 use crate::clock::Clock;
@@ -127,6 +128,25 @@ impl ResultBackend for RedisBackend {
 
     async fn renew_begun(&self, keeper: &Keeper) -> Result<Left, BackendError> {
         Ok(keep::renew(&self.link, &self.place, keeper).await?)
+    }
+
+    async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
+        Ok(groups::save(&self.link, &self.place, &group).await?)
+    }
+
+    async fn read_group(&self, group_id: &str) -> Result<Option<GroupRecord>, BackendError> {
+        let stored = groups::read(&self.link, &self.place, group_id).await?;
+        let found = |record| GroupRecord {
+            group_id: group_id.to_owned(),
+            record,
+            content_type: self.content_type.clone(),
+            expires_ms: None,
+        };
+        Ok(stored.map(found))
+    }
+
+    async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
+        Ok(groups::forget(&self.link, &self.place, group_id).await?)
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
