@@ -8,12 +8,14 @@ mod keep;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
 pub(crate) use chord::{NONCE, nonce};
-pub use chord::{ChordClaim, Counted, Gathered};
+pub(crate) use chord::missing;
+pub use chord::{ChordClaim, Counted, Gathered, Stalled};
 pub use error::BackendError;
 pub use group::GroupRecord;
 pub use keep::{Keeper, Kept, Left};
@@ -131,6 +133,27 @@ pub trait ResultBackend: Send + Sync {
     /// by a call whose answer got lost.
     async fn finish_chord(&self, _claim: &ChordClaim) -> Result<bool, BackendError> {
         chord::refused(self.display_url())
+    }
+
+    /// Looks after a chord, from its start to its end: [`ResultBackend::stalled_chords`] tells when nothing of it is
+    /// counted any more. `message` is one of its messages, in a form of the workers' own.
+    async fn guard_chord(&self, _group_id: &str, _message: Bytes) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Chords that are looked after, and of which nothing was counted for `after`. Each is told to one caller, and again
+    /// after `again`.
+    async fn stalled_chords(
+        &self,
+        _after: Duration,
+        _again: Duration,
+    ) -> Result<Vec<Stalled>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    /// Stalled chords that are not lost, as it turned out: they are looked at again as if something had been counted.
+    async fn spare_chords(&self, _group_ids: &[String], _after: Duration) -> Result<(), BackendError> {
+        Ok(())
     }
 
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks

@@ -74,6 +74,12 @@ pub trait Broker: Send + Sync {
     /// Every queue the store knows, with its counts.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
 
+    /// Which of these texts occur in any message that may still be run: ready, claimed or parked. None: it cannot tell, at
+    /// a reasonable cost.
+    async fn mentions(&self, _texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {
+        Ok(None)
+    }
+
     /// Dead letters, oldest first, of one queue or of all.
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 

@@ -64,6 +64,11 @@ impl ConsumerLoop {
         self.enter_join(request, Joining { settle, chords, tries: 0 });
     }
 
+    /// Chords that nobody would end are ended on behalf of a request that is nobody's.
+    pub(super) fn join_lost(&mut self, request: Request, chords: VecDeque<Claimed>) {
+        self.enter_join(request, Joining { settle: Settle::Keep, chords, tries: 0 });
+    }
+
     /// Lets it wait for a slot, in front of the others: what it holds up is a whole workflow.
     fn enter_join(&mut self, mut request: Request, joining: Joining) {
         let Some(first) = joining.chords.front() else { return };

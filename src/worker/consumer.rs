@@ -118,6 +118,8 @@ pub(super) struct ConsumerLoop {
     pub(super) keeps_members: bool,
     /// Where it does not, members are kept beside the results.
     pub(super) keeping: Option<super::keeping::Keeping>,
+    /// Chords are looked after, if they are.
+    pub(super) stalled: Option<super::stalled::StalledLook>,
 
     /// The last one is claimed from.
     pub(super) sources: Vec<Source>,

@@ -39,6 +39,7 @@ mod revoked;
 mod running;
 mod saved;
 mod service;
+mod stalled;
 mod stats;
 mod strategy;
 mod tasks;
@@ -187,6 +188,7 @@ impl Worker {
         let log = self.stores.log.clone();
         let monitor = events::Events::new(&self.options, self.lamport, &log);
         let keeps_members = self.stores.broker.counts_crashes();
+        let stalled = stalled::StalledLook::new(self.options.chord_lost_after, &self.stores);
         let keeping = keeping::Keeping::new(&self.stores, &self.options.node, self.options.lease);
         ConsumerLoop {
             monitor,
@@ -219,6 +221,7 @@ impl Worker {
             stale_logged: 0,
             keeps_members,
             keeping,
+            stalled,
             sources: Vec::new(),
             claim_after: None,
             renew_at: now,

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::notice::Level;
 use super::pool::RequestTag;
 use super::request::Phase;
-use crate::backend::{BackendError, Left};
+use crate::backend::{BackendError, Left, Stalled};
 use crate::broker::{BrokerError, Consumer, ConsumerOptions, Renewal};
 
 /// Between two looks at everything that need not be exact.
@@ -51,6 +51,8 @@ pub(super) enum Chore {
     Kept(Vec<RequestTag>),
     /// Requests that have ended are not kept any more.
     Forgotten,
+    /// Chords that are lost.
+    Stalled(Vec<Stalled>),
     /// What workers have left that are gone.
     Left(Result<Left, BackendError>),
     Nap,
@@ -219,6 +221,7 @@ impl ConsumerLoop {
             Chore::Kept(tags) => self.begun_kept(tags),
             Chore::Forgotten => self.begun_forgotten(),
             Chore::Left(left) => self.begun_left(left),
+            Chore::Stalled(lost) => self.stalled_found(lost),
             Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Told(told) => self.told(told),
@@ -260,6 +263,7 @@ impl ConsumerLoop {
         self.close_old_sources();
         self.save_when_due(now);
         self.renew_begun(now);
+        self.look_for_stalled(now);
         self.watch(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_EVERY;

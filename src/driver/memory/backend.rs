@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{MemoryStore, Shared};
 use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Watch,
+    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled,
+    Watch,
 };
 use crate::protocol::{ChordPart, ResultRecord};
 
@@ -71,6 +73,27 @@ impl ResultBackend for MemoryStore {
 
     async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
         self.forget(&[GroupRecord::key(group_id)]).await
+    }
+
+    async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
+        let now = self.0.clock.now();
+        self.0.state.lock().chords.guard(group_id, message, now);
+        Ok(())
+    }
+
+    async fn stalled_chords(
+        &self,
+        after: Duration,
+        again: Duration,
+    ) -> Result<Vec<Stalled>, BackendError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().chords.stalled(after, again, now))
+    }
+
+    async fn spare_chords(&self, group_ids: &[String], after: Duration) -> Result<(), BackendError> {
+        let now = self.0.clock.now();
+        self.0.state.lock().chords.spare(group_ids, after, now);
+        Ok(())
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -84,6 +84,11 @@ impl Broker for MemoryStore {
         Ok(self.0.state.lock().statuses(self.0.clock.now()))
     }
 
+    async fn mentions(&self, texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {
+        let state = self.0.state.lock();
+        Ok(Some(texts.iter().map(|text| state.mentions(text)).collect()))
+    }
+
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
         Ok(self.0.state.lock().dead_letters(queue, limit))
     }

@@ -396,6 +396,13 @@ impl State {
         self.queues.iter().map(|(name, queue)| status(name, queue)).collect()
     }
 
+    /// Whether a text may occur in any message that may still be run.
+    pub(super) fn mentions(&self, text: &str) -> bool {
+        let ready = self.queues.values().flat_map(|queue| queue.ready.values());
+        let claimed = self.claimed.values().map(|claim| &claim.stored);
+        ready.chain(claimed).chain(self.parked.values()).any(|stored| stored.message.may_mention(text))
+    }
+
     pub(super) fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Vec<DeadLetter> {
         let of_queue = |letter: &&DeadLetter| queue.is_none_or(|queue| letter.queue == queue);
         self.dead.values().filter(of_queue).take(limit).cloned().collect()

@@ -4,10 +4,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::address::Address;
 use super::groups;
+use super::guard;
 use super::inspect;
 use super::keep;
 use super::link::Link;
@@ -15,7 +17,8 @@ use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
 use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Watch,
+    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled,
+    Watch,
 };
 use crate::broker::BrokerError;
 use crate::clock::Clock;
@@ -147,6 +150,22 @@ impl ResultBackend for RedisBackend {
 
     async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
         Ok(groups::forget(&self.link, &self.place, group_id).await?)
+    }
+
+    async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
+        Ok(guard::guard(&self.link, &self.place, group_id, &message).await?)
+    }
+
+    async fn stalled_chords(
+        &self,
+        after: Duration,
+        again: Duration,
+    ) -> Result<Vec<Stalled>, BackendError> {
+        Ok(guard::stalled(&self.link, &self.place, after, again).await?)
+    }
+
+    async fn spare_chords(&self, group_ids: &[String], after: Duration) -> Result<(), BackendError> {
+        Ok(guard::spare(&self.link, &self.place, group_ids, after).await?)
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -459,6 +459,16 @@ pub(super) fn recall(step: &mut Step<'_>, queue: &str) -> Result<u64> {
     Ok(moved as u64)
 }
 
+/// Whether a text may occur in any message that may still be run: a compressed body may hold anything.
+pub(super) fn mentions(connection: &Connection, text: &str) -> Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM message WHERE id NOT IN (SELECT message FROM dead)
+             AND (instr(headers, ?1) OR instr(body, ?1) OR instr(headers, ?2)) LIMIT 1",
+        )?
+        .exists(params![text.as_bytes(), &br#""compression": ""#[..]])
+}
+
 /// Counts of every queue. What is due counts as ready, though nobody has moved it yet.
 pub(super) fn statuses(connection: &Connection, now: UnixMillis) -> Result<Vec<QueueStatus>> {
     let counts = [
