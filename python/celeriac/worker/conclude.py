@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
+from celeriac.app.stores import uses_replies
 from celeriac.exceptions import (
     InvalidTaskError,
     NotRegistered,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from celeriac.worker.records import RecordWriter
 
 logger = logging.getLogger("celeriac.app.trace")
+
+#: Not even None.
+_NOTHING: Any = object()
 
 LOG_EXPECTED = "Task %(name)s[%(id)s] raised expected: %(exc)s"
 LOG_UNEXPECTED = "Task %(name)s[%(id)s] raised unexpected: %(exc)s"
@@ -99,6 +103,11 @@ class Concluder:
                 exc: BaseException = TimeLimitExceeded(int(limit) if limit == int(limit) else limit)
                 return self.conclude_failure(task, request, exc)
             case "lost":
+                if (value := self._stored(request)) is not _NOTHING:
+                    # Its process died when it had ended: who waits for it has got it, a chord perhaps not.
+                    if request.chord:
+                        self.parts.add(request, states.SUCCESS, value)
+                    return "success", (), (), safe_repr(value), None
                 text = f"Worker exited prematurely: {execution.detail} Job: {execution.number}."
                 return self.conclude_failure(task, request, WorkerLostError(text))
             case "revoked":
@@ -112,6 +121,17 @@ class Concluder:
                 return self._joiner.join(execution, request)
             case other:
                 raise ValueError(f"the supervisor asked for an unknown mode: {other!r}")
+
+    def _stored(self, request: Context) -> Any:
+        """The result that is stored of it; `_NOTHING` unless it has succeeded."""
+        if not self._keeps or uses_replies(self._app.conf.values_now()):
+            return _NOTHING
+        try:
+            result = self._app.AsyncResult(request.id or "")
+            return result.result if result.state == states.SUCCESS else _NOTHING
+        except Exception as exc:
+            logger.warning("cannot look whether task %s has ended: %r", request.id, exc)
+            return _NOTHING
 
     def conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
         """Ends a request that has failed outside of its task's code."""
