@@ -19,3 +19,4 @@ mod rate_limit;
 mod refuse;
 mod revoke;
 mod shutdown;
+mod stalled;
