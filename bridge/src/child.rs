@@ -84,6 +84,7 @@ impl Execution {
             Mode::Lost(_) => "lost",
             Mode::Revoked(_) => "revoked",
             Mode::Unknown => "unknown",
+            Mode::Refused(_) => "refused",
             Mode::Join(_) => "join",
         })
     }
@@ -91,7 +92,7 @@ impl Execution {
     #[getter]
     fn detail(&self) -> PyResult<String> {
         Ok(match self.unpack()?.mode {
-            Mode::Lost(text) | Mode::Revoked(text) => text,
+            Mode::Lost(text) | Mode::Revoked(text) | Mode::Refused(text) => text,
             Mode::Run | Mode::TimedOut(_) | Mode::Unknown | Mode::Join(_) => String::new(),
         })
     }

@@ -200,6 +200,17 @@ impl Client {
         self.now(py, |client| async move { client.grow_chord(group_id, by).await })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    fn guard_chords(
+        &self,
+        py: Python<'_>,
+        group_ids: Vec<String>,
+        messages: Vec<Py<Publication>>,
+    ) -> PyResult<()> {
+        let messages: Vec<_> = messages.iter().map(|message| message.get().0.clone()).collect();
+        self.now(py, |client| async move { client.guard_chords(&group_ids, &messages).await })
+    }
+
     fn forget(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<()> {
         self.now(py, |client| async move { client.forget(&task_ids).await })
     }

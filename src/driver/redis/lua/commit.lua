@@ -121,11 +121,17 @@ for claim = 1, claims do
   elseif kind == 'b' then
     begun[#begun + 1] = tag
     answer[claim] = '1'
+  elseif kind == 'o' then
+    begun[#begun + 1] = tag
+    begun[#begun + 1] = 'once:' .. tag
+    redis.call('ZADD', INDEX, 'XX', '+inf', tag)
+    answer[claim] = '1'
   else
     answer[claim] = '1'
     settled[#settled + 1] = tag
     if letter ~= kind then
       unmarked[#unmarked + 1] = tag
+      unmarked[#unmarked + 1] = 'once:' .. tag
     end
     if kind ~= 'a' then
       local step, queue = place(tag)
