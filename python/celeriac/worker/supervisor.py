@@ -25,6 +25,7 @@ from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
 from celeriac.worker.child import ChildServer
+from celeriac.worker.consumer import Consumer
 from celeriac.worker.control import Desk
 from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
@@ -63,15 +64,6 @@ class Arguments:
     #: `-B`: file and class of the scheduler.
     beat: tuple[str | None, str | None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Consumer:
-    """The sender of `worker_ready`."""
-
-    app: Celery
-    hostname: str
-    controller: WorkController
 
 
 class WorkController:
