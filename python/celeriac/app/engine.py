@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from celeriac.app.kombu_publish import around_publish
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class Engine:
             held = self._held
             if held is None or held[0] != pid:
                 # A client inherited through fork is left alone: its threads and sockets are the parent's.
-                held = (pid, Client(app.broker_url_effective, app.result_backend_effective, options))
-                self._held, self._behind = held, None
+                client = Client(app.broker_url_effective, app.result_backend_effective, options)
+                held = (pid, around_publish(app, client))
+                self._held, self._behind = held, client
         return held[1]
 
     @property

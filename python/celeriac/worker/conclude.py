@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from celeriac.app.task import Task
     from celeriac.worker.records import RecordWriter
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 #: Not even None.
 _NOTHING: Any = object()
