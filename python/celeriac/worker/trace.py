@@ -102,7 +102,9 @@ class Tracer:
         """What runs requests of this task."""
         tracer = self._tasks.get(name)
         if tracer is None:
-            tracer = self._tasks[name] = TaskTracer(self, self.app.tasks[name])
+            task = self.app.tasks[name]
+            # A task of an app that Celery itself has made brings its own.
+            tracer = self._tasks[name] = getattr(task, "tracer_class", TaskTracer)(self, task)
         return tracer
 
     def _conclude(self, execution: Execution) -> None:

@@ -16,7 +16,7 @@ import pytest
 from .battery import Place, battery
 
 #: (client, worker), without the reference.
-PAIRINGS = [("celery", "celeriac"), ("celeriac", "celery"), ("celeriac", "celeriac")]
+PAIRINGS = [("celery", "celeriac"), ("celeriac", "celery"), ("celeriac", "celeriac"), ("celery", "served")]
 
 
 class Reference:
