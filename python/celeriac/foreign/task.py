@@ -45,6 +45,12 @@ class _Stack(RequestStack):
         return super().pop()
 
 
+def _sends_as_celery(real: Any) -> bool:
+    """Whether nothing of the project's own has a part in sending the task."""
+    base, app = celery("app.task").Task, celery("app.base").Celery
+    return type(real).apply_async is base.apply_async and type(real.app).send_task is app.send_task
+
+
 class ForeignTask(Task[..., Any]):
     """The task of ours for one of Celery's, `real`."""
 
@@ -82,6 +88,8 @@ class ForeignTask(Task[..., Any]):
                 real = self.real
                 real.backend = tracing.ResultKeeper(self, real._backend)
                 real.run = self._guarded(real.run)
+                if _sends_as_celery(real):
+                    real.signature_from_request = self._kept(real.signature_from_request)
                 # By name, and now: libraries that watch tasks replace it.
                 build = celery("app.trace").build_tracer
                 self._trace = real.__trace__ = build(real.name, real, real.app.loader, node, app=real.app)
@@ -105,6 +113,19 @@ class ForeignTask(Task[..., Any]):
             return value
 
         return run_in_worker
+
+    def _kept(self, signature_from_request: Callable[..., Any]) -> Callable[..., Any]:
+        """What `retry` sends goes with the outcome: never before it, and never without it."""
+
+        @wraps(signature_from_request)
+        def kept(request: Any = None, *args: Any, **options: Any) -> Any:
+            again = signature_from_request(request, *args, **options)
+            call = tracing.running.get()
+            if call is not None and call.is_tried_again(self, options):
+                again.apply_async = lambda: call.send_again(again)
+            return again
+
+        return kept
 
     # -- what is called of a task that does not run
 

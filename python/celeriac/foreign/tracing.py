@@ -14,6 +14,8 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
+from celeriac.app import send
+from celeriac.canvas.rebuild import maybe_signature
 from celeriac.exceptions import EncodeError
 from celeriac.foreign.mirror import celery, fields_of
 from celeriac.result.record import build_record
@@ -21,7 +23,7 @@ from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker.trace import TaskTracer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from celeriac._core import ResultRecord
     from celeriac.app.context import Context
@@ -33,6 +35,8 @@ __all__ = ["Call", "ForeignTracer", "ResultKeeper", "running"]
 #: The request that Celery's tracer runs here.
 running: ContextVar[Call | None] = ContextVar("celeriac_foreign_call", default=None)
 
+#: Celery's retry repeats them; they tell of one delivery.
+_OF_THE_DELIVERY = frozenset({"redelivered", "is_eager"})
 _KINDS = {states.FAILURE: "failure", states.RETRY: "retry", states.IGNORED: "ignored"}
 
 
@@ -76,6 +80,25 @@ class Call:
         self._takes = True
         self._links, self._chain = context.callbacks, context.chain
         context.callbacks = context.chain = None
+
+    # -- trying again
+
+    def is_tried_again(self, task: ForeignTask, options: Mapping[str, Any]) -> bool:
+        """Whether a signature that was made of the running request is for its next try."""
+        return task is self.tracer.task and options.get("retries") == (self.request.retries or 0) + 1
+
+    def send_again(self, again: Any) -> Any:
+        """Adds the message of Celery's signature to the outcome."""
+        request, real = self.request, self.tracer.task.real
+        options = {name: value for name, value in again.options.items() if name not in _OF_THE_DELIVERY}
+        message = maybe_signature({**again, "options": options}, app=self.tracer.app).compose()
+        if request._follow_ups is None:
+            request._follow_ups = []
+        request._follow_ups.append(message.publication)
+        send._published(message)
+        result = real.AsyncResult(request.id)
+        real.add_trail(result)
+        return result
 
     # -- what the tracer tells
 
