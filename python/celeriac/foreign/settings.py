@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app.defaults import SETTINGS
@@ -35,8 +36,14 @@ def translate(conf: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         value = _value(conf, name, setting.default)
+        if isinstance(value, timedelta) and isinstance(setting.default, (int, float)):
+            value = value.total_seconds()
         if name not in _APPLIED and not _same(value, setting.default):
             found[name] = value
+    for name in ("broker_read_url", "broker_write_url"):
+        # Where nothing else is said, Celery answers with the one broker there is.
+        if name in found and found[name] == found.get("broker_url"):
+            del found[name]
     if not any(found.get(name) for name in ("broker_url", "broker_read_url", "broker_write_url", "broker_host")):
         found["broker_url"] = DEFAULT_BROKER
     found["result_backend"] = _result_backend(found.get("result_backend"))
@@ -57,7 +64,7 @@ def _value(conf: Any, name: str, default: Any) -> Any:
 
 def _same(value: Any, default: Any) -> bool:
     try:
-        return type(value) is type(default) and bool(value == default)
+        return isinstance(value, bool) is isinstance(default, bool) and bool(value == default)
     except Exception:
         return False
 

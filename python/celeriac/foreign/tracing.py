@@ -220,7 +220,13 @@ class ForeignTracer(TaskTracer):
         follow_ups = call.request._follow_ups or ()
         if self._tells_sent and follow_ups:
             self.app.events.tasks_sent(follow_ups)
-        self._respond(call.tag, kind, call.results or (), follow_ups, summary, runtime, traceback)
+        traceback = None if traceback is None else _encodable(traceback)
+        self._respond(call.tag, kind, call.results or (), follow_ups, _encodable(summary), runtime, traceback)
+
+
+def _encodable(text: str) -> str:
+    """Text for logs and events: Celery leaves half of a pair of UTF-16 in it as it was."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class ResultKeeper:
