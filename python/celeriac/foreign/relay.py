@@ -110,6 +110,21 @@ class Relay:
         celery("app.trace").setup_worker_optimizations(real, sender.hostname)
         real.loader.worker_initialized = True
         real.loader.on_worker_init()
+        if not self._app.results_enabled:
+            signals.task_revoked.connect(self._store_revoked, weak=False)
+            signals.task_unknown.connect(self._store_unknown, weak=False)
+
+    def _store_revoked(
+        self, sender: Any = None, request: Any = None, terminated: bool = False, expired: bool = False, **_: Any
+    ) -> None:
+        """What the engine would store of it, by Celery's backend."""
+        if sender is not None:
+            reason = "terminated" if terminated else "expired" if expired else "revoked"
+            context, stores = context_of(request), sender.stores(request)
+            sender.real.backend.mark_as_revoked(request.id, reason, request=context, store_result=stores)
+
+    def _store_unknown(self, id: str | None = None, exc: Any = None, **_: Any) -> None:
+        self._app.real.backend.mark_as_failure(id, as_celery(exc))
 
     def _on_child(self, sender: Any = None, **_: Any) -> None:
         """In a child, before receivers hear that it has started."""

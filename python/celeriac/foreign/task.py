@@ -141,11 +141,19 @@ class ForeignTask(Task[..., Any]):
         """Its time limit has passed, or its process is gone."""
         exc = as_celery(exc)
         if not self.app.results_enabled:
-            request = self.real.request_stack.top
-            self.real.backend.mark_as_failure(
-                task_id, exc, request=request, store_result=not self.ignore_result, call_errbacks=False
-            )
+            self.store_failure(self.request, exc)
         self.real.on_failure(exc, task_id, args, kwargs, einfo)
+
+    def store_failure(self, request: Context, exc: BaseException) -> None:
+        """Has a failure stored by Celery's backend, where the engine cannot; its error links are ours to call."""
+        self.real.backend.mark_as_failure(
+            request.id, exc, request=context_of(request), store_result=self.stores(request), call_errbacks=False
+        )
+
+    def stores(self, request: Context) -> bool:
+        """Whether a failure of this request leaves a record."""
+        ignores = self.ignore_result if request.ignore_result is None else request.ignore_result
+        return not ignores or bool(self.store_errors_even_if_ignored)
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Likewise."""

@@ -117,6 +117,8 @@ class Call:
             request.callbacks = request.chain = None
         with _kombu_errors():
             self.results = self.tracer.follow(request, value, stores)
+        # Links count as children, whoever stores the record.
+        context._children = request._children
 
     def failed(self, exc: BaseException, traceback: str | None, context: Any) -> None:
         """It raised."""
@@ -214,6 +216,8 @@ class ForeignTracer(TaskTracer):
     def _rejected(self, call: Call, exc: Any, einfo: Any, runtime: float) -> None:
         kind = "requeued" if exc.requeue else "rejected"
         call.results = None if exc.requeue else self.fail(call.request, exc, ExceptionInfo(exc, traceback=""))
+        if not exc.requeue and not self._keeps:
+            self.task.store_failure(call.request, exc)
         self._answer(call, kind, safe_repr(exc), runtime, str(getattr(einfo, "traceback", "") or ""))
 
     def _answer(self, call: Call, kind: str, summary: str, runtime: float, traceback: str | None) -> None:

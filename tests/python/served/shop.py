@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from celery import Celery, Task, chain, current_app, current_task, group, shared_task, signals
+from celery.app import trace as tracing
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.schedules import crontab
 from celery.utils.log import get_task_logger
@@ -96,6 +97,13 @@ class Config:
 app.config_from_object(Config)
 
 
+class Tenant(ContextTask):
+    """Says on every message whose it is, as libraries for tenants do."""
+
+    def apply_async(self, args=None, kwargs=None, headers=None, **options):
+        return super().apply_async(args, kwargs, headers={"tenant": "acme", **(headers or {})}, **options)
+
+
 class Base(ContextTask):
     """With every hook there is."""
 
@@ -159,6 +167,13 @@ def about(self, **kwargs):
         "root": request.root_id == request.id,
         "depth": web.depth,
     }
+
+
+@app.task(name="shop.tenant", base=Tenant, bind=True)
+def tenant(self):
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+    return self.request.get("tenant")
 
 
 @app.task(name="shop.progress", bind=True)
@@ -311,6 +326,20 @@ def on_ready(sender=None, **_):
     with sender.app.connection() as connection:
         sender.app.send_task("shop.linked", ("ready", "worker_ready"), connection=connection)
 
+
+def build_tracer(name, task, *args, **kwargs):
+    """Libraries that watch tasks replace this function."""
+    trace = celery_build_tracer(name, task, *args, **kwargs)
+
+    def watched(uuid, args, kwargs, request=None):
+        note("watched", name, uuid)
+        return trace(uuid, args, kwargs, request)
+
+    return watched
+
+
+celery_build_tracer = tracing.build_tracer
+tracing.build_tracer = build_tracer
 
 CANVAS = {
     "chain": lambda: chain(add.s(1, 2), add.s(3), add.s(4)),

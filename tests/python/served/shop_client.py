@@ -45,6 +45,7 @@ CALLS = {
     "auto": lambda: shop.auto.delay(2),
     "auto gives up": lambda: shop.auto.delay(9),
     "about": lambda: shop.about.apply_async(kwargs={"a": 1}, headers={"tenant": "acme"}),
+    "tenant": lambda: shop.tenant.delay(),
     "progress": lambda: shop.progress.delay(),
     "states itself": lambda: shop.states_itself.delay(),
     "rejects": lambda: shop.rejects.delay(),
