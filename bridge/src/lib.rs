@@ -1,7 +1,9 @@
 //! The Python module `celeriac._core`: registers classes and functions, nothing else.
 
+mod arrivals;
 mod call_template;
 mod child;
+mod chord;
 mod client;
 mod completions;
 mod compression;
@@ -29,9 +31,13 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::arrivals::Arrivals;
+    #[pymodule_export]
     use crate::call_template::CallTemplate;
     #[pymodule_export]
     use crate::child::{Child, Execution};
+    #[pymodule_export]
+    use crate::chord::ChordPart;
     #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]
