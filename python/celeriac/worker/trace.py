@@ -111,7 +111,9 @@ class Tracer:
         """What runs requests of this task."""
         tracer = self._tasks.get(name)
         if tracer is None:
-            tracer = self._tasks[name] = self._trace_by(self, self.app.tasks[name])
+            task = self.app.tasks[name]
+            # A task of an app that Celery itself has made brings its own.
+            tracer = self._tasks[name] = getattr(task, "tracer_class", self._trace_by)(self, task)
         return tracer
 
     def plain_task(self, task: Task[..., Any]) -> TaskTracer:
