@@ -26,6 +26,7 @@ from celeriac.utils.time import zone
 if TYPE_CHECKING:
     from celeriac._core import Client, ResultRecord
     from celeriac.app.amqp import AMQP
+    from celeriac.app.backends import Backends
     from celeriac.app.connection import Connection
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 __all__ = ["Celery"]
 
 
+def frameworks() -> set[Any]:
+    """Paths of what is done for the framework that this process runs in."""
+    return {"celeriac.fixups.django:fixup"} if os.environ.get("DJANGO_SETTINGS_MODULE") else set()
+
+
 class Celery:
     """An application.
 
@@ -54,6 +60,7 @@ class Celery:
         task_cls: Class of tasks made by the decorator.
         amqp: Class of `app.amqp`, or its path; likewise `control`, `events` and `log`.
         loader: Not supported: settings and `include` say what is loaded.
+        fixups: What is called with the app at the end, functions or paths; what for Django there is, unless given.
         set_as_current: Make this the app that shared tasks use.
         autofinalize: Finalise on first use; otherwise that is an error.
         strict_typing: Check arguments when a task is called.
@@ -114,6 +121,8 @@ class Celery:
             self.conf.set_source(config_source, namespace, config_source_silent)
         if task_cls is not None:
             self.task_cls = symbol_by_name(task_cls)
+        # Whether the project has said of which class its tasks are.
+        self._custom_task_cls_used = task_cls is not None or type(self).task_cls is not Celery.task_cls
         if loader not in (None, "app", "default"):
             raise ImproperlyConfigured("custom loaders are not supported: settings and `include` say what is loaded")
         parts = {"amqp_cls": amqp, "control_cls": control, "events_cls": events, "log_cls": log}
@@ -126,7 +135,8 @@ class Celery:
         self._lock = threading.RLock()
         self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
-        # Both made on first use.
+        # All made on first use.
+        self._backends: Backends | None = None
         self._events: Events | None = None
         self._clock: LamportClock | None = None
         # Made of `task_cls` on first use, or set by hand.
@@ -135,6 +145,8 @@ class Celery:
         self._child_update: Callable[[int, ResultRecord], None] | None = None
         if set_as_current:
             self.set_current()
+        self.fixups = frameworks() if fixups is None else set(fixups)
+        self._fixups: list[Any] = [made for path in self.fixups if (made := symbol_by_name(path)(self)) is not None]
         current.register_app(self)
         self.on_init()
 
@@ -241,7 +253,25 @@ class Celery:
     @property
     def results_enabled(self) -> bool:
         """Whether results are kept."""
-        return self.result_backend_effective is not None
+        return self.result_backend_effective is not None or self.has_own_backend
+
+    @property
+    def has_own_backend(self) -> bool:
+        """Whether results are kept by a backend that is written in Python."""
+        return stores.own_backend(self.conf.values_now()["result_backend"]) is not None
+
+    @property
+    def backend(self) -> Any:
+        """Where results are kept, as an object with the methods of Celery's backends; each thread has its own.
+
+        Raises:
+            ImproperlyConfigured: The class that `result_backend` names cannot be imported.
+        """
+        if self._backends is None:
+            from celeriac.app.backends import Backends
+
+            self._backends = Backends(self)
+        return self._backends.get()
 
     @property
     def timezone(self) -> tzinfo:
@@ -349,7 +379,7 @@ class Celery:
         """Imports `<package>.tasks` of each package, when the worker imports its modules.
 
         Args:
-            packages: Names, or something that is called for them.
+            packages: Names, or something that is called for them; with Django, its applications unless given.
             related_name: Module to look for; None imports the packages themselves.
             force: Import now.
         """
@@ -373,6 +403,8 @@ class Celery:
         from celeriac.app.autodiscover import autodiscover
 
         names = packages() if callable(packages) else packages
+        if not names:
+            names = [name for fixup in self._fixups for name in fixup.autodiscover_tasks()]
         autodiscover([names] if isinstance(names, str) else names or (), related_name)
 
     def add_periodic_task(

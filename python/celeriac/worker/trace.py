@@ -18,7 +18,7 @@ from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
 from celeriac.worker.conclude import Concluder
 from celeriac.worker.limits import Cancelled
-from celeriac.worker.records import RecordWriter
+from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Tracer:
         self.channel = channel
         self.limit = limit
         self.opener = Opener(app, node)
-        self.records = RecordWriter(app, node)
+        self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
         app._child_update = channel.update

@@ -1,0 +1,1 @@
+"""Extras that not every project needs."""

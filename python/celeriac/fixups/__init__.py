@@ -1,0 +1,1 @@
+"""What the app does by itself in the surroundings of a framework."""
