@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.task import Task
 
+#: Whether settings that name no broker mean Celery's default, not the embedded one. Written once, by `compat.install`.
+celery_defaults = False
+
 # The app of last resort; written once by get_default_app, or by set_default_app.
 _default_app: Celery | None = None
 _default_lock = threading.Lock()
@@ -83,7 +86,7 @@ def is_without_default_app() -> bool:
 
 
 def get_default_app() -> Celery:
-    """The default app; made on first use, on the embedded broker unless the environment names another."""
+    """The default app; made on first use, on the embedded broker unless the environment names another (or is Celery's)."""
     if _default_app is None:
         with _default_lock:
             if _default_app is None:

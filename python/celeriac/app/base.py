@@ -248,7 +248,9 @@ class Celery:
     def uses_embedded_broker(self) -> bool:
         """Whether nobody named a broker."""
         conf = self.conf
-        return not any(conf[name] for name in ("broker_url", "broker_read_url", "broker_write_url", "broker_host"))
+        return not current.celery_defaults and not any(
+            conf[name] for name in ("broker_url", "broker_read_url", "broker_write_url", "broker_host")
+        )
 
     @property
     def results_enabled(self) -> bool:

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from celeriac import _state as current
 from celeriac.backends.find import own_backend
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.result.record import expires_ms
@@ -34,6 +35,8 @@ __all__ = [
 
 #: Carries messages and results when nobody names a broker.
 EMBEDDED_URL = "sqlite:///celeriac.db"
+#: The same where `celery` is celeriac: what Celery connects to when nobody names a broker.
+CELERY_URL = "amqp://guest@localhost//"
 
 _DISABLED = frozenset({"disabled", "disabled://"})
 _EMBEDDED = ("sqlite", "memory")
@@ -71,7 +74,9 @@ def broker_url(conf: Mapping[str, Any], role: str = "write") -> str:
     """
     found = conf[f"broker_{role}_url"] or conf["broker_url"]
     if not found:
-        return _from_parts(conf) if conf["broker_host"] else EMBEDDED_URL
+        if conf["broker_host"]:
+            return _from_parts(conf)
+        return CELERY_URL if current.celery_defaults else EMBEDDED_URL
     urls = found.split(";") if isinstance(found, str) else [str(url) for url in found]
     if len(urls) > 1:
         urls = _ordered(urls, conf["broker_failover_strategy"])
@@ -92,7 +97,7 @@ def result_backend(conf: Mapping[str, Any]) -> str | None:
         return None
     if not found:
         named = conf["broker_url"] or conf["broker_write_url"] or conf["broker_host"]
-        return None if named else EMBEDDED_URL
+        return None if named or current.celery_defaults else EMBEDDED_URL
     scheme, _, rest = found.partition("://")
     if scheme == "rpc" and not rest.strip("/"):
         return _replies(conf)

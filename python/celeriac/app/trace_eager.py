@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_always_eager", "run_eagerly"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("celery.app.trace")
 
 
 def apply_always_eager(task: Task[..., Any], args: Any, kwargs: Any, options: dict[str, Any]) -> EagerResult[Any]:
@@ -88,7 +88,15 @@ def run_eagerly(
         },
         **(options.get("headers") or {}),
     )
-    return _EagerCall(task, request, throw).run()
+    call = _EagerCall(task, request, throw)
+    from celeriac.app import trace
+
+    if trace.is_patched():
+        traced = trace.TracedRequest(request, call.run)
+        around = trace.build_tracer(task.name, task, eager=True, propagate=throw, app=app)
+        found: EagerResult[Any] = around(task_id, args, kwargs, traced).retval
+        return found
+    return call.run()
 
 
 class _EagerCall:

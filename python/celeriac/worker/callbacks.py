@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celeriac.utils.einfo import ExceptionInfo
     from celeriac.worker.records import RecordWriter
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 
 class GroupTrail:

@@ -12,6 +12,7 @@ from celeriac import signals
 from celeriac.app import log
 from celeriac.worker import pools, process
 from celeriac.worker.limits import SoftLimit
+from celeriac.worker.patched import end_of_child
 from celeriac.worker.trace import Tracer
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class ChildServer:
             code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
         finally:
             signals.worker_process_shutdown.send(sender=self._node, pid=os.getpid(), exitcode=code)
+            end_of_child()
         return code
 
     def _serve_one_slot(self, descriptor: int) -> None:

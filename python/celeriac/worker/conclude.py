@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from celeriac.app.task import Task
     from celeriac.worker.records import RecordWriter
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 LOG_EXPECTED = "Task %(name)s[%(id)s] raised expected: %(exc)s"
 LOG_UNEXPECTED = "Task %(name)s[%(id)s] raised unexpected: %(exc)s"

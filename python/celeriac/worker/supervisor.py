@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.worker.setup import Setup
 
-logger = logging.getLogger("celeriac.worker")
+logger = logging.getLogger("celery.worker")
 
 #: How long the engine's thread may take to end after it has said that it stopped.
 JOIN_SECONDS = 5.0
@@ -212,7 +212,7 @@ class WorkController:
         options["control"] = control_options(
             self.app, self.hostname, pool=self.arguments.pool, without_mingle=without_mingle
         )
-        options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
+        options["log_level"] = logging.getLogger("celery").getEffectiveLevel()
         self._task_signals = task_signals.TaskSignals(self.app, self.hostname, self._consumer)
         options.update(self._service.options(), tell=task_signals.wanted())
         return options
