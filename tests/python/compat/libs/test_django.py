@@ -49,7 +49,7 @@ def test_results_in_djangos_database_are_those_of_celery(make_side: MakeSide) ->
         "exc_module": "builtins",
     }
     assert saw["refused row"]["traceback"] == ["ValueError: no stock"]
-    assert saw["read again"] == ["FAILURE", "ValueError('no stock')", False, "orders.tasks.refuse", True]
+    assert saw["read again"] == ["FAILURE", "ValueError('no stock')", False, None, True]
     assert saw["backend"] == "DatabaseBackend"
     assert saw["chain"] == [13, 3, True]
     assert saw["group"] == [0, 2, 4, 6]

@@ -53,7 +53,7 @@ def test_spans_are_those_of_celery(side: Side) -> None:
     assert run["attributes"]["celery.action"] == "run"
     assert run["attributes"]["celery.state"] == "SUCCESS"
     assert run["attributes"]["celery.task_name"] == "otel_app.add"
-    assert run["attributes"]["celery.hostname"] == "libs@host"
+    assert run["attributes"]["celery.hostname"].startswith("gen")
     assert run["attributes"]["messaging.conversation_id"] == saw["first"]
     (parent,) = (span for span in mine if span["name"] == "run/otel_app.parent")
     grandchild = next(span for span in mine if span["name"] == "run/otel_app.add" and by_id[span["parent"]]["parent"] == parent["id"])

@@ -19,7 +19,7 @@ DATABASES = {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.path.join(os.environ["LIBS_FOLDER"], "shop.db"),
         # Several processes write: none gives up at once.
-        "OPTIONS": {"timeout": 20},
+        "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"},
     }
 }
 CACHES = {
