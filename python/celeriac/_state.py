@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from celeriac.local import Proxy
+
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.task import Task
@@ -175,3 +177,41 @@ def denied_join_result() -> Iterator[None]:
         yield
     finally:
         _join_allowed.reset(token)
+
+
+class _TaskStack:
+    """The stack of running tasks as an object: libraries that run tasks by themselves push and pop here."""
+
+    @staticmethod
+    def push(task: Task[..., Any]) -> None:
+        """A task begins."""
+        push_current_task(task)
+
+    @staticmethod
+    def pop() -> Any:
+        """The innermost one ends."""
+        task = get_current_task()
+        pop_current_task()
+        return task
+
+    @property
+    def top(self) -> Any:
+        """The innermost one."""
+        return get_current_task()
+
+    @property
+    def stack(self) -> list[Any]:
+        """All of them, the innermost last."""
+        return list(current_tasks.get())
+
+    def __len__(self) -> int:
+        return len(current_tasks.get())
+
+
+_task_stack = _TaskStack()
+_get_active_apps = active_apps
+_set_current_app = set_current_app
+
+current_app: Celery = Proxy(get_current_app)  # type: ignore[assignment]
+current_task: Task[..., Any] = Proxy(get_current_task)  # type: ignore[assignment]
+default_app: Celery = Proxy(get_default_app)  # type: ignore[assignment]
