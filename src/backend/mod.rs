@@ -1,6 +1,7 @@
 //! The contract of where results live.
 
 mod error;
+mod group;
 
 use async_trait::async_trait;
 
@@ -8,6 +9,7 @@ use crate::protocol::ResultRecord;
 use crate::report::StoreReport;
 
 pub use error::BackendError;
+pub use group::GroupRecord;
 
 /// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
 #[async_trait]
@@ -21,6 +23,27 @@ pub trait ResultBackend: Send + Sync {
 
     /// Removes records.
     async fn forget(&self, task_ids: &[String]) -> Result<(), BackendError>;
+
+    /// Saves which results are a group's, over what was saved before.
+    async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
+        Err(self.keeps_no_groups(&group.group_id))
+    }
+
+    /// Reads a saved group; none where nothing is stored or it has expired.
+    async fn read_group(&self, group_id: &str) -> Result<Option<GroupRecord>, BackendError> {
+        Err(self.keeps_no_groups(group_id))
+    }
+
+    /// Removes a saved group, not its members' results.
+    async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
+        Err(self.keeps_no_groups(group_id))
+    }
+
+    /// The error of stores that have no place for groups.
+    fn keeps_no_groups(&self, group_id: &str) -> BackendError {
+        let what = format!("keeping groups (this one is {group_id})");
+        BackendError::Unsupported { url: self.display_url(), what }
+    }
 
     /// What the store says of itself, for `doctor`.
     async fn examine(&self) -> Result<StoreReport, BackendError> {

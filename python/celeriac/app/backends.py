@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import states
 from celeriac.backends.find import by_name, by_url
-from celeriac.result.record import StoredMeta
+from celeriac.result import _aio
+from celeriac.result.record import StoredMeta, build_group, read_group, read_record
 
 if TYPE_CHECKING:
     from celeriac._core import Client, Completions, ResultRecord
@@ -115,30 +116,35 @@ class OwnResults:
             pause = min(pause * 2, _LONGEST_LOOK)
         return found
 
+    def read_later(self, task_ids: Sequence[str], completions: Completions, token: int) -> None:
+        """`read` for an event loop, whose thread does not touch the backend."""
+        _aio.answer(token, _in_thread(self.read, list(task_ids)))
+
     def wait_later(self, task_ids: Sequence[str], timeout: float | None, completions: Completions, token: int) -> None:
-        """`wait` for an event loop, whose thread does not touch the backend."""
-        from celeriac.result import _aio
+        """`wait` for an event loop."""
+        _aio.answer(token, self._wait_later(list(task_ids), timeout, token))
 
-        async def wait() -> list[StoredMeta]:
-            loop = asyncio.get_running_loop()
-            deadline = None if timeout is None else time.monotonic() + timeout
-            pause = _FIRST_LOOK
-            while _aio.is_expected(token):
-                if found := await loop.run_in_executor(None, self._ready, list(task_ids)):
-                    return found
-                left = pause if deadline is None else min(pause, deadline - time.monotonic())
-                if left <= 0:
-                    break
-                await asyncio.sleep(left)
-                pause = min(pause * 2, _LONGEST_LOOK)
-            raise builtins.TimeoutError
+    async def _wait_later(self, task_ids: list[str], timeout: float | None, token: int) -> list[StoredMeta]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_LOOK
+        # Until nobody waits any more.
+        while _aio.is_expected(token):
+            found: list[StoredMeta] = await _in_thread(self._ready, task_ids)
+            if found:
+                return found
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
+            if left <= 0:
+                break
+            await asyncio.sleep(left)
+            pause = min(pause * 2, _LONGEST_LOOK)
+        raise builtins.TimeoutError
 
-        _aio.answer(token, wait())
+    def arrivals(self, task_ids: Sequence[str]) -> Arrivals:
+        """The final records of many tasks."""
+        return Arrivals(self, task_ids)
 
     def store(self, records: Sequence[ResultRecord]) -> None:
         """Stores states that were encoded for the engine."""
-        from celeriac.result.record import read_record
-
         for record in records:
             meta = read_record(self._app, record)
             self._app.backend.store_result(
@@ -149,3 +155,58 @@ class OwnResults:
         """Removes what is stored."""
         for task_id in task_ids:
             self._app.backend.forget(task_id)
+
+    def save_group(self, group_id: str, record: bytes, content_type: str, expires_ms: int | None = None) -> None:
+        """Keeps which results are a group's."""
+        from celeriac.result.rebuild import result_from_tuple
+
+        members = read_group(self._app, record, content_type)["result"]
+        self._app.backend.save_group(group_id, result_from_tuple(members, self._app))
+
+    def read_group(self, group_id: str) -> tuple[bytes, str] | None:
+        """What was saved of a group."""
+        group = self._app.backend.restore_group(group_id, cache=False)
+        return None if group is None else build_group(self._app, group)[:2]
+
+    def forget_group(self, group_id: str) -> None:
+        """Removes what was saved of a group."""
+        self._app.backend.delete_group(group_id)
+
+
+class Arrivals:
+    """The final records of many tasks, each given once. Used by one caller at a time.
+
+    Args:
+        results: Where they are read.
+        task_ids: Whose.
+    """
+
+    def __init__(self, results: OwnResults, task_ids: Sequence[str]) -> None:
+        self._results = results
+        self._missing = dict.fromkeys(task_ids)
+
+    def next(self, timeout: float | None = None) -> list[StoredMeta]:
+        """Waits for some that were not given before; empty when all have been given.
+
+        Raises:
+            TimeoutError: The built-in one: none has ended in time.
+        """
+        return self._taken(self._results.wait(list(self._missing), timeout)) if self._missing else []
+
+    def next_later(self, timeout: float | None, completions: Completions, token: int) -> None:
+        """The same for an event loop."""
+
+        async def wait() -> list[StoredMeta]:
+            missing = list(self._missing)
+            return self._taken(await self._results._wait_later(missing, timeout, token)) if missing else []
+
+        _aio.answer(token, wait())
+
+    def _taken(self, records: list[StoredMeta]) -> list[StoredMeta]:
+        for record in records:
+            self._missing.pop(record.task_id, None)
+        return records
+
+
+async def _in_thread(look: Callable[[list[str]], list[Any]], task_ids: list[str]) -> list[Any]:
+    return await asyncio.get_running_loop().run_in_executor(None, look, task_ids)

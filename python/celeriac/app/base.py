@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from celeriac.app.log import Logging
     from celeriac.app.periodic import Schedules
     from celeriac.canvas.signature import Signature
+    from celeriac.result.result_set import GroupResult, ResultSet
     from celeriac.utils.clocks import LamportClock
 
-    # `Celery.Task` hides the class in the annotations below it.
+    # `Celery.Task` hides the class in the annotations below it, and so do the others of a class's name.
     AnyTask = Task[..., Any]
+    SetClass = type[ResultSet]
+    GroupClass = type[GroupResult]
 
 __all__ = ["Celery"]
 
@@ -512,6 +515,20 @@ class Celery:
     ) -> AsyncResult[Any]:
         """The result of a task id."""
         return AsyncResult(task_id, backend=backend, task_name=task_name, app=self, **kw)
+
+    @property
+    def ResultSet(self) -> SetClass:
+        """The class of sets of results of this app."""
+        from celeriac.result.result_set import ResultSet
+
+        return ResultSet.bound(self)
+
+    @property
+    def GroupResult(self) -> GroupClass:
+        """The class of results of this app's groups: `app.GroupResult.restore(id)`."""
+        from celeriac.result.result_set import GroupResult
+
+        return GroupResult.bound(self)
 
     @property
     def router(self) -> Router:

@@ -46,6 +46,25 @@ class EngineBackend(BaseBackend):
     def _forget(self, task_id: str) -> None:
         self.app.client.forget([task_id])
 
+    def _save_group(self, group_id: str, result: Any) -> Any:
+        from celeriac.result.record import build_group
+
+        self.app.client.save_group(group_id, *build_group(self.app, result))
+        return result
+
+    def _restore_group(self, group_id: str) -> dict[str, Any] | None:
+        from celeriac.result.rebuild import result_from_tuple
+        from celeriac.result.record import read_group
+
+        stored = self.app.client.read_group(group_id)
+        if stored is None:
+            return None
+        meta = read_group(self.app, *stored)
+        return {**meta, "result": result_from_tuple(meta["result"], self.app)}
+
+    def _delete_group(self, group_id: str) -> None:
+        self.app.client.forget_group(group_id)
+
     def wait_for(
         self,
         task_id: str,
