@@ -206,6 +206,11 @@ mod sqlite_inline_results {
 mod sqlite_dedicated_results {
     results!(crate::setup::sqlite(celeriac::driver::Threading::Dedicated));
 }
+#[cfg(feature = "sqlite")]
+chords! {
+    sqlite_inline_chords: crate::setup::sqlite(celeriac::driver::Threading::Inline);
+    sqlite_dedicated_chords: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
 
 #[cfg(feature = "redis")]
 conformance! {
