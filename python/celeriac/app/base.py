@@ -145,6 +145,8 @@ class Celery:
         self._clock: LamportClock | None = None
         # Made of `task_cls` on first use, or set by hand.
         self._task_class: Any = None
+        #: Set by a child of a worker: ends the body of a chord that a backend written in Python has given up.
+        self._child_chord_error: Callable[[Any, BaseException], None] | None = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
         self._child_update: Callable[[int, ResultRecord], None] | None = None
         if set_as_current:
@@ -265,6 +267,13 @@ class Celery:
     def has_own_backend(self) -> bool:
         """Whether results are kept by a backend that is written in Python."""
         return stores.own_backend(self.conf.values_now()["result_backend"]) is not None
+
+    @property
+    def backend_counts_chords(self) -> bool:
+        """Whether a result backend that is written in Python counts the parts of chords itself."""
+        from celeriac.backends.base import Backend
+
+        return self.has_own_backend and type(self.backend).apply_chord is not Backend.apply_chord
 
     @property
     def backend(self) -> Any:

@@ -116,9 +116,7 @@ def _chord(
     from celeriac.canvas.chord import chord
 
     whole = chord(header, body, app=self.app)
-    return whole.run(
-        whole.tasks, whole.body, partial_args, self.app, interval, countdown, max_retries, **kwargs
-    )
+    return whole.run(whole.tasks, whole.body, partial_args, self.app, interval, countdown, max_retries, **kwargs)
 
 
 def _chord_unlock(

@@ -32,7 +32,7 @@ def counts_chords(app: Celery) -> bool:
             "the rpc:// result backend cannot join chords: results go to the one who sent the task, and a worker "
             "cannot read them. Set result_backend to a store, such as redis://."
         )
-    return not (app.result_backend_effective or "").startswith("db+")
+    return not app.has_own_backend and not (app.result_backend_effective or "").startswith("db+")
 
 
 def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
@@ -57,7 +57,7 @@ def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) 
 
 async def asend(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
     """The same for a coroutine: the event loop goes on meanwhile."""
-    if composition.chords or composition.groups:
+    if composition.chords or composition.groups or composition.told:
         await asyncio.to_thread(begin, app, composition)
     messages = composition.messages
     if len(messages) == 1:
@@ -88,6 +88,10 @@ def begin(app: Celery, composition: Composition) -> None:
     """What has to be there before the first message arrives."""
     for group in composition.groups:
         group.save()
+    for header, body, size in composition.told:
+        counted = body.clone()
+        counted["chord_size"] = size
+        app.backend.apply_chord((header.id, header.results), counted)
     if composition.chords:
         from celeriac.app import chords
 

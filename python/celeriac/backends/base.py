@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -20,11 +21,13 @@ from celeriac._state import get_current_app, get_current_task
 from celeriac.exceptions import (
     BackendGetMetaError,
     BackendStoreError,
+    ChordError,
     ImproperlyConfigured,
     TaskRevokedError,
     TimeoutError,
 )
 from celeriac.serialization import failure, registry
+from celeriac.utils.einfo import ExceptionInfo
 from celeriac.utils.lru import LRUCache
 
 if TYPE_CHECKING:
@@ -362,6 +365,55 @@ class Backend:
 
     def ensure_chords_allowed(self) -> None:
         """Raises where chords cannot be."""
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """Called before the parts of a chord are sent; a backend that counts notes how many there are.
+
+        Args:
+            header_result_args: Id and results of the header's group.
+            body: The body; its `chord_size` is the number of parts.
+            **kwargs: `countdown`, `interval` and `max_retries` of the looks.
+        """
+        self.ensure_chords_allowed()
+        self.fallback_chord_unlock(self.app.GroupResult(*header_result_args), body, **kwargs)
+
+    def fallback_chord_unlock(
+        self,
+        header_result: Any,
+        body: Any,
+        countdown: float = 1,
+        interval: float | None = None,
+        max_retries: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Sends the task that looks at the header of a chord until it is done."""
+        from celeriac.canvas import unlock
+        from celeriac.canvas.composition import Composition
+
+        composition = Composition(self.app)
+        unlock.plan(composition, body, header_result, unlock.Looks(interval, countdown, max_retries))
+        self.app._send_composition(composition, {})
+
+    def chord_error_from_stack(self, callback: Any, exc: BaseException | None = None) -> None:
+        """Ends the body of a chord that cannot be called: whoever waits for it, and its error links, are told why.
+
+        Args:
+            callback: The body.
+            exc: Why; what is being handled unless given.
+        """
+        exc = exc or sys.exc_info()[1] or ChordError("the chord cannot be completed")
+        end = self.app._child_chord_error
+        if end is not None:
+            end(callback, exc)
+        elif callback.id:
+            self.store_result(callback.id, exc, states.FAILURE)
+
+    def fail_from_current_stack(self, task_id: str, exc: BaseException | None = None) -> ExceptionInfo:
+        """Stores what is being handled as the failure of a task."""
+        exc = exc or sys.exc_info()[1] or RuntimeError("nothing was raised")
+        einfo = ExceptionInfo(exc)
+        self.mark_as_failure(task_id, exc, einfo.traceback)
+        return einfo
 
     def on_chord_part_return(self, request: Context, state: str, result: Any, **kwargs: Any) -> None:
         """Called when a part of a chord has ended; for backends that count."""

@@ -11,7 +11,17 @@ from celeriac.canvas.signature import Signature
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
-__all__ = ["Preparation", "StepIds", "drop_header_links", "is_empty_chain", "is_empty_group", "is_led_by_task", "kind_of", "parts_of", "unrolled"]
+__all__ = [
+    "Preparation",
+    "StepIds",
+    "drop_header_links",
+    "is_empty_chain",
+    "is_empty_group",
+    "is_led_by_task",
+    "kind_of",
+    "parts_of",
+    "unrolled",
+]
 
 
 def kind_of(sig: Any) -> str | None:

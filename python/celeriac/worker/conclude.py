@@ -15,7 +15,7 @@ from celeriac.exceptions import (
 )
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
-from celeriac.worker.chords import Joiner, PartWriter
+from celeriac.worker.chords import Joiner, make_part_writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,9 @@ class Concluder:
         self._records = records
         self._keeps: bool = app.results_enabled
         #: Makes the parts that requests are of chords.
-        self.parts = PartWriter(app)
+        self.parts = make_part_writer(app)
         self._joiner = Joiner(app, records, self.parts)
+        app._child_chord_error = self._joiner.give_up
 
     def stores_errors(self, task: Task[..., Any] | None, request: Context) -> bool:
         """Whether a failure of this request leaves a record."""
@@ -130,17 +131,18 @@ class Concluder:
             self.parts.add_failed_steps(request, state, exc)
 
     def _failure_alone(self, request: Context, exc: BaseException) -> list[ResultRecord]:
+        results = []
+        if self.stores_errors(None, request):
+            results.append(self._records.exception(states.FAILURE, request, exc, None))
         self._count(states.FAILURE, request, exc)
-        if not self.stores_errors(None, request):
-            return []
-        return [self._records.exception(states.FAILURE, request, exc, None)]
+        return results
 
     def _revoke(self, task: Task[..., Any] | None, request: Context, why: str) -> Conclusion:
         exc = TaskRevokedError(why)
-        self._count(states.REVOKED, request, exc)
         results = []
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.REVOKED, request, exc, None))
+        self._count(states.REVOKED, request, exc)
         return "revoked", results, (), why, None
 
     def _unknown(self, execution: Execution, request: Context, name: str) -> Conclusion:

@@ -31,7 +31,9 @@ def as_plain(span):
         "status": span.status.status_code.name,
         "description": span.status.description,
         "events": [[event.name, event.attributes.get("exception.type")] for event in span.events],
-        "attributes": {key: list(value) if isinstance(value, tuple) else value for key, value in span.attributes.items()},
+        "attributes": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in span.attributes.items()
+        },
     }
 
 

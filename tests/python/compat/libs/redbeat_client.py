@@ -32,7 +32,9 @@ saw["entry"] = [found.name, found.task, found.args, found.schedule.run_every.tot
 saw["ran"] = found.last_run_at is not None
 entry.delete()
 
-yearly = RedBeatSchedulerEntry("yearly", "redbeat_app.note", crontab(minute=0, hour=0, day_of_month=1, month_of_year=1), app=app)
+yearly = RedBeatSchedulerEntry(
+    "yearly", "redbeat_app.note", crontab(minute=0, hour=0, day_of_month=1, month_of_year=1), app=app
+)
 yearly.save()
 again = RedBeatSchedulerEntry.from_key(yearly.key, app=app).schedule
 saw["crontab"] = [again == yearly.schedule, again._orig_month_of_year]

@@ -45,7 +45,11 @@ def test_spans_are_those_of_celery(side: Side) -> None:
     assert len(mine) == 9
     assert {span["kind"] for span in mine if span["name"].startswith("run/")} == {"CONSUMER"}
     assert {span["kind"] for span in mine if span["name"].startswith("apply_async/")} == {"PRODUCER"}
-    (run,) = (span for span in mine if span["attributes"].get("messaging.message.id") == saw["first"] and span["kind"] == "CONSUMER")
+    (run,) = (
+        span
+        for span in mine
+        if span["attributes"].get("messaging.message.id") == saw["first"] and span["kind"] == "CONSUMER"
+    )
     sent = by_id[run["parent"]]
     assert (sent["name"], sent["parent"]) == ("apply_async/otel_app.add", request["id"])
     assert sent["attributes"]["celery.action"] == "apply_async"
@@ -56,7 +60,9 @@ def test_spans_are_those_of_celery(side: Side) -> None:
     assert run["attributes"]["celery.hostname"].startswith("gen")
     assert run["attributes"]["messaging.conversation_id"] == saw["first"]
     (parent,) = (span for span in mine if span["name"] == "run/otel_app.parent")
-    grandchild = next(span for span in mine if span["name"] == "run/otel_app.add" and by_id[span["parent"]]["parent"] == parent["id"])
+    grandchild = next(
+        span for span in mine if span["name"] == "run/otel_app.add" and by_id[span["parent"]]["parent"] == parent["id"]
+    )
     assert grandchild["status"] == "UNSET"
 
     failed = [span for span in found if span["name"] == "run/otel_app.fail" and span["status"] == "ERROR"]
