@@ -46,11 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["Celery"]
 
 
-def frameworks() -> set[Any]:
-    """Paths of what is done for the framework that this process runs in."""
-    return {"celeriac.fixups.django:fixup"} if os.environ.get("DJANGO_SETTINGS_MODULE") else set()
-
-
 class Celery:
     """An application.
 
@@ -64,7 +59,7 @@ class Celery:
         task_cls: Class of tasks made by the decorator.
         amqp: Class of `app.amqp`, or its path; likewise `control`, `events` and `log`.
         loader: Not supported: settings and `include` say what is loaded.
-        fixups: What is called with the app at the end, functions or paths; what for Django there is, unless given.
+        fixups: Instead of `builtin_fixups`.
         set_as_current: Make this the app that shared tasks use.
         autofinalize: Finalise on first use; otherwise that is an error.
         strict_typing: Check arguments when a task is called.
@@ -86,6 +81,9 @@ class Celery:
     control_cls: Any = "celeriac.app.control:Control"
     events_cls: Any = "celeriac.app.events:Events"
     log_cls: Any = "celeriac.app.log:Logging"
+    loader_cls = "celeriac.loaders.app:AppLoader"
+    #: Functions, or paths of them, that make integrations with frameworks: each is called with the app.
+    builtin_fixups: Iterable[Any] = ("celeriac.fixups.django:fixup",)
 
     def __init__(
         self,
@@ -102,7 +100,7 @@ class Celery:
         include: Iterable[str] | None = None,
         changes: Mapping[str, Any] | None = None,
         config_source: Any = None,
-        fixups: Any = None,
+        fixups: Iterable[Any] | None = None,
         task_cls: Any = None,
         autofinalize: bool = True,
         namespace: str | None = None,
@@ -125,8 +123,6 @@ class Celery:
             self.conf.set_source(config_source, namespace, config_source_silent)
         if task_cls is not None:
             self.task_cls = symbol_by_name(task_cls)
-        # Whether the project has said of which class its tasks are.
-        self._custom_task_cls_used = task_cls is not None or type(self).task_cls is not Celery.task_cls
         if loader not in (None, "app", "default"):
             raise ImproperlyConfigured("custom loaders are not supported: settings and `include` say what is loaded")
         parts = {"amqp_cls": amqp, "control_cls": control, "events_cls": events, "log_cls": log}
@@ -139,10 +135,11 @@ class Celery:
         self._lock = threading.RLock()
         self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
-        # All made on first use.
+        # These are made on first use.
         self._backends: Backends | None = None
         self._events: Events | None = None
         self._clock: LamportClock | None = None
+        self._loader: Any = None
         # Made of `task_cls` on first use, or set by hand.
         self._task_class: Any = None
         #: Set by a child of a worker: ends the body of a chord that a backend written in Python has given up.
@@ -151,10 +148,10 @@ class Celery:
         self._child_update: Callable[[int, ResultRecord], None] | None = None
         if set_as_current:
             self.set_current()
-        self.fixups = frameworks() if fixups is None else set(fixups)
-        self._fixups: list[Any] = [made for path in self.fixups if (made := symbol_by_name(path)(self)) is not None]
         current.register_app(self)
         self.on_init()
+        #: Integrations with frameworks that were wanted.
+        self._fixups = _made_fixups(self, self.builtin_fixups if fixups is None else fixups)
 
     def on_init(self) -> None:
         """Called at the end of the constructor; for subclasses."""
@@ -394,7 +391,7 @@ class Celery:
         """Imports `<package>.tasks` of each package, when the worker imports its modules.
 
         Args:
-            packages: Names, or something that is called for them; with Django, its applications unless given.
+            packages: Names, or something that is called for them; those of Django's installed apps unless given.
             related_name: Module to look for; None imports the packages themselves.
             force: Import now.
         """
@@ -403,12 +400,18 @@ class Celery:
             self._import_discovered(packages, related_name)
 
     def import_default_modules(self) -> None:
-        """Imports what the settings name (`imports`, `include`) and what is to be discovered."""
+        """Imports what the settings name (`imports`, `include`) and what is to be discovered.
+
+        Raises:
+            Exception: What a receiver of `import_modules` has raised, such as Django's set-up.
+        """
         from importlib import import_module
 
         from celeriac.signals import import_modules
 
-        import_modules.send(self)
+        for _, answer in import_modules.send(self):
+            if isinstance(answer, Exception):
+                raise answer
         for name in (*(self.conf.imports or ()), *(self.conf.include or ())):
             import_module(name)
         for packages, related_name in self._autodiscover:
@@ -417,9 +420,10 @@ class Celery:
     def _import_discovered(self, packages: Any, related_name: str | None) -> None:
         from celeriac.app.autodiscover import autodiscover
 
+        if packages is None:
+            # What the frameworks know: Django's installed apps.
+            packages = [name for fixup in self._fixups for name in fixup.autodiscover_tasks()]
         names = packages() if callable(packages) else packages
-        if not names:
-            names = [name for fixup in self._fixups for name in fixup.autodiscover_tasks()]
         autodiscover([names] if isinstance(names, str) else names or (), related_name)
 
     def add_periodic_task(
@@ -604,6 +608,18 @@ class Celery:
         self.amqp.queues.select(queues)
 
     @property
+    def loader(self) -> Any:
+        """Imports the modules of this app."""
+        if self._loader is None:
+            self._loader = symbol_by_name(self.loader_cls)(self)
+        return self._loader
+
+    @property
+    def has_own_task_class(self) -> bool:
+        """Whether tasks are of a class that the project has chosen."""
+        return self.task_cls is not Celery.task_cls
+
+    @property
     def events(self) -> Events:
         """Events: `Receiver`, `Dispatcher`, `State`."""
         if self._events is None:
@@ -695,3 +711,11 @@ class Celery:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'} at {id(self):#x}>"
+
+
+def _made_fixups(app: Celery, fixups: Iterable[Any]) -> list[Any]:
+    # The only one that there is by itself costs an app without Django no import.
+    wanted = [
+        fixup for fixup in fixups if fixup not in Celery.builtin_fixups or os.environ.get("DJANGO_SETTINGS_MODULE")
+    ]
+    return [made for fixup in wanted if (made := symbol_by_name(fixup)(app)) is not None]

@@ -268,7 +268,8 @@ class _NamedRecords:
 
 def emit(level: int, name: str, message: str, created: float, task_id: str | None, task_name: str | None) -> None:
     """Logs a line of the engine, with the time at which it was written there, under a name like those of Celery's."""
-    name = "celery" + name.removeprefix("celeriac").replace("::", ".")
+    if name.startswith("celeriac"):
+        name = "celery" + name.removeprefix("celeriac").replace("::", ".")
     logger = logging.getLogger(name)
     if not logger.isEnabledFor(level):
         return

@@ -98,6 +98,9 @@ def result_backend(conf: Mapping[str, Any]) -> str | None:
     if not found:
         named = conf["broker_url"] or conf["broker_write_url"] or conf["broker_host"]
         return None if named or current.celery_defaults else EMBEDDED_URL
+    if found.startswith("cache+memory://"):
+        # What Celery's test apps have.
+        return "memory://"
     scheme, _, rest = found.partition("://")
     if scheme == "rpc" and not rest.strip("/"):
         return _replies(conf)

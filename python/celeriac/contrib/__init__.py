@@ -1,1 +1,1 @@
-"""Extras that not every project needs."""
+"""Extras: tools for tests, base classes of tasks, integrations."""

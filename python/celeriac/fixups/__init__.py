@@ -1,1 +1,1 @@
-"""What the app does by itself in the surroundings of a framework."""
+"""Integrations of frameworks, which every app asks whether they are wanted."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from celeriac import _core
     from celeriac.app.base import Celery
     from celeriac.worker.setup import Setup
+    from celeriac.worker.solo import SoloLoop
 
 logger = logging.getLogger("celery.worker")
 
@@ -226,11 +227,9 @@ class WorkController:
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         if self.arguments.pool == "solo":
-            from celeriac.worker.solo import SoloLoop
-
             options["child_fd"] = ours.detach()
             engine = self._engine = _core.Worker(options)
-            loop = SoloLoop(
+            loop = self._solo_loop()(
                 self.app, self.hostname, theirs.detach(), engine.fileno(), self._take_notices, self.timer.run_due
             )
             return self._run_engine(engine, loop.run, None, steps)
@@ -261,11 +260,7 @@ class WorkController:
         return self._run_engine(engine, lambda: self._wait(engine), pid, steps)
 
     def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None, steps: Steps) -> int:
-        wake_read, wake_write = os.pipe()
-        for descriptor in (wake_read, wake_write):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self._install_signals()
+        let_go = self._take_signals()
         try:
             steps.start()
             engine.start()
@@ -283,9 +278,7 @@ class WorkController:
             signals.worker_shutdown.send(sender=self)
             if pid is not None:
                 _reap(pid)
-            signal.set_wakeup_fd(-1)
-            os.close(wake_read)
-            os.close(wake_write)
+            let_go()
         return self.exitcode if self.exitcode is not None else 1
 
     def _wait(self, engine: _core.Worker) -> None:
@@ -322,6 +315,27 @@ class WorkController:
                     if text:
                         logger.error("%s", text)
         return self.exitcode is not None
+
+    def _solo_loop(self) -> type[SoloLoop]:
+        """What serves the solo pool."""
+        from celeriac.worker.solo import SoloLoop
+
+        return SoloLoop
+
+    def _take_signals(self) -> Callable[[], None]:
+        """Makes the signals of this process orders to this worker; gives what lets go of them."""
+        wake_read, wake_write = os.pipe()
+        for descriptor in (wake_read, wake_write):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._install_signals()
+
+        def let_go() -> None:
+            signal.set_wakeup_fd(-1)
+            os.close(wake_read)
+            os.close(wake_write)
+
+        return let_go
 
     def _install_signals(self) -> None:
         quit_on_term = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"

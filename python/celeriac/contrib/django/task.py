@@ -1,4 +1,4 @@
-"""`DjangoTask`: the class of tasks in a Django project."""
+"""The base class of tasks in a Django project."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ __all__ = ["DjangoTask"]
 
 
 class DjangoTask(Task[..., Any]):
-    """A task that can be sent when the database transaction is committed."""
+    """Tasks that can be sent when the transaction has been committed, so that a worker finds what they are about."""
 
     abstract = True
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
-        """`delay`, once the transaction is committed; never, if it is rolled back."""
-        import_module("django.db.transaction").on_commit(partial(self.delay, *args, **kwargs))
+        """`delay`, once the current transaction is committed; at once without one; never if it is rolled back."""
+        _on_commit(partial(self.delay, *args, **kwargs))
 
     def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
-        """`apply_async`, once the transaction is committed; never, if it is rolled back."""
-        import_module("django.db.transaction").on_commit(partial(self.apply_async, *args, **kwargs))
+        """`apply_async`, likewise."""
+        _on_commit(partial(self.apply_async, *args, **kwargs))
+
+
+def _on_commit(call: Any) -> None:
+    import_module("django.db.transaction").on_commit(call)
