@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from celeriac import states
@@ -11,6 +12,19 @@ from celeriac.backends.base import BaseBackend
 from celeriac.exceptions import TimeoutError
 
 __all__ = ["EngineBackend"]
+
+#: What a record says of a request.
+_OF_REQUESTS = (
+    "args",
+    "delivery_info",
+    "group",
+    "hostname",
+    "id",
+    "kwargs",
+    "parent_id",
+    "retries",
+    "task",
+)
 
 
 class EngineBackend(BaseBackend):
@@ -31,6 +45,9 @@ class EngineBackend(BaseBackend):
     ) -> Any:
         from celeriac.result.record import build_record
 
+        if request is not None and not hasattr(request, "_children"):
+            # Something like a request, of a library's.
+            request = SimpleNamespace(_children=None, **{name: getattr(request, name, None) for name in _OF_REQUESTS})
         self.app.client.store([build_record(self.app, task_id, state, result, traceback=traceback, request=request)])
         return result
 

@@ -24,6 +24,7 @@ from celeriac.app.unused import without_effect
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
+from celeriac.worker.batches import warn_of_batches
 from celeriac.worker.child import ChildServer
 from celeriac.worker.control import Desk
 from celeriac.worker.embedded_beat import EmbeddedBeat
@@ -120,6 +121,7 @@ class WorkController:
         steps = Steps(self, self.app.steps)
         for name, reason in without_effect(self.app.conf):
             logger.warning("The setting %s does nothing here: %s.", name, reason)
+        warn_of_batches(self.app, self.concurrency, one_process=self.arguments.pool not in pools.ONE_SLOT)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
         if self.arguments.beat is not None:

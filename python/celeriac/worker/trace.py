@@ -17,6 +17,7 @@ from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
+from celeriac.worker.batches import BatchTracer, gathers
 from celeriac.worker.conclude import Concluder
 from celeriac.worker.limits import Cancelled
 from celeriac.worker.patched import PatchedTracer
@@ -106,7 +107,9 @@ class Tracer:
         """What runs requests of this task."""
         tracer = self._tasks.get(name)
         if tracer is None:
-            tracer = self._tasks[name] = self._trace_by(self, self.app.tasks[name])
+            task = self.app.tasks[name]
+            make = BatchTracer if gathers(task) else self._trace_by
+            tracer = self._tasks[name] = make(self, task)
         return tracer
 
     def plain_task(self, task: Task[..., Any]) -> TaskTracer:

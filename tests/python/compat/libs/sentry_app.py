@@ -2,11 +2,11 @@
 
 import json
 import os
-from datetime import datetime, timezone
 from pathlib import Path
 
 import sentry_sdk
 from celery import Celery, signals
+from celery.schedules import schedstate, schedule
 from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
@@ -39,11 +39,23 @@ signals.celeryd_init.connect(start, weak=False)
 signals.beat_init.connect(start, weak=False)
 
 app = Celery("sentry_app", broker=BROKER, backend=BROKER)
-# Sentry wants whole minutes; the first one is over.
-LONG_AGO = datetime(2020, 1, 1, tzinfo=timezone.utc)
-app.conf.beat_schedule = {
-    "tick": {"task": "sentry_app.add", "schedule": 60.0, "args": (1, 1), "last_run_at": LONG_AGO},
-}
+class AtOnce(schedule):
+    """Every minute (Sentry wants whole ones), and the first time at once."""
+
+    sent = False
+
+    def is_due(self, last_run_at):
+        """Due until it was sent."""
+        return schedstate(not AtOnce.sent, 60.0)
+
+
+@signals.before_task_publish.connect(weak=False)
+def note_sent(**kwargs):
+    """Once is enough."""
+    AtOnce.sent = True
+
+
+app.conf.beat_schedule = {"tick": {"task": "sentry_app.add", "schedule": AtOnce(60.0), "args": (1, 1)}}
 
 
 @app.task
