@@ -16,7 +16,7 @@ from celeriac.app.builtins import add_builtin_tasks
 from celeriac.app.engine import Engine
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
-from celeriac.app.settings import Settings
+from celeriac.app.settings import PendingConfiguration, Settings
 from celeriac.app.task import Task
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.result.async_result import AsyncResult
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     SetClass = type[ResultSet]
     GroupClass = type[GroupResult]
 
-__all__ = ["Celery"]
+__all__ = ["Celery", "PendingConfiguration"]
 
 
 class Celery:

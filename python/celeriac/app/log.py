@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from celeriac import signals
+from celeriac.app.defaults import DEFAULT_PROCESS_LOG_FMT, DEFAULT_TASK_LOG_FMT
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.utils.log import ColorFormatter
 from celeriac.utils.nodenames import node_format
 
 #: What the parent process is called in log lines; children are `ForkPoolWorker-N`.
 MAIN_PROCESS = "MainProcess"
-DEFAULT_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
-DEFAULT_TASK_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+DEFAULT_FORMAT = DEFAULT_PROCESS_LOG_FMT
+DEFAULT_TASK_FORMAT = DEFAULT_TASK_LOG_FMT
 TASK_LOGGER = "celery.task"
 REDIRECTED_LOGGER = "celery.redirected"
 

@@ -373,3 +373,7 @@ def _mask(name: str, value: Any) -> Any:
     if value and name not in _NOT_SECRET and any(word in name.upper().split("_") for word in _SECRET_WORDS):
         return "********"
     return value
+
+
+#: Its name before the first read, with Celery; here it is the same object.
+PendingConfiguration = Settings

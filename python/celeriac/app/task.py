@@ -637,6 +637,11 @@ class Task(Generic[P, R]):
 _own_call = Task.__call__
 
 
+#: Other names that code written for Celery uses.
+BaseTask = Task
+TaskType = type
+
+
 def entry_point(task: Task[..., Any]) -> Callable[..., Any]:
     """What a worker calls: `run`, or the class's own `__call__` (such as one that enters a Flask context)."""
     return task.run if type(task).__call__ is _own_call else task.__call__

@@ -26,6 +26,7 @@ from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
 from celeriac.worker.batches import warn_of_batches
 from celeriac.worker.child import ChildServer
+from celeriac.worker.consumer import Consumer
 from celeriac.worker.control import Desk
 from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
@@ -64,15 +65,6 @@ class Arguments:
     #: `-B`: file and class of the scheduler.
     beat: tuple[str | None, str | None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Consumer:
-    """The sender of `worker_ready`."""
-
-    app: Celery
-    hostname: str
-    controller: WorkController
 
 
 class WorkController:
