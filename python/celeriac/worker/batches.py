@@ -81,7 +81,7 @@ class _Call:
         self.task = task
         self.id, self.name = request.id, request.task
         self.args, self.kwargs = request.args, request.kwargs
-        self._payload = (request.args, request.kwargs, {})
+        self._payload: tuple[Any, Any, dict[str, Any]] = (request.args, request.kwargs, {})
         self.delivery_info = request.delivery_info or {}
         self.hostname = request.hostname
         self.ignore_result = bool(request.ignore_result)

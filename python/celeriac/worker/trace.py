@@ -108,7 +108,7 @@ class Tracer:
         tracer = self._tasks.get(name)
         if tracer is None:
             task = self.app.tasks[name]
-            make = BatchTracer if gathers(task) else self._trace_by
+            make: Any = BatchTracer if gathers(task) else self._trace_by
             tracer = self._tasks[name] = make(self, task)
         return tracer
 
