@@ -642,3 +642,12 @@ def _as_bytes(value: Any) -> bytes:
 
 def _unpickle(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return cls(*args, app=get_current_app(), **kwargs)
+
+
+def __getattr__(name: str) -> Any:
+    # Celery has it in this module; it is a subclass of what is here.
+    if name in {"BaseKeyValueStoreBackend", "KeyValueStoreBackend"}:
+        from celeriac.backends.keyvalue import KeyValueStoreBackend
+
+        return KeyValueStoreBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from .sides import HERE, Side
 
 
 def test_calls_are_gathered_by_count_and_by_time(side: Side) -> None:
-    side.worker("batches_app", "-c", "2")
+    side.worker("batches_app", "-P", "threads", "-c", "10")
 
     saw = side.run(str(HERE / "batches_client.py"))
 
