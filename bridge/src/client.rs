@@ -186,7 +186,13 @@ impl Client {
     }
 
     #[pyo3(signature = (group_id, size, expires_ms = None))]
-    fn start_chord(&self, py: Python<'_>, group_id: &str, size: u64, expires_ms: Option<u64>) -> PyResult<()> {
+    fn start_chord(
+        &self,
+        py: Python<'_>,
+        group_id: &str,
+        size: u64,
+        expires_ms: Option<u64>,
+    ) -> PyResult<()> {
         self.now(py, |client| async move { client.start_chord(group_id, size, expires_ms).await })
     }
 

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
-pub(crate) use chord::{NONCE, nonce};
 pub use chord::{ChordClaim, Counted, Gathered};
+pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
 

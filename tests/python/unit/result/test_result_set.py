@@ -381,6 +381,28 @@ def test_members_are_added_once_and_removed_by_result_or_id(app: Celery) -> None
     assert results.results == ["d"]
     results.clear()
     assert len(results) == 0
+    results.add(a)
+    results.results[0] = b
+    results.add(a)
+    assert list(results) == ["b", "a"]
+
+
+def test_adding_many_compares_none_with_all(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    equal = AsyncResult.__eq__
+
+    def count(self: AsyncResult[Any], other: object) -> bool:
+        compared.append(1)
+        return equal(self, other)
+
+    monkeypatch.setattr(AsyncResult, "__eq__", count)
+    results = ResultSet([], app=app)
+    for number in range(1_000):
+        results.add(AsyncResult(str(number), app=app))
+    results.update(AsyncResult(str(number), app=app) for number in range(1_000, 2_000))
+
+    assert len(results) == 2_000
+    assert not compared
 
 
 def test_a_set_keeps_the_list_it_was_given_and_takes_the_app_of_its_first_member(app: Celery) -> None:
