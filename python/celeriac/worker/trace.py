@@ -108,7 +108,8 @@ class Tracer:
         tracer = self._tasks.get(name)
         if tracer is None:
             task = self.app.tasks[name]
-            make: Any = BatchTracer if gathers(task) else self._trace_by
+            # A task of an app that Celery itself has made brings its own.
+            make = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
             tracer = self._tasks[name] = make(self, task)
         return tracer
 

@@ -18,7 +18,9 @@ from ..servers.shared import Shared
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-PYTHONS = {"celeriac": sys.executable, "celery": str(ROOT / ".venv-celery/bin/python")}
+CELERY = str(ROOT / ".venv-celery/bin/python")
+#: `served` is an app that Celery itself has made, in a worker of ours.
+PYTHONS = {"celeriac": sys.executable, "celery": CELERY, "served": CELERY}
 SLOTS = 6
 
 
@@ -64,12 +66,12 @@ class Side:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("CELERY", "CELERIAC"))}
         self.environment = {
             **clean,
-            "INTEROP_LIBRARY": library,
+            "INTEROP_LIBRARY": "celery" if library == "served" else library,
             "INTEROP_BROKER": place.broker,
             "INTEROP_BACKEND": place.backend,
             "INTEROP_SETTINGS": json.dumps(place.settings),
             "INTEROP_FOLDER": str(folder),
-            "PYTHONPATH": os.pathsep.join([str(HERE), *([str(ROOT / "python")] if library == "celeriac" else [])]),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *([str(ROOT / "python")] if library != "celery" else [])]),
             "PYTHONWARNINGS": "ignore",
             "C_FORCE_ROOT": "1",  # Celery refuses pickle as root otherwise
         }
@@ -102,7 +104,8 @@ class Worker:
 
     def __init__(self, side: Side, name: str, app: str, options: tuple[str, ...], environment: dict[str, str]) -> None:
         self.output = side.folder / f"{name}-{side.library}.log"
-        command = [side.python, "-m", side.library, "-A", app, "worker", "-n", f"{name}@host", "-l", "INFO", *options]
+        program = "celery" if side.library == "celery" else "celeriac"
+        command = [side.python, "-m", program, "-A", app, "worker", "-n", f"{name}@host", "-l", "INFO", *options]
         with self.output.open("ab") as sink:
             self.process = tied(
                 command,
