@@ -82,6 +82,11 @@ def set_default_app(app: Celery | None) -> None:
     _default_app = app
 
 
+def is_without_default_app() -> bool:
+    """Whether nobody has named the default app yet."""
+    return _default_app is None
+
+
 def get_default_app() -> Celery:
     """The default app; made on first use, on the embedded broker unless the environment names another (or is Celery's)."""
     if _default_app is None:

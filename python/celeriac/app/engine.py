@@ -53,9 +53,17 @@ class Engine:
             if held is None or held[0] != pid:
                 # A client inherited through fork is left alone: its threads and sockets are the parent's.
                 client = Client(app.broker_url_effective, app.result_backend_effective, options)
-                held = (pid, around_publish(app, client))
+                held = (pid, self._with_own_results(around_publish(app, client)))
                 self._held, self._behind = held, client
         return held[1]
+
+    def _with_own_results(self, client: Client) -> Client:
+        """The client, or what reads results elsewhere: in a backend that is written in Python."""
+        if not self._app.has_own_backend:
+            return client
+        from celeriac.app.backends import OwnResults
+
+        return cast("Client", OwnResults(self._app, client))
 
     @property
     def core(self) -> Client:
@@ -70,7 +78,7 @@ class Engine:
             make: Makes, of the client, what the app uses instead from now on.
         """
         client = self.core
-        front = make(client)
+        front = make(self.client)
         with self._lock:
             self._held, self._behind = (os.getpid(), cast("Client", front)), client
         return front

@@ -147,6 +147,15 @@ class Settings(MutableMapping[str, Any]):
         """The first of these settings that has a value."""
         return next((value for name in names if (value := self.get(name)) is not None), None)
 
+    def find_value_for_key(self, name: str, namespace: str = "celery") -> Any:
+        """A setting by the parts of its name, as libraries ask for it: `("extended", "result")` is `result_extended`."""
+        joined = f"{namespace}_{name}"
+        return self[joined if _new_name(joined) in self._values() else name]
+
+    def get_by_parts(self, *parts: str) -> Any:
+        """A setting by the parts of its name; None where there is none."""
+        return self.get("_".join(part for part in parts if part))
+
     def chosen(self, name: str) -> Any:
         """The value of a setting that someone has set, be it the default's; None when nobody has."""
         value = self._values().get(name)

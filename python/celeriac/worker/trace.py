@@ -17,10 +17,11 @@ from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
+from celeriac.worker.batches import BatchTracer, gathers
 from celeriac.worker.conclude import Concluder
 from celeriac.worker.limits import Cancelled
 from celeriac.worker.patched import PatchedTracer
-from celeriac.worker.records import RecordWriter
+from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Tracer:
         self.channel = channel
         self.limit = limit
         self.opener = Opener(app, node)
-        self.records = RecordWriter(app, node)
+        self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
         # Found out once: libraries patch when the app is imported, or when its process starts.
@@ -113,7 +114,8 @@ class Tracer:
         if tracer is None:
             task = self.app.tasks[name]
             # A task of an app that Celery itself has made brings its own.
-            tracer = self._tasks[name] = getattr(task, "tracer_class", self._trace_by)(self, task)
+            make = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            tracer = self._tasks[name] = make(self, task)
         return tracer
 
     def plain_task(self, task: Task[..., Any]) -> TaskTracer:
