@@ -17,10 +17,15 @@ use tokio::time::{Instant, timeout};
 
 use super::address::Addresses;
 use super::failure;
+use crate::backoff::Backoff;
 use crate::broker::BrokerError;
 use crate::driver::{ConnectOptions, TlsOptions, tls};
 use crate::protocol::Queue;
 use crate::url::StoreUrl;
+
+/// Between attempts to have again what was lost with a connection.
+pub(super) const BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 
 /// A way to the servers, for one purpose.
 pub(super) struct Link {
