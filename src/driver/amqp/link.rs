@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::Addresses;
 use super::failure;
+use crate::backoff::Backoff;
 use crate::broker::BrokerError;
 use crate::driver::{ConnectOptions, TlsOptions, tls};
 use crate::protocol::Queue;
@@ -24,6 +25,9 @@ use crate::url::StoreUrl;
 
 /// Channel numbers in a row that cannot be used any more; then the connection is left.
 const SPENT_CHANNELS: usize = 16;
+/// Between attempts to have again what was lost with a connection.
+pub(super) const BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 
 /// A way to the servers, for one purpose.
 pub(super) struct Link {
