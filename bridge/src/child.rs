@@ -30,6 +30,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
+use crate::chord::ChordPart;
 use crate::convert::{adopt, maybe_seconds, timespec};
 use crate::errors::Class;
 use crate::json::from_json;
@@ -48,6 +49,9 @@ const SMALL: usize = 4096;
 const SOFT_LIMIT_PATIENCE: Duration = Duration::from_secs(1);
 /// The exit code of a child that lost its supervisor (`EX_UNAVAILABLE`).
 const ORPHANED: i32 = 69;
+
+/// What [`Execution::chord`] tells.
+type Chord<'py> = (String, Vec<Bound<'py, PyBytes>>, Option<Bound<'py, PyBytes>>, Option<String>);
 
 /// One request for a child. Its fields are read out of the frame when they are asked for.
 #[pyclass(frozen, module = "celeriac._core")]
@@ -80,6 +84,7 @@ impl Execution {
             Mode::Lost(_) => "lost",
             Mode::Revoked(_) => "revoked",
             Mode::Unknown => "unknown",
+            Mode::Join(_) => "join",
         })
     }
 
@@ -87,13 +92,23 @@ impl Execution {
     fn detail(&self) -> PyResult<String> {
         Ok(match self.unpack()?.mode {
             Mode::Lost(text) | Mode::Revoked(text) => text,
-            Mode::Run | Mode::TimedOut(_) | Mode::Unknown => String::new(),
+            Mode::Run | Mode::TimedOut(_) | Mode::Unknown | Mode::Join(_) => String::new(),
         })
     }
 
     #[getter]
     fn limit(&self) -> PyResult<Option<f64>> {
         Ok(if let Mode::TimedOut(limit) = self.unpack()?.mode { Some(limit) } else { None })
+    }
+
+    /// The chord to be ended: its id, its parts' elements, the record of its group, why it cannot be completed. None
+    /// when it is no join.
+    #[getter]
+    fn chord<'py>(&self, py: Python<'py>) -> PyResult<Option<Chord<'py>>> {
+        let Mode::Join(join) = self.unpack()?.mode else { return Ok(None) };
+        let elements = join.elements.iter().map(|element| PyBytes::new(py, element)).collect();
+        let group = join.group.as_ref().map(|record| PyBytes::new(py, record));
+        Ok(Some((join.group_id.clone(), elements, group, join.broken.clone())))
     }
 
     #[getter]
@@ -552,7 +567,7 @@ impl Child {
     /// Answers a request with the next `flush`; tells whether this is the first answer that waits for it.
     #[expect(clippy::too_many_arguments, reason = "as `respond`")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
-    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None))]
+    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None, parts = None))]
     fn respond_later(
         &self,
         py: Python<'_>,
@@ -563,10 +578,12 @@ impl Child {
         summary: &str,
         runtime: Option<f64>,
         traceback: Option<&str>,
+        parts: Option<Vec<Py<ChordPart>>>,
     ) -> PyResult<bool> {
         same_process(self.pid, "Child")?;
         let several = self.several()?;
-        let ended = ended(kind, &results, &publications, summary, runtime, traceback)?;
+        let parts = chord_parts(parts);
+        let ended = ended(kind, &results, &publications, summary, runtime, traceback, &parts)?;
         let (first, full) = {
             let mut later = several.later.lock();
             let before = later.len();
@@ -585,7 +602,7 @@ impl Child {
     /// Answers a request.
     #[expect(clippy::too_many_arguments, reason = "the whole outcome, in one call of the hot path")]
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
-    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None))]
+    #[pyo3(signature = (tag, kind, results, publications, summary, runtime, traceback = None, parts = None))]
     fn respond(
         &self,
         py: Python<'_>,
@@ -596,9 +613,11 @@ impl Child {
         summary: &str,
         runtime: Option<f64>,
         traceback: Option<&str>,
+        parts: Option<Vec<Py<ChordPart>>>,
     ) -> PyResult<()> {
         same_process(self.pid, "Child")?;
-        let ended = ended(kind, &results, &publications, summary, runtime, traceback)?;
+        let parts = chord_parts(parts);
+        let ended = ended(kind, &results, &publications, summary, runtime, traceback, &parts)?;
         let mut bytes = Vec::new();
         frame::encode_ended(tag, ended, &mut bytes).map_err(|error| too_large(py, error))?;
         // Before it is sent: a supervisor that has its last outcome may close the socket at once.
@@ -652,6 +671,7 @@ fn ended<'a>(
     summary: &'a str,
     runtime: Option<f64>,
     traceback: Option<&'a str>,
+    parts: &'a [protocol::ChordPart],
 ) -> PyResult<
     Ended<
         'a,
@@ -666,7 +686,13 @@ fn ended<'a>(
         runtime: maybe_seconds(runtime)?,
         summary,
         traceback: traceback.unwrap_or_default(),
+        parts,
     })
+}
+
+/// Few requests have any.
+fn chord_parts(parts: Option<Vec<Py<ChordPart>>>) -> Vec<protocol::ChordPart> {
+    parts.unwrap_or_default().iter().map(|part| part.get().0.clone()).collect()
 }
 
 fn too_large(py: Python<'_>, error: FrameError) -> PyErr {

@@ -185,6 +185,21 @@ impl Client {
         self.now(py, |client| async move { client.store(records).await })
     }
 
+    #[pyo3(signature = (group_id, size, expires_ms = None))]
+    fn start_chord(
+        &self,
+        py: Python<'_>,
+        group_id: &str,
+        size: u64,
+        expires_ms: Option<u64>,
+    ) -> PyResult<()> {
+        self.now(py, |client| async move { client.start_chord(group_id, size, expires_ms).await })
+    }
+
+    fn grow_chord(&self, py: Python<'_>, group_id: &str, by: u64) -> PyResult<()> {
+        self.now(py, |client| async move { client.grow_chord(group_id, by).await })
+    }
+
     fn forget(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<()> {
         self.now(py, |client| async move { client.forget(&task_ids).await })
     }

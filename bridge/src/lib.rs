@@ -3,6 +3,7 @@
 mod arrivals;
 mod call_template;
 mod child;
+mod chord;
 mod client;
 mod completions;
 mod compression;
@@ -35,6 +36,8 @@ mod _core {
     use crate::call_template::CallTemplate;
     #[pymodule_export]
     use crate::child::{Child, Execution};
+    #[pymodule_export]
+    use crate::chord::ChordPart;
     #[pymodule_export]
     use crate::client::Client;
     #[pymodule_export]

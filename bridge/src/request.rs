@@ -13,7 +13,7 @@ use crate::values::properties_dict;
 /// How nearly every body ends: nothing follows.
 const NO_EMBED: &[u8] = br#", {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
 /// Fields that nearly every request has. None is what they are without a header.
-const USUAL: [&str; 30] = [
+const USUAL: [&str; 31] = [
     "lang",
     "task",
     "id",
@@ -44,6 +44,7 @@ const USUAL: [&str; 30] = [
     "_children",
     "_tag",
     "_follow_ups",
+    "_parts",
 ];
 
 /// The fields; none when the message is not as protocol 2 wants it, or not plain JSON: others read such a message step
@@ -73,6 +74,7 @@ pub(crate) fn request_fields<'py>(
     fields.set_item(intern!(py, "_children"), py.None())?;
     fields.set_item(intern!(py, "_tag"), tag)?;
     fields.set_item(intern!(py, "_follow_ups"), PyList::empty(py))?;
+    fields.set_item(intern!(py, "_parts"), py.None())?;
     let retries = intern!(py, "retries");
     if fields.get_item(retries)?.is_none_or(|count| count.is_none()) {
         fields.set_item(retries, 0)?;

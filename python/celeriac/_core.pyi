@@ -105,6 +105,35 @@ class ResultRecord:
     def content_type(self) -> str: ...
 
 @final
+class ChordPart:
+    """A part of a chord that has ended, as the child that ended it hands it on. Immutable."""
+
+    def __new__(
+        cls,
+        group_id: str,
+        task_id: str,
+        group_index: int | None,
+        state: str,
+        element: bytes,
+        *,
+        expires_ms: int | None = None,
+        group_expires_ms: int | None = None,
+        claim_ms: int = 6000,
+    ) -> ChordPart:
+        """element: what the body gets of it, [1, task id, state, value] encoded. expires_ms: how long the chord is kept.
+        group_expires_ms: how long its group's record is. claim_ms: how long whoever completes it has it alone."""
+    @property
+    def group_id(self) -> str: ...
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def group_index(self) -> int | None: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def element(self) -> bytes: ...
+
+@final
 class CallTemplate:
     """The message of a task's calls, all but what differs from one to the next. Made of the message of one call;
     it varies the headers id, root_id, parent_id, argsrepr and kwargsrepr, and the properties correlation_id and reply_to."""
@@ -237,6 +266,10 @@ class Client:
     ) -> ResultRecord | None:
         """Until the stored record differs from the given one (None: nothing stored); None on time-out."""
     def store(self, records: Sequence[ResultRecord]) -> None: ...
+    def start_chord(self, group_id: str, size: int, expires_ms: int | None = None) -> None:
+        """How many parts a chord has. Raises OperationalError when the backend is away, or counts no chords."""
+    def grow_chord(self, group_id: str, by: int) -> None:
+        """Adds parts to a chord."""
     def forget(self, task_ids: Sequence[str]) -> None: ...
     def arrivals(self, task_ids: Sequence[str]) -> Arrivals:
         """Follows tasks to their ends, with one watch for all of them."""
@@ -348,13 +381,16 @@ class Execution:
         """The request's number in its worker; unlike the tag, the same for a run and for its conclusion."""
     @property
     def mode(self) -> str:
-        """run, timed_out, lost, revoked, unknown."""
+        """run, timed_out, lost, revoked, unknown, join."""
     @property
     def detail(self) -> str:
         """lost: how the process ended; revoked: revoked, expired, terminated."""
     @property
     def limit(self) -> float | None:
         """timed_out: the hard limit that was passed, in seconds."""
+    @property
+    def chord(self) -> tuple[str, list[bytes], bytes | None, str | None] | None:
+        """join: the chord's id, the elements of its parts, the record of its group, and why it cannot be completed."""
     @property
     def headers(self) -> dict[str, Any]: ...
     @property
@@ -398,9 +434,10 @@ class Child:
         summary: str,
         runtime: float | None,
         traceback: str | None = None,
+        parts: Sequence[ChordPart] | None = None,
     ) -> None:
         """kind: success, failure, retry, ignored, rejected, requeued, revoked, malformed, disallowed.
-        `traceback`: where the task raised, for its event.
+        `traceback`: where the task raised, for its event. `parts`: of chords, that ended with it.
         Raises EncodeError when it is over 1 GiB, OSError when the supervisor is gone."""
     def receive_many(self, limit: int) -> list[Execution]:
         """several: requests that wait, up to so many. Does not wait. What is received has begun."""
@@ -420,6 +457,7 @@ class Child:
         summary: str,
         runtime: float | None,
         traceback: str | None = None,
+        parts: Sequence[ChordPart] | None = None,
     ) -> bool:
         """several: as `respond`, but written by the next `flush`. True: no other answer waits for that yet."""
     def flush(self) -> None:

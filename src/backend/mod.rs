@@ -1,13 +1,18 @@
 //! The contract of where results live.
 
+mod chord;
 mod error;
 mod group;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
-use crate::protocol::ResultRecord;
+use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
+pub use chord::{ChordClaim, Counted, Gathered};
+pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
 
@@ -57,6 +62,51 @@ pub trait ResultBackend: Send + Sync {
     /// there by then (the reply queue of `rpc://`).
     async fn prepare(&self) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// Whether it counts the parts of chords. One that does not refuses the calls below.
+    fn counts_chords(&self) -> bool {
+        false
+    }
+
+    /// Says how many parts a chord has, before the first of them is sent. An earlier chord of that id is over with this;
+    /// saying it again changes nothing. `expires_ms`: how long it is kept without a part that ends; none: for ever.
+    async fn start_chord(
+        &self,
+        _group_id: &str,
+        _size: u64,
+        _expires_ms: Option<u64>,
+    ) -> Result<(), BackendError> {
+        chord::refused(self.display_url())
+    }
+
+    /// Adds parts to a chord that is not complete.
+    async fn grow_chord(&self, _group_id: &str, _by: u64) -> Result<(), BackendError> {
+        chord::refused(self.display_url())
+    }
+
+    /// Counts parts, each once however often it comes (by task id and index), and answers in their order. The one that
+    /// completes its chord claims it, and so does the first that fails, if the chord's size is known by then. A part
+    /// that is counted again while it holds the claim gets a new one: its worker may have died in between.
+    async fn count_parts(&self, _parts: &[ChordPart]) -> Result<Vec<Counted>, BackendError> {
+        chord::refused(self.display_url())
+    }
+
+    /// All parts of a chord that were counted.
+    async fn gather(&self, _group_id: &str) -> Result<Gathered, BackendError> {
+        chord::refused(self.display_url())
+    }
+
+    /// Makes a claim last for so long from now. False when it is not this holder's any more.
+    async fn hold_chord(&self, _claim: &ChordClaim, _long: Duration) -> Result<bool, BackendError> {
+        chord::refused(self.display_url())
+    }
+
+    /// The body was called, or ended: removes what was counted, and remembers that it is over
+    /// ([`ChordClaim::remembered_ms`]). False when the claim is not this holder's any more; it may have been carried out
+    /// by a call whose answer got lost.
+    async fn finish_chord(&self, _claim: &ChordClaim) -> Result<bool, BackendError> {
+        chord::refused(self.display_url())
     }
 
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks

@@ -1,6 +1,7 @@
 //! Sending, asking, waiting: one broker, perhaps one result backend, any number of callers.
 
 mod arrivals;
+mod chord;
 mod error;
 mod groups;
 mod patience;

@@ -11,6 +11,7 @@
 
 #[cfg(feature = "amqp")]
 pub mod amqp;
+mod chords;
 mod connect;
 pub mod memory;
 #[cfg(any(feature = "sqlite", feature = "redis"))]

@@ -4,6 +4,7 @@
 //! a few headers through [`TaskHeaders`]; only serializers (in Python or the bridge) open the body.
 //! [`Message::upgrade`] makes protocol 2 of older messages, so that nothing behind it knows of them.
 
+mod chord;
 mod compression;
 mod control;
 mod envelope;
@@ -20,6 +21,7 @@ pub mod state;
 mod topology;
 mod v1;
 
+pub use chord::ChordPart;
 pub use compression::{CompressionError, compress, decompress};
 pub use control::{ControlReply, ControlRequest, ReplyTo};
 pub use envelope::Envelope;

@@ -6,6 +6,7 @@
 //!    leads to a repeat, never to a loss. Each step is repeated by itself until it works.
 //! 4. An error may hide that a step took effect. Repeating it is then answered by `Stale`, since the claim
 //!    is gone; such an answer is not taken for a claim that was lost.
+//! 5. Requests that are parts of chords are counted in between (`counting`).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::counting::{self, PartEnd};
 use super::link::Link;
 use super::log::Log;
 use super::notice::Level;
@@ -44,6 +46,8 @@ pub(crate) struct Entry {
     pub(crate) what: What,
     /// The claim may be lost: ask before publishing.
     pub(crate) suspect: bool,
+    /// It is a part of chords, or has ended one.
+    pub(crate) chord: Option<Box<PartEnd>>,
 }
 
 /// What became of a batch.
@@ -56,6 +60,10 @@ pub(crate) struct Done {
     /// The consumer says that it is closed.
     pub(crate) closed: bool,
     pub(crate) consumer: u32,
+    /// Chords that can be ended now.
+    pub(crate) joins: Vec<PartEnd>,
+    /// How many of the batch were parts of chords.
+    pub(crate) parts: usize,
 }
 
 /// Where commits go.
@@ -72,7 +80,7 @@ pub(crate) struct Stores {
 
 impl Stores {
     /// Where follow-ups go.
-    fn writer(&self) -> &dyn Broker {
+    pub(super) fn writer(&self) -> &dyn Broker {
         self.writer.as_deref().unwrap_or(&*self.broker)
     }
 
@@ -84,25 +92,40 @@ impl Stores {
 
 /// The commits that wait.
 #[derive(Debug, Default)]
-pub(crate) struct Commits(VecDeque<Entry>);
+pub(crate) struct Commits {
+    queue: VecDeque<Entry>,
+    /// How many of them are parts of chords, with those of the batch that is under way.
+    parts: usize,
+}
 
 impl Commits {
     pub(crate) fn push(&mut self, entry: Entry) {
-        self.0.push_back(entry);
+        self.parts += usize::from(entry.chord.is_some());
+        self.queue.push_back(entry);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.queue.len()
+    }
+
+    /// A part of a chord waits, or is under way: it may have to be run once more.
+    pub(crate) fn any_part(&self) -> bool {
+        self.parts > 0
+    }
+
+    /// So many parts have been carried out.
+    pub(crate) fn carried_out(&mut self, parts: usize) {
+        self.parts -= parts;
     }
 
     /// Whether a commit of this consumer waits.
     pub(crate) fn any_of(&self, consumer: u32) -> bool {
-        self.0.iter().any(|entry| entry.consumer == consumer)
+        self.queue.iter().any(|entry| entry.consumer == consumer)
     }
 
     /// The consumer of the next batch.
     pub(crate) fn next_consumer(&self) -> Option<u32> {
-        self.0.front().map(|entry| entry.consumer)
+        self.queue.front().map(|entry| entry.consumer)
     }
 
     /// Begins to carry out the next batch. `consumer` is the one it is for; none when that one is gone.
@@ -112,38 +135,51 @@ impl Commits {
         stores: Stores,
     ) -> BoxFuture<'static, Done> {
         let number = self.next_consumer().expect("asked for only when something waits");
-        let same = self.0.iter().take(MAX_BATCH).take_while(|entry| entry.consumer == number).count();
-        let entries: Vec<Entry> = self.0.drain(..same).collect();
+        let same = self.queue.iter().take(MAX_BATCH).take_while(|entry| entry.consumer == number).count();
+        let mut entries: Vec<Entry> = self.queue.drain(..same).collect();
+        let ends: Vec<_> = if self.parts == 0 {
+            Vec::new()
+        } else {
+            let ends = entries.iter_mut().enumerate();
+            ends.filter_map(|(place, entry)| Some((place, entry.chord.take()?))).collect()
+        };
         let suspects = entries.iter().any(|entry| entry.suspect);
         let probes = if suspects { entries.iter().map(|entry| entry.suspect).collect() } else { Vec::new() };
         let (commits, whats): (Vec<_>, Vec<_>) =
             entries.into_iter().map(|entry| (entry.commit, entry.what)).unzip();
         let mut round = Round { commits, probes, consumer, stores, repeated: false, closed: false };
         Box::pin(async move {
-            let answers = round.run().await;
+            let parts = ends.len();
+            let (answers, joins) = if parts == 0 {
+                (round.run().await, Vec::new())
+            } else {
+                counting::run(&mut round, ends).await
+            };
             Done {
                 answers: whats.into_iter().zip(answers).collect(),
                 repeated: round.repeated,
                 closed: round.closed,
                 consumer: number,
+                joins,
+                parts,
             }
         })
     }
 }
 
 /// One batch under way.
-struct Round {
-    commits: Vec<Commit>,
+pub(super) struct Round {
+    pub(super) commits: Vec<Commit>,
     /// Which of them have claims that may be lost; empty when none has.
     probes: Vec<bool>,
     consumer: Option<Arc<dyn Consumer>>,
-    stores: Stores,
+    pub(super) stores: Stores,
     repeated: bool,
     closed: bool,
 }
 
 impl Round {
-    async fn run(&mut self) -> Vec<Committed> {
+    pub(super) async fn run(&mut self) -> Vec<Committed> {
         if self.stores.backend.is_none() {
             for commit in &mut self.commits {
                 commit.results.clear();
@@ -235,7 +271,7 @@ impl Round {
     }
 
     /// Gives commits to the consumer until it takes them.
-    async fn commit(&mut self, commits: &[Commit]) -> Vec<Committed> {
+    pub(super) async fn commit(&mut self, commits: &[Commit]) -> Vec<Committed> {
         let mut link = Link::new("commit to the broker", self.stores.log.clone());
         loop {
             let Some(consumer) = self.consumer.clone() else { return self.without_consumer(commits).await };
@@ -292,13 +328,13 @@ impl Round {
         commits.iter().map(answer).collect()
     }
 
-    async fn pause(&mut self, link: &mut Link, error: &(dyn std::fmt::Display + Sync)) {
+    pub(super) async fn pause(&mut self, link: &mut Link, error: &(dyn std::fmt::Display + Sync)) {
         self.repeated = true;
         let delay = link.failed(&error);
         tokio::time::sleep(delay).await;
     }
 
-    fn dropped(&self, error: &BrokerError) {
+    pub(super) fn dropped(&self, error: &BrokerError) {
         self.stores.log.line(Level::Error, "celery.worker.request", || {
             format!("a follow-up message was dropped: {error}")
         });
@@ -315,7 +351,10 @@ fn keep(commit: &Commit) -> Commit {
     Commit { claim: commit.claim, ..nothing() }
 }
 
-async fn within<T, E>(call: impl Future<Output = Result<T, E>>, timeout: impl Fn() -> E) -> Result<T, E> {
+pub(super) async fn within<T, E>(
+    call: impl Future<Output = Result<T, E>>,
+    timeout: impl Fn() -> E,
+) -> Result<T, E> {
     tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| Err(timeout()))
 }
 
@@ -324,7 +363,7 @@ pub(crate) fn broker_timeout() -> BrokerError {
     BrokerError::Timeout { url: "(connected)".to_owned(), after: ANSWER_WITHIN, reason }
 }
 
-fn backend_timeout() -> BackendError {
+pub(super) fn backend_timeout() -> BackendError {
     let reason = "it does not answer".to_owned();
     BackendError::Timeout { url: "(connected)".to_owned(), after: ANSWER_WITHIN, reason }
 }

@@ -235,7 +235,7 @@ impl ConsumerLoop {
         match happened {
             Happened::Pool => self.pool_reported(),
             Happened::Claimed(number, claimed) => self.claimed(number, claimed),
-            Happened::Committed(done) => self.committed(&done),
+            Happened::Committed(done) => self.committed(done),
             Happened::Renewed(renewed) => self.renewed(renewed),
             Happened::Chore(chore) => self.chore_done(chore),
             Happened::Control(heard) => self.heard(heard),
@@ -250,13 +250,13 @@ impl ConsumerLoop {
         let Some(request) = self.requests.get(&tag) else { return };
         let (consumer, suspect) = (request.consumer, request.suspect);
         let what = What::Meanwhile(tag, commit.claim);
-        self.commits.push(Entry { consumer, commit, what, suspect });
+        self.commits.push(Entry { consumer, commit, what, suspect, chord: None });
     }
 
     /// Queues the last commit of a request that was taken out of the table.
     pub(super) fn commit_end(&mut self, request: &Request, commit: Commit) {
-        let entry = Entry { consumer: request.consumer, commit, what: What::End, suspect: request.suspect };
-        self.commits.push(entry);
+        let (consumer, suspect) = (request.consumer, request.suspect);
+        self.commits.push(Entry { consumer, commit, what: What::End, suspect, chord: None });
     }
 
     /// Takes a request out of the table, and gives its credit back.
@@ -272,8 +272,9 @@ impl ConsumerLoop {
         Some(request)
     }
 
-    pub(super) fn committed(&mut self, done: &Done) {
+    pub(super) fn committed(&mut self, done: Done) {
         self.in_flight = 0;
+        self.commits.carried_out(done.parts);
         self.stats.batches.add(1);
         for (what, answer) in &done.answers {
             match (what, answer) {
@@ -296,6 +297,9 @@ impl ConsumerLoop {
                     }
                 }
             }
+        }
+        for join in done.joins {
+            self.join(join);
         }
         if done.closed {
             self.source_closed(done.consumer);

@@ -141,6 +141,7 @@ impl ConsumerLoop {
             phase: Phase::Ready,
             terminate: None,
             pid: None,
+            joining: None,
         }
     }
 
@@ -229,7 +230,7 @@ impl ConsumerLoop {
         });
         let commit =
             Commit { claim: Some(delivery.claim), settle: Settle::Dead(reason, detail), ..nothing() };
-        self.commits.push(Entry { consumer: source, commit, what: What::End, suspect: false });
+        self.commits.push(Entry { consumer: source, commit, what: What::End, suspect: false, chord: None });
     }
 
     /// Requests whose time has come.

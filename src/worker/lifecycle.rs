@@ -193,11 +193,13 @@ impl ConsumerLoop {
         }
         waiting.sort_unstable();
         for (tag, runs) in waiting {
-            let claimed = self.requests.get(&tag).is_some_and(|request| request.claim.is_some());
+            let handed = |request: &Request| request.claim.is_some() && request.joining.is_none();
+            let claimed = self.requests.get(&tag).is_some_and(handed);
             if runs || claimed {
                 self.hand_back(tag);
             } else {
-                // It was acknowledged, and its end is not stored yet: this worker alone knows of it.
+                // It was acknowledged, and its end is not stored yet: this worker alone knows of it. Or it is to call the
+                // body of a chord, and elsewhere the task would have to be run again before that.
                 self.ready.push_back(tag);
             }
         }
@@ -268,7 +270,8 @@ impl ConsumerLoop {
             Phase::Killing if passed => self.life = Phase::Over,
             _ => {}
         }
-        if matches!(self.life, Phase::Draining | Phase::Killing) && self.requests.is_empty() {
+        let idle = self.requests.is_empty() && !self.commits.any_part();
+        if matches!(self.life, Phase::Draining | Phase::Killing) && idle {
             self.life = Phase::Over;
         }
     }
@@ -328,7 +331,7 @@ impl ConsumerLoop {
             self.on_time(Instant::now());
             let wake = self.renew_at.min(deadline);
             tokio::select! {
-                done = slot(&mut self.committing) => self.committed(&done),
+                done = slot(&mut self.committing) => self.committed(done),
                 renewed = slot(&mut self.renewing) => self.renewed(renewed),
                 () = tokio::time::sleep_until(wake) => {}
             }

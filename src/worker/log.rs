@@ -88,7 +88,7 @@ impl Log {
                 )
             }),
             Mode::Revoked(_) => self.discarded(request),
-            Mode::Run | Mode::Unknown => {}
+            Mode::Run | Mode::Unknown | Mode::Join(_) => {}
         }
     }
 

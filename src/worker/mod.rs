@@ -15,9 +15,11 @@
 pub mod pool;
 
 mod autoscale;
+mod chords;
 mod commit;
 mod consumer;
 mod control;
+mod counting;
 mod eta;
 mod events;
 mod health;

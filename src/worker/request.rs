@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::chords::{JOIN_LIMIT, Joining};
 use super::options::TaskOptions;
 use super::pool::{Execution, Mode, OutcomeKind, RequestTag};
 use crate::broker::{ClaimId, DeadReason, Settle};
@@ -38,6 +39,8 @@ pub(crate) struct Request {
     pub(crate) terminate: Option<i32>,
     /// The process that has begun it.
     pub(crate) pid: Option<u32>,
+    /// It has ended, and goes on as [`Mode::Join`].
+    pub(crate) joining: Option<Box<Joining>>,
 }
 
 /// Where a request is.
@@ -83,7 +86,11 @@ impl Request {
             routing_key: self.routing_key.clone(),
             redelivered: self.redelivered,
             soft_limit: self.soft_limit.filter(|_| self.mode == Mode::Run),
-            hard_limit: self.hard_limit.filter(|_| self.mode == Mode::Run),
+            hard_limit: match self.mode {
+                Mode::Run => self.hard_limit,
+                Mode::Join(_) => Some(JOIN_LIMIT),
+                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown => None,
+            },
             short,
         }
     }

@@ -59,7 +59,11 @@ impl ConsumerLoop {
             short = false;
         }
         let Some(request) = self.requests.get_mut(&tag) else { return true };
-        let execution = request.execution(tag, short);
+        let mut execution = request.execution(tag, short);
+        if execution.hard_limit.is_some() && request.joining.is_some() && !self.pool.keeps_hard_limits() {
+            // That of a join is ours, and nobody's promise.
+            execution.hard_limit = None;
+        }
         request.phase = Phase::Submitted;
         let taken = self.pool.submit(execution).is_ok();
         if !taken {
@@ -162,6 +166,9 @@ impl ConsumerLoop {
     fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant) {
         let Some(request) = self.remove(tag) else { return };
         self.last_finish = now;
+        if request.joining.is_some() {
+            return self.joined(request, outcome);
+        }
         self.learn(&request, &outcome);
         self.log.ended(&request, &outcome);
         self.count(&outcome);
@@ -178,8 +185,12 @@ impl ConsumerLoop {
         if request.claim.is_none() {
             self.bury_acknowledged(&request, &outcome);
         }
-        let Outcome { mut results, publications, .. } = outcome;
+        let Outcome { mut results, publications, parts, .. } = outcome;
         self.address(&request, &mut results);
+        if !parts.is_empty() {
+            let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
+            return self.commit_part(request, commit, parts);
+        }
         if request.claim.is_some() || !results.is_empty() || !publications.is_empty() {
             let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
             self.commit_end(&request, commit);
@@ -213,7 +224,7 @@ impl ConsumerLoop {
 
     /// Says where results go that are sent to whoever asked (`rpc://`). Nothing to do where broker and backend
     /// are one store: such a backend keeps them.
-    fn address(&self, request: &Request, results: &mut [ResultRecord]) {
+    pub(super) fn address(&self, request: &Request, results: &mut [ResultRecord]) {
         if !self.stores.one_store {
             for record in results {
                 record.reply_to.clone_from(&request.message.properties.reply_to);
@@ -258,6 +269,13 @@ impl ConsumerLoop {
             self.stats.stale.add(1);
             return;
         }
+        if request.joining.is_some() {
+            self.requests.insert(tag, request);
+            if let Some(request) = self.remove(tag) {
+                self.join_again(request, &loss.how);
+            }
+            return;
+        }
         let fate = self.fate(&request, loss);
         match fate {
             Fate::Conclude(mode) => {
@@ -295,6 +313,10 @@ impl ConsumerLoop {
     /// Its process was ended because of another request. What can be run again is, with no crash counted.
     fn evicted(&mut self, tag: RequestTag) {
         let Some(request) = self.requests.get(&tag) else { return };
+        if request.joining.is_some() {
+            // Nothing is lost by doing it once more.
+            return self.returned(tag);
+        }
         let late = self.tasks.options(request.task).acks_late;
         if request.mode == Mode::Run && late && request.claim.is_some() {
             self.log.task(Level::Warning, "celery.worker.request", request, || {

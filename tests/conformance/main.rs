@@ -12,6 +12,7 @@ mod amqp_schedules;
 mod amqp_wire;
 mod backend;
 mod broker;
+mod chords;
 mod claims;
 #[cfg(feature = "amqp")]
 mod rabbit;
@@ -133,6 +134,31 @@ macro_rules! results {
     };
 }
 
+/// The part of the suite for stores that count chords.
+macro_rules! chords {
+    ($($module:ident: $make:expr;)*) => {
+        $(mod $module {
+            suite!($make; chords:
+                the_last_part_has_the_claim_and_all_are_gathered_in_order,
+                a_part_without_an_index_comes_last,
+                parts_of_many_chords_are_counted_in_one_batch,
+                a_part_counts_once_and_as_it_was_first,
+                parts_that_come_before_the_size_is_known_are_counted,
+                a_failed_part_ends_the_chord_at_once,
+                the_part_that_has_the_claim_takes_it_over_from_its_dead_worker,
+                a_failed_part_that_comes_again_still_ends_its_chord,
+                a_claim_expires_and_can_be_held_longer,
+                an_expired_claim_that_nobody_took_can_be_held_again,
+                what_comes_after_the_end_counts_for_nothing,
+                a_chord_can_grow,
+                saying_the_size_again_changes_nothing,
+                a_chord_is_forgotten_after_its_time,
+                a_thousand_parts_are_counted_and_gathered,
+            );
+        })*
+    };
+}
+
 macro_rules! suite {
     ($make:expr; $module:ident: $($name:ident,)*) => {
         suite!($make; $module as $module: $($name,)*);
@@ -158,6 +184,9 @@ kept_broadcasts! {
 mod memory_results {
     results!(crate::setup::memory());
 }
+chords! {
+    memory_chords: crate::setup::memory();
+}
 
 #[cfg(feature = "sqlite")]
 conformance! {
@@ -177,6 +206,11 @@ mod sqlite_inline_results {
 mod sqlite_dedicated_results {
     results!(crate::setup::sqlite(celeriac::driver::Threading::Dedicated));
 }
+#[cfg(feature = "sqlite")]
+chords! {
+    sqlite_inline_chords: crate::setup::sqlite(celeriac::driver::Threading::Inline);
+    sqlite_dedicated_chords: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
 
 #[cfg(feature = "redis")]
 conformance! {
@@ -185,6 +219,10 @@ conformance! {
 #[cfg(feature = "redis")]
 mod redis_results {
     results!(crate::setup::redis());
+}
+#[cfg(feature = "redis")]
+chords! {
+    redis_chords: crate::setup::redis();
 }
 
 // What AMQP cannot promise, and where it is tested in its own way (`amqp`):

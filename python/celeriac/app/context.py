@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celeriac._core import Publication
+    from celeriac._core import ChordPart, Publication
 
 #: Headers of RabbitMQ's dead lettering, and of redeliveries: they tell of one delivery, not of the task.
 _DELIVERY_HEADERS = frozenset({"x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"})
@@ -24,6 +24,8 @@ class Context:
     #: Where messages of this request go instead of being sent; None sends them at once. The child that runs
     #: the request puts a list here and hands it to the supervisor, which commits it with the outcome.
     _follow_ups: list[Publication] | None = None
+    #: Parts of chords that end with this request, for the supervisor to count; made by the child that runs it.
+    _parts: list[ChordPart] | None = None
     #: The number of the request in its child, for `update_state`.
     _tag: int | None = None
 

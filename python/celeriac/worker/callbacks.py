@@ -7,38 +7,22 @@ outcome, so that result, follow-ups and acknowledgement can be one transaction.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
-from celeriac.app import send
+from celeriac.app import workflows
 from celeriac.app.arguments import takes_more_than
 from celeriac.app.context import Context
 from celeriac.canvas.rebuild import maybe_signature
-from celeriac.utils import uuid
 
 if TYPE_CHECKING:
     from celeriac._core import ResultRecord
     from celeriac.app.base import Celery
-    from celeriac.app.send import Message
     from celeriac.utils.einfo import ExceptionInfo
     from celeriac.worker.records import RecordWriter
 
 logger = logging.getLogger("celeriac.app.trace")
-
-
-class GroupTrail:
-    """Tasks that were sent together: what the record of their parent says of them."""
-
-    __slots__ = ("_group_id", "_task_ids")
-
-    def __init__(self, group_id: str, task_ids: Sequence[str]) -> None:
-        self._group_id = group_id
-        self._task_ids = task_ids
-
-    def as_tuple(self) -> Any:
-        """The form in which it is stored."""
-        return (self._group_id, None), [((task_id, None), None) for task_id in self._task_ids]
 
 
 def send_after_success(app: Celery, request: Context, value: Any) -> None:
@@ -56,7 +40,7 @@ def send_after_success(app: Celery, request: Context, value: Any) -> None:
     chain = request.chain
     if chain:
         # Reversed: the next step is the last one.
-        _follow(app, request, chain[-1], value, chain=list(chain[:-1]) or None)
+        _follow(app, request, chain[-1], value, chain=list(chain[:-1]))
 
 
 def send_after_failure(app: Celery, request: Context, exc: BaseException, einfo: ExceptionInfo) -> None:
@@ -83,7 +67,7 @@ def fail_chain(
 ) -> list[ResultRecord]:
     """The same failure for every later step of the chain, so that whoever waits for the last one learns of it."""
     failed = []
-    for step in reversed(request.chain or ()):
+    for step in later_steps(request.chain):
         options = step.get("options") or {}
         task_id = options.get("task_id")
         if task_id and not options.get("ignore_result"):
@@ -93,33 +77,42 @@ def fail_chain(
     return failed
 
 
-def _follow_together(app: Celery, request: Context, signatures: Sequence[Mapping[str, Any]], value: Any) -> None:
-    """Several links are sent as one new group."""
-    group_id = uuid()
-    ids = [
-        _build(app, request, signature, value, group_id=group_id, group_index=index)
-        for index, signature in enumerate(signatures)
-    ]
-    request.children.append(GroupTrail(group_id, ids))
+def later_steps(chain: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps that were to follow, in that order; a chord among them is ended by its body."""
+    for step in reversed(chain or ()):
+        yield step
+        while step.get("subtask_type") == "chord" and (step.get("kwargs") or {}).get("body"):
+            step = step["kwargs"]["body"]
+            yield step
 
 
-def _follow(app: Celery, request: Context, signature: Mapping[str, Any], value: Any, **options: Any) -> None:
-    task_id = _build(app, request, signature, value, **options)
-    request.children.append(app.AsyncResult(task_id))
+def call_body(app: Celery, request: Context, body: Mapping[str, Any], values: list[Any]) -> None:
+    """Adds what the body of a chord comes to, sent by the part that completed it.
 
-
-def _build(app: Celery, request: Context, signature: Mapping[str, Any], value: Any, **options: Any) -> str:
-    """Adds the message of one signature to the follow-ups.
-
-    Returns:
-        Its task id.
+    Raises:
+        EncodeError: A message cannot be encoded.
     """
-    message: Message = maybe_signature(signature, app=app).compose(
+    _follow(app, request, body, values)
+
+
+def _follow_together(app: Celery, request: Context, signatures: Sequence[Mapping[str, Any]], value: Any) -> None:
+    """Several links: groups each by itself, all others as one new group."""
+    from celeriac.canvas.group import group
+
+    together = []
+    for item in signatures:
+        linked = maybe_signature(item, app=app)
+        if isinstance(linked, group):
+            _follow(app, request, linked, value)
+        else:
+            together.append(linked)
+    if together:
+        _follow(app, request, group(together, app=app), value)
+
+
+def _follow(app: Celery, request: Context, signature: Any, value: Any, **options: Any) -> None:
+    composition = maybe_signature(signature, app=app).compose_all(
         (value,), parent_id=request.id, root_id=request.root_id or request.id, **options
     )
-    if request._follow_ups is None:
-        request._follow_ups = []
-    request._follow_ups.append(message.publication)
     # It is on its way with the outcome, or not at all.
-    send._published(message)
-    return message.id
+    workflows.follow_up(app, request, composition)

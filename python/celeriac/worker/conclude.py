@@ -15,6 +15,7 @@ from celeriac.exceptions import (
 )
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
+from celeriac.worker.chords import Joiner, PartWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,9 @@ class Concluder:
         self._app = app
         self._records = records
         self._keeps: bool = app.results_enabled
+        #: Makes the parts that requests are of chords.
+        self.parts = PartWriter(app)
+        self._joiner = Joiner(app, records, self.parts)
 
     def stores_errors(self, task: Task[..., Any] | None, request: Context) -> bool:
         """Whether a failure of this request leaves a record."""
@@ -62,6 +66,7 @@ class Concluder:
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.FAILURE, request, exc, traceback))
         results += callbacks.fail_chain(self._records, request, exc, traceback)
+        self._count(states.FAILURE, request, exc)
         if request.errbacks:
             # Links are told of the failure after it was recorded, so their children are not in the record.
             callbacks.send_after_failure(self._app, request, exc, einfo)
@@ -99,6 +104,8 @@ class Concluder:
                 return self._revoke(task, request, execution.detail)
             case "unknown":
                 return self._unknown(execution, request, name)
+            case "join":
+                return self._joiner.join(execution, request)
             case other:
                 raise ValueError(f"the supervisor asked for an unknown mode: {other!r}")
 
@@ -115,13 +122,22 @@ class Concluder:
             task.request_stack.pop()
         return "failure", results, request._follow_ups or (), repr(exc), None
 
+    def _count(self, state: str, request: Context, exc: BaseException) -> None:
+        """Chords of which it, or what was to follow it, is a part are told that it will not be."""
+        if request.chord:
+            self.parts.add(request, state, exc)
+        if request.chain:
+            self.parts.add_failed_steps(request, state, exc)
+
     def _failure_alone(self, request: Context, exc: BaseException) -> list[ResultRecord]:
+        self._count(states.FAILURE, request, exc)
         if not self.stores_errors(None, request):
             return []
         return [self._records.exception(states.FAILURE, request, exc, None)]
 
     def _revoke(self, task: Task[..., Any] | None, request: Context, why: str) -> Conclusion:
         exc = TaskRevokedError(why)
+        self._count(states.REVOKED, request, exc)
         results = []
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.REVOKED, request, exc, None))

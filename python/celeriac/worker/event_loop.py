@@ -64,9 +64,17 @@ class _Channel:
         self._flush = flush
 
     def respond(
-        self, tag: int, kind: str, results: Any, publications: Any, summary: str, runtime: Any, traceback: Any = None
+        self,
+        tag: int,
+        kind: str,
+        results: Any,
+        publications: Any,
+        summary: str,
+        runtime: Any,
+        traceback: Any = None,
+        parts: Any = None,
     ) -> None:
-        if self._later(tag, kind, results, publications, summary, runtime, traceback):
+        if self._later(tag, kind, results, publications, summary, runtime, traceback, parts):
             self._call_soon(self._flush)
 
 

@@ -85,6 +85,7 @@ class Opener:
         headers["_children"] = None
         headers["_tag"] = execution.tag
         headers["_follow_ups"] = []
+        headers["_parts"] = None
         if headers.get("retries") is None:
             headers["retries"] = 0
         headers.pop("headers", None)

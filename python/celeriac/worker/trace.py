@@ -85,7 +85,7 @@ class Tracer:
             request = self.opener.open(execution)
             task = self.app.tasks.get(request.task or "")
             outcome = self.concluder.conclude_failure(task, request, WorkerLostError(repr(exc)))
-            self.channel.respond(execution.tag, *outcome)
+            self.channel.respond(execution.tag, *outcome, None, request._parts)
         except Exception as failed:
             self.internal_error(execution, failed)
 
@@ -112,7 +112,7 @@ class Tracer:
             # Whatever its arguments are: the request must end, and its id is in the headers.
             request = self.opener.unopened(execution)
         outcome = self.concluder.conclude(execution, request)
-        self.channel.respond(execution.tag, *outcome)
+        self.channel.respond(execution.tag, *outcome, None, request._parts)
 
     def internal_error(self, execution: Execution, exc: Exception) -> None:
         """The worker's own code failed: the request fails, the child goes on."""
@@ -220,7 +220,10 @@ class TaskTracer:
         """What follows a return: messages of the next steps, and the record."""
         if request.callbacks or request.chain:
             callbacks.send_after_success(self._tracer.app, request, retval)
-        return (self._records.success(request, retval),) if stores else ()
+        results = (self._records.success(request, retval),) if stores else ()
+        if request.chord:
+            self._concluder.parts.add(request, states.SUCCESS, retval)
+        return results
 
     def _run(self, tag: int, request: Context) -> None:
         limit = self._limit
@@ -270,11 +273,13 @@ class TaskTracer:
             )
         if self._tells_sent and request._follow_ups:
             self._tracer.app.events.tasks_sent(request._follow_ups)
-        if einfo is None:
+        if einfo is None and request._parts is None:
             self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
             return
-        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, einfo.traceback)
-        _release(einfo)
+        traceback = None if einfo is None else einfo.traceback
+        self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, traceback, request._parts)
+        if einfo is not None:
+            _release(einfo)
 
     def _stores(self, request: Context) -> bool:
         ignores = request.ignore_result

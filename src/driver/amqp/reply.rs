@@ -221,7 +221,8 @@ impl Inbox {
     fn news(&self, ids: &HashSet<String>, seen: Option<u64>) -> (u64, Vec<ResultRecord>) {
         let kept = self.kept.lock();
         let last = kept.order.back().map_or(0, |(version, _)| *version);
-        let since = kept.order.iter().rev().take_while(|(version, _)| seen.is_none_or(|seen| *version > seen));
+        let since =
+            kept.order.iter().rev().take_while(|(version, _)| seen.is_none_or(|seen| *version > seen));
         let record = |(version, id): &(u64, String)| {
             let (newest, record) = kept.records.get(id)?;
             (newest == version && ids.contains(id)).then(|| record.clone())

@@ -1,12 +1,13 @@
 //! The result backend contract over the state in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::{MemoryStore, Shared};
-use crate::backend::{BackendError, GroupRecord, ResultBackend, Watch};
-use crate::protocol::ResultRecord;
+use crate::backend::{BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Watch};
+use crate::protocol::{ChordPart, ResultRecord};
 
 #[async_trait]
 impl ResultBackend for MemoryStore {
@@ -52,6 +53,45 @@ impl ResultBackend for MemoryStore {
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
         Ok(Box::new(MemoryWatch { store: self.0.clone(), task_ids, seen: 0 }))
+    }
+
+    fn counts_chords(&self) -> bool {
+        true
+    }
+
+    async fn start_chord(
+        &self,
+        group_id: &str,
+        size: u64,
+        expires_ms: Option<u64>,
+    ) -> Result<(), BackendError> {
+        self.0.state.lock().chords.start(group_id, size, expires_ms, self.0.clock.now());
+        Ok(())
+    }
+
+    async fn grow_chord(&self, group_id: &str, by: u64) -> Result<(), BackendError> {
+        self.0.state.lock().chords.grow(group_id, by, self.0.clock.now());
+        Ok(())
+    }
+
+    async fn count_parts(&self, parts: &[ChordPart]) -> Result<Vec<Counted>, BackendError> {
+        let now = self.0.clock.now();
+        let mut state = self.0.state.lock();
+        Ok(parts.iter().map(|part| state.chords.count(part, now)).collect())
+    }
+
+    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
+        let elements = self.0.state.lock().chords.gather(group_id, self.0.clock.now());
+        Ok(Gathered { elements, group: None })
+    }
+
+    async fn hold_chord(&self, claim: &ChordClaim, long: Duration) -> Result<bool, BackendError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().chords.hold(claim, now, now.after(long)))
+    }
+
+    async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
+        Ok(self.0.state.lock().chords.finish(claim, self.0.clock.now()))
     }
 
     fn store_id(&self) -> Option<String> {

@@ -1,13 +1,14 @@
 //! The store in memory: broker and result backend of one process.
 //!
 //! - `state`: everything the store holds, and each step as a plain function. No waiting.
-//! - `schedule`: what it keeps of periodic tasks, likewise.
+//! - `schedule`, `chord`: what it keeps of periodic tasks and of chords, likewise.
 //! - `broker`, `backend`: the contracts over it; they lock, take one step, and wait for the next change.
 //!
 //! One lock guards all; it is never held over an `await`. Nothing survives the process.
 
 mod backend;
 mod broker;
+mod chord;
 mod schedule;
 mod state;
 

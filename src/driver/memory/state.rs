@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chord::Chords;
 use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
@@ -31,6 +32,7 @@ pub(super) struct State {
     results: HashMap<String, Kept>,
     broadcasts: BTreeMap<u64, Broadcast>,
     schedules: HashMap<String, Schedule>,
+    pub(super) chords: Chords,
 }
 
 #[derive(Default)]
@@ -436,6 +438,7 @@ impl State {
 
     pub(super) fn sweep(&mut self, now: UnixMillis) {
         self.results.retain(|_, kept| kept.expires.is_none_or(|expires| expires > now));
+        self.chords.sweep(now);
         self.broadcasts.retain(|_, broadcast| broadcast.expires > now);
         self.recover(None, now);
     }

@@ -1,6 +1,7 @@
 //! The result backend: Celery's keys and records.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -12,18 +13,18 @@ use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
-use crate::backend::{BackendError, GroupRecord, ResultBackend, Watch};
+use crate::backend::{BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Watch};
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
-use crate::protocol::ResultRecord;
+use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
 
 /// Records in one command: the server does nothing else meanwhile.
-const CHUNK: usize = 1000;
+pub(super) const CHUNK: usize = 1000;
 /// Bytes in one command.
-const CHUNK_BYTES: usize = 8 << 20;
+pub(super) const CHUNK_BYTES: usize = 8 << 20;
 
 /// `KEYS` are those of the records; `ARGV` is, for each, its time to live and its bytes.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
@@ -38,11 +39,13 @@ return 0"
 
 /// Results in one database of a server.
 pub(super) struct RedisBackend {
-    link: Arc<Link>,
+    pub(super) link: Arc<Link>,
     watches: Watches,
-    place: ResultPlace,
+    pub(super) place: ResultPlace,
     content_type: String,
     server_id: String,
+    /// Parts of chords are kept in the order of the header, otherwise as they come (`result_chord_ordered`).
+    pub(super) ordered: bool,
 }
 
 impl RedisBackend {
@@ -55,7 +58,8 @@ impl RedisBackend {
         let (connecting, answering) = (address.connect_timeout(), address.answer_timeout());
         let link = Arc::new(Link::new(address, connecting, answering));
         let watches = Watches::new(link.clone(), place.clone(), content_type.clone(), connecting);
-        Ok(Self { link, watches, place, content_type, server_id })
+        let ordered = options.transport.get("result_chord_ordered").is_none_or(truth);
+        Ok(Self { link, watches, place, content_type, server_id, ordered })
     }
 
     async fn store_chunk(&self, records: &[ResultRecord]) -> Result<(), BackendError> {
@@ -135,6 +139,39 @@ impl ResultBackend for RedisBackend {
         Ok(inspect::examine(&self.link, || clock.now()).await?)
     }
 
+    fn counts_chords(&self) -> bool {
+        true
+    }
+
+    async fn start_chord(
+        &self,
+        group_id: &str,
+        size: u64,
+        expires_ms: Option<u64>,
+    ) -> Result<(), BackendError> {
+        self.start_chord_here(group_id, size, expires_ms).await
+    }
+
+    async fn grow_chord(&self, group_id: &str, by: u64) -> Result<(), BackendError> {
+        self.grow_chord_here(group_id, by).await
+    }
+
+    async fn count_parts(&self, parts: &[ChordPart]) -> Result<Vec<Counted>, BackendError> {
+        self.count_chunks(parts).await
+    }
+
+    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
+        self.gather_here(group_id).await
+    }
+
+    async fn hold_chord(&self, claim: &ChordClaim, long: Duration) -> Result<bool, BackendError> {
+        self.hold_chord_here(claim, long).await
+    }
+
+    async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
+        self.finish_chord_here(claim).await
+    }
+
     fn location(&self) -> String {
         self.place.to_string()
     }
@@ -145,6 +182,17 @@ impl ResultBackend for RedisBackend {
 
     fn display_url(&self) -> String {
         self.link.url().to_owned()
+    }
+}
+
+/// As Python sees it.
+fn truth(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(truth) => *truth,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(_) | Value::Object(_) => true,
     }
 }
 

@@ -4,11 +4,12 @@
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
 //! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
-//! - `backend`, `record`, `groups`, `watch`: results.
+//! - `backend`, `record`, `groups`, `watch`: results; `chord`: how parts of chords are counted.
 
 mod address;
 mod backend;
 mod broker;
+mod chord;
 mod claim;
 mod consumer;
 mod dead;

@@ -1,4 +1,4 @@
-//! The scripts of the broker: what has to happen in one step.
+//! The scripts of the broker, and those of chords: what has to happen in one step.
 
 use std::sync::LazyLock;
 
@@ -27,6 +27,9 @@ scripts! {
     LEASE = "lua/lease.lua";
     RELEASE = "lua/release.lua";
     FIRE = "lua/fire.lua";
+    COUNT = "lua/count.lua";
+    HOLD_CHORD = "lua/hold_chord.lua";
+    FINISH_CHORD = "lua/finish_chord.lua";
 }
 
 /// With the part of the result backend that stores results.

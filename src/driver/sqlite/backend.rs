@@ -1,21 +1,31 @@
 //! The result backend contract over the file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::doorbell::Kind;
 use super::fault::Fault;
-use super::step::last_number;
+use super::step::{Step, last_number};
 use super::watch::{self, Inbox};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, results};
-use crate::backend::{BackendError, GroupRecord, ResultBackend, Watch};
-use crate::protocol::ResultRecord;
+use super::{Shared, SqliteStore, chord, results};
+use crate::backend::{BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Watch};
+use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
     fn backend_error(&self) -> impl Fn(Fault) -> BackendError + '_ {
         |fault| fault.backend(self.0.url())
+    }
+
+    /// A change of what is counted; it survives what results survive.
+    async fn change<T: Send + 'static>(
+        &self,
+        how: impl Fn(&Step<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let changed = self.0.writer.submit(Durability::Durable, move |step| how(step)).await;
+        changed.map_err(self.backend_error())
     }
 }
 
@@ -69,6 +79,45 @@ impl ResultBackend for SqliteStore {
             .map_err(self.backend_error())?;
         self.0.signals.bells.arm(Kind::Results, None);
         Ok(Box::new(SqliteWatch { store: self.0.clone(), task_ids, inbox, seen: None }))
+    }
+
+    fn counts_chords(&self) -> bool {
+        true
+    }
+
+    async fn start_chord(
+        &self,
+        group_id: &str,
+        size: u64,
+        expires_ms: Option<u64>,
+    ) -> Result<(), BackendError> {
+        let group_id = group_id.to_owned();
+        self.change(move |step| chord::start(step, &group_id, size, expires_ms)).await
+    }
+
+    async fn grow_chord(&self, group_id: &str, by: u64) -> Result<(), BackendError> {
+        let group_id = group_id.to_owned();
+        self.change(move |step| chord::grow(step, &group_id, by)).await
+    }
+
+    async fn count_parts(&self, parts: &[ChordPart]) -> Result<Vec<Counted>, BackendError> {
+        let parts = parts.to_vec();
+        self.change(move |step| chord::count(step, &parts)).await
+    }
+
+    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
+        let gathered = self.0.read(|connection| chord::gather(connection, group_id));
+        Ok(Gathered { elements: gathered.map_err(self.backend_error())?, group: None })
+    }
+
+    async fn hold_chord(&self, claim: &ChordClaim, long: Duration) -> Result<bool, BackendError> {
+        let claim = claim.clone();
+        self.change(move |step| chord::hold(step, &claim, step.now.after(long))).await
+    }
+
+    async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
+        let claim = claim.clone();
+        self.change(move |step| chord::finish(step, &claim)).await
     }
 
     fn store_id(&self) -> Option<String> {

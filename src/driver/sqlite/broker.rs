@@ -11,7 +11,7 @@ use super::doorbell::Kind;
 use super::fault::Fault;
 use super::step::{self, Step, last_number};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, broadcast, owner, queue, results, schedule};
+use super::{Shared, SqliteStore, broadcast, chord, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
     QueueStatus, ScheduleLease, ScheduleState,
@@ -196,7 +196,7 @@ impl Broker for SqliteStore {
         while self
             .0
             .writer
-            .submit(Durability::Relaxed, |step| results::sweep(step))
+            .submit(Durability::Relaxed, |step| Ok(results::sweep(step)? | chord::sweep(step)?))
             .await
             .map_err(self.broker_error())?
         {}

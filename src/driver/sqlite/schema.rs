@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::fault::Fault;
 
 /// Written to `user_version`; raised when a table changes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE sequence (last INTEGER NOT NULL);
@@ -124,6 +124,31 @@ CREATE TABLE listener (
 );
 ";
 
+/// What layout 2 has besides: `chord` is [`crate::driver::chords::Chord`], `chord_part` its counted parts.
+const CHORDS: &str = "
+CREATE TABLE chord (
+    group_id TEXT PRIMARY KEY,
+    size INTEGER,
+    grown INTEGER NOT NULL,
+    counted INTEGER NOT NULL,
+    claim TEXT,
+    claim_until_ms INTEGER,
+    over INTEGER NOT NULL,
+    expires_ms INTEGER
+) WITHOUT ROWID;
+CREATE INDEX chord_expiry ON chord (expires_ms) WHERE expires_ms IS NOT NULL;
+
+CREATE TABLE chord_part (
+    group_id TEXT NOT NULL,
+    member TEXT NOT NULL,
+    place INTEGER NOT NULL,         -- the index in the header, or behind all
+    number INTEGER NOT NULL,        -- in the order of arrival
+    failed INTEGER NOT NULL,
+    element BLOB NOT NULL,
+    PRIMARY KEY (group_id, member)
+);
+";
+
 /// Makes the tables in a new file; checks the version of an old one.
 pub(super) fn prepare(connection: &Connection) -> Result<(), Fault> {
     if version(connection)? == VERSION {
@@ -148,14 +173,21 @@ fn make(connection: &Connection) -> Result<(), Fault> {
                 return Err(Fault::Broken(reason.to_owned()));
             }
             connection.execute_batch(TABLES)?;
-            connection.pragma_update(None, "user_version", VERSION)?;
-            Ok(())
+            add_chords(connection)
         }
+        1 => add_chords(connection),
         newer if newer > VERSION => Err(Fault::Broken(format!(
             "the file was made by a newer celeriac (layout {newer}, this one knows {VERSION}); upgrade, or name another file"
         ))),
         other => Err(Fault::Broken(format!("the file has the unknown layout {other}; name another file"))),
     }
+}
+
+/// From layout 1, which knew no chords.
+fn add_chords(connection: &Connection) -> Result<(), Fault> {
+    connection.execute_batch(CHORDS)?;
+    connection.pragma_update(None, "user_version", VERSION)?;
+    Ok(())
 }
 
 fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {

@@ -76,7 +76,10 @@ impl ConsumerLoop {
 
     /// Ends the process that runs a request, now or as soon as it has begun.
     fn terminate(&mut self, tag: RequestTag, signal: i32) {
-        let Some(request) = self.requests.get_mut(&tag) else { return };
+        // A task that has ended cannot be terminated, and the chord that it has completed is not its own.
+        let Some(request) = self.requests.get_mut(&tag).filter(|request| request.joining.is_none()) else {
+            return;
+        };
         request.terminate = Some(signal);
         self.log.line(Level::Info, LOGGER, || format!("Terminating {} ({signal})", request.id));
         if matches!(request.phase, Phase::Running(_) | Phase::Submitted) {

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use crate::protocol::{Message, Publication, ResultRecord};
+use crate::protocol::{ChordPart, Message, Publication, ResultRecord};
 
 /// A number the worker gives to a request; unique in the life of the worker.
 pub type RequestTag = u64;
@@ -54,6 +55,21 @@ pub enum Mode {
     Revoked(String),
     /// No task of its name is registered.
     Unknown,
+    /// It has ended, and completed a chord or failed it: call the chord's body, or end it.
+    Join(Arc<Join>),
+}
+
+/// A chord that can be ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Join {
+    /// Which one: a request may be a part of several.
+    pub group_id: String,
+    /// Its parts, see [`ChordPart::element`]; of one that failed early that part alone.
+    pub elements: Vec<Bytes>,
+    /// The saved record of the header's group, if there is one.
+    pub group: Option<Bytes>,
+    /// Why the body must not be called, though all may have gone well: processes that were to do so have died.
+    pub broken: Option<String>,
 }
 
 /// What running (or concluding) a request gave. The child has made all bytes ready to send.
@@ -71,6 +87,8 @@ pub struct Outcome {
     pub summary: String,
     /// Where the task raised, for its event; empty when it did not, or when nobody knows.
     pub traceback: String,
+    /// Parts of chords that ended with it: its own, and those of steps that will never run.
+    pub parts: Vec<ChordPart>,
 }
 
 /// How a request ended; decides, with the task's options, what happens to the claim.

@@ -135,7 +135,7 @@ impl ScriptedPool {
 /// How an execution of that mode usually ends.
 pub fn usual(mode: &Mode) -> OutcomeKind {
     match mode {
-        Mode::Run => OutcomeKind::Success,
+        Mode::Run | Mode::Join(_) => OutcomeKind::Success,
         Mode::Revoked(_) => OutcomeKind::Revoked,
         Mode::TimedOut(_) | Mode::Lost(_) | Mode::Unknown => OutcomeKind::Failure,
     }

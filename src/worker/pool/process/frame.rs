@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::protocol::{Message, Properties, Publication, Queue, ResultRecord};
-use crate::worker::pool::{Execution, Mode, Outcome, OutcomeKind, RequestTag};
+use crate::protocol::{ChordPart, Message, Properties, Publication, Queue, ResultRecord};
+use crate::worker::pool::{Execution, Join, Mode, Outcome, OutcomeKind, RequestTag};
 
 /// Frames are never larger than this.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
@@ -179,6 +179,10 @@ pub fn encode_execution(execution: &Execution, out: &mut Vec<u8>) -> Result<(), 
                 put_bytes(why.as_bytes(), out);
             }
             Mode::Unknown => out.push(4),
+            Mode::Join(join) => {
+                out.push(5);
+                put_join(join, out);
+            }
         }
         out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1));
         put_duration(execution.soft_limit, out);
@@ -199,17 +203,15 @@ pub struct Ended<'a, R, P> {
     pub runtime: Option<Duration>,
     pub summary: &'a str,
     pub traceback: &'a str,
+    pub parts: &'a [ChordPart],
 }
 
 /// Appends the end of a request. When it is over the limit, nothing is appended.
 pub fn encode_outcome(tag: RequestTag, outcome: &Outcome, out: &mut Vec<u8>) -> Result<(), FrameError> {
-    let Outcome { kind, results, publications, runtime, summary, traceback } = outcome;
+    let Outcome { kind, results, publications, runtime, summary, traceback, parts } = outcome;
     let (results, publications) = (results.iter(), publications.iter());
-    encode_ended(
-        tag,
-        Ended { kind: *kind, results, publications, runtime: *runtime, summary, traceback },
-        out,
-    )
+    let ended = Ended { kind: *kind, results, publications, runtime: *runtime, summary, traceback, parts };
+    encode_ended(tag, ended, out)
 }
 
 /// The same, of parts that need not be one [`Outcome`].
@@ -239,6 +241,10 @@ pub fn encode_ended<'a>(
             put_option(publication.due_ms, out, |due, out| put_u64(due as u64, out));
             put_option(publication.declare.as_deref(), out, put_queue);
             put_message(&publication.message, out);
+        }
+        // Nearly always there are none, and then they take no room at all.
+        for part in ended.parts {
+            put_part(part, out);
         }
     })
 }
@@ -425,6 +431,7 @@ impl<'a> Reader<'a> {
             2 => Mode::Lost(self.text()?.to_owned()),
             3 => Mode::Revoked(self.text()?.to_owned()),
             4 => Mode::Unknown,
+            5 => Mode::Join(Arc::new(self.join()?)),
             _ => return Err(self.wrong_field()),
         };
         let flags = self.u8()?;
@@ -460,7 +467,35 @@ impl<'a> Reader<'a> {
                 message: self.message()?,
             });
         }
-        Ok(Outcome { kind, results, publications, runtime, summary, traceback })
+        let mut parts = Vec::new();
+        while !self.rest.is_empty() {
+            parts.push(self.part()?);
+        }
+        Ok(Outcome { kind, results, publications, runtime, summary, traceback, parts })
+    }
+
+    fn join(&mut self) -> Result<Join, FrameError> {
+        let group_id = self.text()?.to_owned();
+        let mut elements = Vec::new();
+        for _ in 0..self.u32()? {
+            elements.push(self.bytes()?);
+        }
+        let group = self.option(Self::bytes)?;
+        let broken = self.option(Self::text)?.map(str::to_owned);
+        Ok(Join { group_id, elements, group, broken })
+    }
+
+    fn part(&mut self) -> Result<ChordPart, FrameError> {
+        Ok(ChordPart {
+            group_id: self.text()?.to_owned(),
+            task_id: self.text()?.to_owned(),
+            group_index: self.option(|reader| reader.u64().map(|index| index as i64))?,
+            state: self.text()?.to_owned(),
+            element: self.bytes()?,
+            expires_ms: self.option(Self::u64)?,
+            group_expires_ms: self.option(Self::u64)?,
+            claim_ms: self.u64()?,
+        })
     }
 
     fn record(&mut self) -> Result<ResultRecord, FrameError> {
@@ -633,6 +668,27 @@ fn put_record(record: &ResultRecord, out: &mut Vec<u8>) {
     put_option(record.expires_ms, out, put_u64);
 }
 
+fn put_join(join: &Join, out: &mut Vec<u8>) {
+    put_bytes(join.group_id.as_bytes(), out);
+    put_u32(join.elements.len(), out);
+    for element in &join.elements {
+        put_bytes(element, out);
+    }
+    put_option(join.group.as_ref(), out, |record, out| put_bytes(record, out));
+    put_option(join.broken.as_ref(), out, |why, out| put_bytes(why.as_bytes(), out));
+}
+
+fn put_part(part: &ChordPart, out: &mut Vec<u8>) {
+    put_bytes(part.group_id.as_bytes(), out);
+    put_bytes(part.task_id.as_bytes(), out);
+    put_option(part.group_index, out, |index, out| put_u64(index as u64, out));
+    put_bytes(part.state.as_bytes(), out);
+    put_bytes(&part.element, out);
+    put_option(part.expires_ms, out, put_u64);
+    put_option(part.group_expires_ms, out, put_u64);
+    put_u64(part.claim_ms, out);
+}
+
 fn put_option<T>(value: Option<T>, out: &mut Vec<u8>, put: impl FnOnce(T, &mut Vec<u8>)) {
     out.push(u8::from(value.is_some()));
     if let Some(value) = value {
@@ -696,6 +752,25 @@ mod tests {
         Message { headers: Bytes::from_static(b"{\"task\":\"t\"}"), properties, body: body.into() }
     }
 
+    fn part(group_index: Option<i64>) -> ChordPart {
+        ChordPart {
+            group_id: "g".into(),
+            task_id: "t".into(),
+            group_index,
+            state: "FAILURE".into(),
+            element: Bytes::from_static(b"[1]"),
+            expires_ms: Some(7),
+            group_expires_ms: None,
+            claim_ms: 6000,
+        }
+    }
+
+    fn joined() -> Join {
+        let elements = vec![Bytes::from_static(b"[1]"), Bytes::new()];
+        let group = Some(Bytes::from_static(b"{}"));
+        Join { group_id: "g".into(), elements, group, broken: Some("why".into()) }
+    }
+
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded_however_it_is_cut(
@@ -725,10 +800,13 @@ mod tests {
                 runtime: Some(Duration::from_micros(17)),
                 summary: "ümlaut".into(),
                 traceback: "Traceback".into(),
+                parts: vec![part(Some(-1)), part(None)].split_off(kind % 3),
             };
+            let join = Execution { mode: Mode::Join(Arc::new(joined())), ..execution.clone() };
             let mut bytes = Vec::new();
             encode_execution(&execution, &mut bytes).unwrap();
             encode_outcome(tag, &outcome, &mut bytes).unwrap();
+            encode_execution(&join, &mut bytes).unwrap();
             encode_reclaim(&[1, tag], &mut bytes);
             encode_soft_limit(tag, &mut bytes);
             encode_began(&[tag, 2], &mut bytes);
@@ -749,6 +827,7 @@ mod tests {
             let expected = [
                 Frame::Execution(Box::new(execution)),
                 Frame::Outcome(tag, outcome),
+                Frame::Execution(Box::new(join)),
                 Frame::Reclaim(vec![1, tag]),
                 Frame::SoftLimit(tag),
                 Frame::Began(vec![tag, 2]),

@@ -1,0 +1,84 @@
+//! What counting the parts of chords gives.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::BackendError;
+use crate::protocol::ChordPart;
+
+/// Characters of what tells a claim from earlier ones of the same part.
+pub(crate) const NONCE: usize = 16;
+
+/// A chord that has ended well is remembered at least this long, so that a copy of one of its parts counts for nothing.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// What became of one part that was counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Others are still missing, or someone else is at work on the end of the chord.
+    Waiting,
+    /// It was the last one: the claim's holder is to gather all parts and to call the body.
+    Complete(ChordClaim),
+    /// It failed, and the chord with it, whatever is still missing: the claim's holder is to end the body.
+    Failed(ChordClaim),
+    /// The chord has ended before.
+    Ended,
+}
+
+/// The right to end one chord. Held until [`super::ResultBackend::finish_chord`], or until it expires; a part
+/// that is counted once more while it holds the claim has a new one, and the old one is worth nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChordClaim {
+    /// The chord.
+    pub group_id: String,
+    /// Tells this claim from all others.
+    pub token: String,
+    /// How long it holds without [`super::ResultBackend::hold_chord`], in milliseconds.
+    pub claim_ms: u64,
+    /// How long the chord is kept, in milliseconds; none: for ever.
+    pub expires_ms: Option<u64>,
+    /// It was taken by a part that failed, before all were counted.
+    pub failed: bool,
+}
+
+impl ChordClaim {
+    /// The claim of a part. The token names the part, and ends with [`NONCE`] characters that no other claim has.
+    pub(crate) fn new(part: &ChordPart, nonce: &str, failed: bool) -> Self {
+        Self {
+            group_id: part.group_id.clone(),
+            token: format!("{}:{nonce}", part.member()),
+            claim_ms: part.claim_ms,
+            expires_ms: part.expires_ms,
+            failed,
+        }
+    }
+
+    /// How long it has to be remembered that the chord is over, in milliseconds; none: for ever. Of a failed one parts
+    /// may still come for as long as the chord would have been kept.
+    pub fn remembered_ms(&self) -> Option<u64> {
+        let usual = (2 * self.claim_ms).max(REMEMBERED.as_millis() as u64);
+        if self.failed { self.expires_ms.map(|expires| expires.max(usual)) } else { Some(usual) }
+    }
+}
+
+/// All parts of a chord.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// [`crate::protocol::ChordPart::element`] of each, in the order of the header (or of arrival, where the store
+    /// is told to keep that one).
+    pub elements: Vec<Bytes>,
+    /// The saved record of the header's group, if there is one: it says how the results nest.
+    pub group: Option<Bytes>,
+}
+
+/// What tells a claim from all others of its part.
+pub(crate) fn nonce() -> String {
+    format!("{:0width$x}", fastrand::u64(..), width = NONCE)
+}
+
+/// The answer of a backend that counts nothing.
+pub(super) fn refused<T>(url: String) -> Result<T, BackendError> {
+    let reason = "it does not count the parts of chords; name a result backend that does, such as redis:// or sqlite://";
+    Err(BackendError::Refused { url, reason: reason.to_owned() })
+}

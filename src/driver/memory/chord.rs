@@ -1,0 +1,76 @@
+//! What the store in memory keeps of chords.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use crate::backend::{ChordClaim, Counted};
+use crate::clock::UnixMillis;
+use crate::driver::chords::Chord;
+use crate::protocol::ChordPart;
+
+#[derive(Default)]
+pub(super) struct Chords(HashMap<String, Kept>);
+
+#[derive(Default)]
+struct Kept {
+    chord: Chord,
+    /// By index, then by arrival.
+    elements: BTreeMap<(i64, u64), Bytes>,
+    /// Whether the part has failed, by its name.
+    members: HashMap<String, bool>,
+}
+
+impl Chords {
+    fn of(&mut self, group_id: &str, now: UnixMillis) -> &mut Kept {
+        let kept = self.0.entry(group_id.to_owned()).or_default();
+        if kept.chord.is_expired(now) {
+            *kept = Kept::default();
+        }
+        kept
+    }
+
+    pub(super) fn start(&mut self, group_id: &str, size: u64, expires_ms: Option<u64>, now: UnixMillis) {
+        self.of(group_id, now).chord.start(size, expires_ms, now);
+    }
+
+    pub(super) fn grow(&mut self, group_id: &str, by: u64, now: UnixMillis) {
+        self.of(group_id, now).chord.grown += by;
+    }
+
+    pub(super) fn count(&mut self, part: &ChordPart, now: UnixMillis) -> Counted {
+        let Kept { chord, elements, members } = self.of(&part.group_id, now);
+        if chord.over {
+            return Counted::Ended;
+        }
+        let failed = *members.entry(part.member()).or_insert_with(|| {
+            let place = (part.group_index.unwrap_or(i64::MAX), chord.counted);
+            elements.insert(place, part.element.clone());
+            chord.counted += 1;
+            part.is_failed()
+        });
+        chord.count(part, failed, now)
+    }
+
+    pub(super) fn gather(&mut self, group_id: &str, now: UnixMillis) -> Vec<Bytes> {
+        self.of(group_id, now).elements.values().cloned().collect()
+    }
+
+    pub(super) fn hold(&mut self, claim: &ChordClaim, now: UnixMillis, until: UnixMillis) -> bool {
+        self.of(&claim.group_id, now).chord.hold(claim, now, until)
+    }
+
+    pub(super) fn finish(&mut self, claim: &ChordClaim, now: UnixMillis) -> bool {
+        let kept = self.of(&claim.group_id, now);
+        let held = kept.chord.finish(claim, now);
+        if held {
+            kept.elements.clear();
+            kept.members.clear();
+        }
+        held
+    }
+
+    pub(super) fn sweep(&mut self, now: UnixMillis) {
+        self.0.retain(|_, kept| !kept.chord.is_expired(now));
+    }
+}

@@ -1,0 +1,227 @@
+//! Commits of requests that are parts of chords, or that ended one.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::chords::{Claimed, broken};
+use super::commit::{Round, backend_timeout, broker_timeout, nothing, within};
+use super::link::Link;
+use super::notice::Level;
+use super::pool::Join;
+use super::request::Request;
+use crate::backend::{BackendError, ChordClaim, Counted, ResultBackend};
+use crate::broker::{BrokerError, Commit, Committed, Settle};
+use crate::protocol::{ChordPart, Publication};
+
+/// How long a chord's claim is held while a child calls its body.
+const HOLD: Duration = Duration::from_secs(180);
+
+/// The end of a request with something to count.
+#[derive(Debug)]
+pub(crate) struct PartEnd {
+    /// For executions that may follow.
+    pub(super) request: Request,
+    pub(super) parts: Vec<ChordPart>,
+    /// The chord that this outcome ends.
+    pub(super) done: Option<Claimed>,
+    /// Chords that are to be ended after it.
+    pub(super) chords: VecDeque<Claimed>,
+    /// What happens to the message's claim when all of them have ended. In the commit until that is carried out.
+    pub(super) settle: Settle,
+}
+
+/// One of them, and its place in the batch.
+type Placed = (usize, Box<PartEnd>);
+
+/// Carries out a batch in which there are some. Gives the answers of all, and those that have chords to end: their messages
+/// are not settled.
+pub(super) async fn run(round: &mut Round, mut ends: Vec<Placed>) -> (Vec<Committed>, Vec<PartEnd>) {
+    let backend = round.stores.backend.clone().filter(|backend| backend.counts_chords());
+    for (place, end) in &mut ends {
+        end.settle = std::mem::replace(&mut round.commits[*place].settle, Settle::Keep);
+    }
+    if let Some(backend) = &backend {
+        let bodies: Vec<&mut Placed> = ends.iter_mut().filter(|(_, end)| end.done.is_some()).collect();
+        if !bodies.is_empty() {
+            publish_bodies(round, backend, bodies).await;
+        }
+    }
+    let mut answers = round.run().await;
+    // A claim that is lost: its message goes elsewhere, and is counted there.
+    ends.retain(|(place, _)| answers[*place] == Committed::Done);
+    if let Some(backend) = &backend {
+        count(round, backend, &mut ends).await;
+    }
+    let (joins, settled): (Vec<_>, Vec<_>) = ends.into_iter().partition(|(_, end)| !end.chords.is_empty());
+    settle(round, settled, &mut answers).await;
+    (answers, joins.into_iter().map(|(_, end)| *end).collect())
+}
+
+/// Publishes what the ends of chords set off, if their claims are still ours, and leaves the rest of them to the batch.
+async fn publish_bodies(round: &mut Round, backend: &Arc<dyn ResultBackend>, mut ends: Vec<&mut Placed>) {
+    for (place, end) in &mut ends {
+        let Some(done) = &end.done else { continue };
+        if !hold(round, backend, &done.claim).await {
+            // Somebody else ends it, or has ended it.
+            let commit = &mut round.commits[*place];
+            commit.publications.clear();
+            commit.results.clear();
+            (end.done, end.parts) = (None, Vec::new());
+        }
+    }
+    let mut all = Vec::new();
+    for (place, _) in &ends {
+        all.extend_from_slice(&round.commits[*place].publications);
+    }
+    let refused = publish(round, all).await.is_err();
+    for (place, end) in ends {
+        let publications = std::mem::take(&mut round.commits[*place].publications);
+        if !refused || publications.is_empty() {
+            continue;
+        }
+        // One of them cannot be published: each by itself shows which.
+        let Err(error) = publish(round, publications).await else { continue };
+        round.commits[*place].results.clear();
+        end.parts.clear();
+        let Some(done) = end.done.take() else { continue };
+        if done.join.broken.is_some() {
+            round.dropped(&error);
+            end.done = Some(done);
+        } else {
+            let join = broken(&done.claim, &error.to_string());
+            end.chords.push_front(Claimed { claim: done.claim, join });
+        }
+    }
+}
+
+/// Until the broker takes them, or refuses them for good.
+async fn publish(round: &mut Round, batch: Vec<Publication>) -> Result<(), BrokerError> {
+    let mut link = Link::new("publish to the broker", round.stores.log.clone());
+    if batch.is_empty() {
+        return Ok(());
+    }
+    loop {
+        match within(round.stores.writer().publish(batch.clone()), broker_timeout).await {
+            Ok(()) => {
+                link.worked();
+                return Ok(());
+            }
+            Err(error @ (BrokerError::TooLarge { .. } | BrokerError::Refused { .. })) => return Err(error),
+            Err(error) => round.pause(&mut link, &error).await,
+        }
+    }
+}
+
+/// Counts the parts of all, says of chords that they are over, and gathers those that can be ended.
+async fn count(round: &mut Round, backend: &Arc<dyn ResultBackend>, ends: &mut [Placed]) {
+    let (mut owners, mut parts) = (Vec::new(), Vec::new());
+    for (owner, (_, end)) in ends.iter_mut().enumerate() {
+        owners.resize(owners.len() + end.parts.len(), owner);
+        parts.append(&mut end.parts);
+    }
+    let counted = count_parts(round, backend, &parts).await;
+    for (_, end) in ends.iter_mut() {
+        if let Some(done) = end.done.take() {
+            // That the claim is gone can only mean that it was carried out, or taken in the last moment.
+            let _ = ask(round, "end chords", || backend.finish_chord(&done.claim)).await;
+        }
+    }
+    for ((owner, part), counted) in owners.into_iter().zip(parts).zip(counted) {
+        let (claim, join) = match counted {
+            Counted::Waiting | Counted::Ended => continue,
+            Counted::Complete(claim) => {
+                let join = gather(round, backend, &claim).await;
+                (claim, join)
+            }
+            Counted::Failed(claim) => {
+                let (group_id, elements) = (claim.group_id.clone(), vec![part.element]);
+                (claim, Arc::new(Join { group_id, elements, ..Join::default() }))
+            }
+        };
+        if hold(round, backend, &claim).await {
+            ends[owner].1.chords.push_back(Claimed { claim, join });
+        }
+    }
+}
+
+/// What the store refuses to count is left out, and hides nothing else.
+async fn count_parts(
+    round: &mut Round,
+    backend: &Arc<dyn ResultBackend>,
+    parts: &[ChordPart],
+) -> Vec<Counted> {
+    if parts.is_empty() {
+        return Vec::new();
+    }
+    match ask(round, "count parts of chords", || backend.count_parts(parts)).await {
+        Ok(counted) => counted,
+        Err(error) if parts.len() == 1 => {
+            let ChordPart { group_id, task_id, .. } = &parts[0];
+            round.stores.log.line(Level::Error, "celery.worker.request", || {
+                format!("Task {task_id} cannot be counted as a part of chord {group_id}: {error}")
+            });
+            vec![Counted::Waiting]
+        }
+        Err(_) => {
+            let (first, second) = parts.split_at(parts.len() / 2);
+            let mut counted = Box::pin(count_parts(round, backend, first)).await;
+            counted.extend(Box::pin(count_parts(round, backend, second)).await);
+            counted
+        }
+    }
+}
+
+async fn gather(round: &mut Round, backend: &Arc<dyn ResultBackend>, claim: &ChordClaim) -> Arc<Join> {
+    let group_id = claim.group_id.clone();
+    match ask(round, "gather the parts of chords", || backend.gather(&group_id)).await {
+        Ok(gathered) => {
+            let (elements, group) = (gathered.elements, gathered.group);
+            Arc::new(Join { group_id, elements, group, broken: None })
+        }
+        Err(error) => broken(claim, &error.to_string()),
+    }
+}
+
+/// Whether the claim is ours, for some time from now.
+async fn hold(round: &mut Round, backend: &Arc<dyn ResultBackend>, claim: &ChordClaim) -> bool {
+    let held = ask(round, "hold the claims of chords", || backend.hold_chord(claim, HOLD)).await;
+    // A store that cannot tell must not make the chord hang.
+    held.unwrap_or(true)
+}
+
+/// Settles those with nothing left to do.
+async fn settle(round: &mut Round, ends: Vec<Placed>, answers: &mut [Committed]) {
+    let ends: Vec<_> = ends.into_iter().filter(|(_, end)| end.request.claim.is_some()).collect();
+    if ends.is_empty() {
+        return;
+    }
+    let commit = |(_, end): &Placed| {
+        let settle = end.settle.clone();
+        Commit { claim: end.request.claim, settle, begun: true, ..nothing() }
+    };
+    let settled = round.commit(&ends.iter().map(commit).collect::<Vec<_>>()).await;
+    for ((place, _), answer) in ends.iter().zip(settled) {
+        answers[*place] = answer;
+    }
+}
+
+/// Asks the backend until it answers. An error is its last word.
+async fn ask<T, F: Future<Output = Result<T, BackendError>>>(
+    round: &mut Round,
+    what: &'static str,
+    call: impl Fn() -> F,
+) -> Result<T, BackendError> {
+    let mut link = Link::new(what, round.stores.log.clone());
+    loop {
+        match within(call(), backend_timeout).await {
+            Ok(answer) => {
+                link.worked();
+                return Ok(answer);
+            }
+            Err(error @ BackendError::Refused { .. }) => return Err(error),
+            Err(error) => round.pause(&mut link, &error).await,
+        }
+    }
+}
