@@ -216,8 +216,9 @@ impl Client {
     }
 
     /// Follows tasks to their ends.
-    fn arrivals(&self, task_ids: Vec<String>) -> PyResult<Arrivals> {
-        Ok(Arrivals::new(&self.inner()?, task_ids))
+    #[pyo3(signature = (task_ids, before = Vec::new()))]
+    fn arrivals(&self, task_ids: Vec<String>, before: Vec<String>) -> PyResult<Arrivals> {
+        Ok(Arrivals::new(&self.inner()?, task_ids, before))
     }
 
     #[pyo3(signature = (group_id, record, content_type, expires_ms = None))]
