@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use celeriac::backend::GroupRecord;
 use celeriac::broker::{ConsumerOptions, DeadLetter};
 use celeriac::client::{self, ClientError, RetryPolicy, Sending};
 use celeriac::driver::Threading;
@@ -12,6 +14,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use crate::arrivals::Arrivals;
 use crate::completions::{Completions, Reply};
 use crate::connections::Connections;
 use crate::consumer::Consumer;
@@ -183,7 +186,13 @@ impl Client {
     }
 
     #[pyo3(signature = (group_id, size, expires_ms = None))]
-    fn start_chord(&self, py: Python<'_>, group_id: &str, size: u64, expires_ms: Option<u64>) -> PyResult<()> {
+    fn start_chord(
+        &self,
+        py: Python<'_>,
+        group_id: &str,
+        size: u64,
+        expires_ms: Option<u64>,
+    ) -> PyResult<()> {
         self.now(py, |client| async move { client.start_chord(group_id, size, expires_ms).await })
     }
 
@@ -193,6 +202,39 @@ impl Client {
 
     fn forget(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<()> {
         self.now(py, |client| async move { client.forget(&task_ids).await })
+    }
+
+    /// Follows tasks to their ends.
+    fn arrivals(&self, task_ids: Vec<String>) -> PyResult<Arrivals> {
+        Ok(Arrivals::new(&self.inner()?, task_ids))
+    }
+
+    #[pyo3(signature = (group_id, record, content_type, expires_ms = None))]
+    fn save_group(
+        &self,
+        py: Python<'_>,
+        group_id: String,
+        record: &Bound<'_, PyBytes>,
+        content_type: String,
+        expires_ms: Option<u64>,
+    ) -> PyResult<()> {
+        let record = Bytes::copy_from_slice(record.as_bytes());
+        let group = GroupRecord { group_id, record, content_type, expires_ms };
+        self.now(py, |client| async move { client.save_group(group).await })
+    }
+
+    /// The stored bytes and their content type.
+    fn read_group<'py>(
+        &self,
+        py: Python<'py>,
+        group_id: &str,
+    ) -> PyResult<Option<(Bound<'py, PyBytes>, String)>> {
+        let group = self.now(py, |client| async move { client.read_group(group_id).await })?;
+        Ok(group.map(|group| (PyBytes::new(py, &group.record), group.content_type)))
+    }
+
+    fn forget_group(&self, py: Python<'_>, group_id: &str) -> PyResult<()> {
+        self.now(py, |client| async move { client.forget_group(group_id).await })
     }
 
     fn purge(&self, py: Python<'_>, queue: &str) -> PyResult<u64> {

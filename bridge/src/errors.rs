@@ -4,7 +4,7 @@
 use celeriac::backend::BackendError;
 use celeriac::broker::BrokerError;
 use celeriac::client::ClientError;
-use pyo3::exceptions::{PyException, PyTimeoutError};
+use pyo3::exceptions::{PyException, PyNotImplementedError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -75,6 +75,7 @@ impl Failure {
             ClientError::Broker(BrokerError::Config(_))
             | ClientError::Backend(BackendError::Config(_))
             | ClientError::NoBackend => Class::Improper.error(py, text),
+            ClientError::Backend(BackendError::Unsupported { .. }) => PyNotImplementedError::new_err(text),
             ClientError::Broker(_) | ClientError::Backend(_) => Class::Operational.error(py, text),
             ClientError::WaitedTooLong(_) => PyTimeoutError::new_err(text),
         }

@@ -1,5 +1,6 @@
 //! The Python module `celeriac._core`: registers classes and functions, nothing else.
 
+mod arrivals;
 mod call_template;
 mod child;
 mod chord;
@@ -29,6 +30,8 @@ mod worker_options;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::arrivals::Arrivals;
     #[pymodule_export]
     use crate::call_template::CallTemplate;
     #[pymodule_export]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from celeriac.app.current import current_app, current_task
     from celeriac.app.task import Task
     from celeriac.canvas.chain import chain
+    from celeriac.canvas.chord import chord
+    from celeriac.canvas.chunks import chunks, xmap, xstarmap
+    from celeriac.canvas.group import group
     from celeriac.canvas.rebuild import maybe_signature
     from celeriac.canvas.signature import Signature, signature, subtask
     from celeriac.entities import Exchange, Queue, binding
@@ -43,14 +46,19 @@ __all__ = [
     "binding",
     "bugreport",
     "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
+    "group",
     "maybe_signature",
     "shared_task",
     "signature",
     "subtask",
     "task",
     "uuid",
+    "xmap",
+    "xstarmap",
 ]
 
 _HOMES = {
@@ -64,16 +72,20 @@ _HOMES = {
     "binding": "celeriac.entities",
     "bugreport": "celeriac.app.bugreport",
     "chain": "celeriac.canvas.chain",
+    "chord": "celeriac.canvas.chord",
+    "chunks": "celeriac.canvas.chunks",
     "current_app": "celeriac.app.current",
     "current_task": "celeriac.app.current",
+    "group": "celeriac.canvas.group",
     "maybe_signature": "celeriac.canvas.rebuild",
     "shared_task": "celeriac.app",
     "signature": "celeriac.canvas.signature",
     "subtask": "celeriac.canvas.signature",
     "task": "celeriac.app",
     "uuid": "celeriac.utils",
+    "xmap": "celeriac.canvas.chunks",
+    "xstarmap": "celeriac.canvas.chunks",
 }
-_LATER = frozenset({"chord", "chunks", "group", "xmap", "xstarmap"})
 
 
 def __getattr__(name: str) -> Any:
@@ -90,8 +102,6 @@ def __getattr__(name: str) -> Any:
         from celeriac._core import __version__ as version
 
         return tuple(int(part) for part in version.split(".")[:3])
-    if name in _LATER:
-        raise ImportError(f"{name} comes in a later version; this one has signatures and chains")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

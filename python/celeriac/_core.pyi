@@ -271,6 +271,13 @@ class Client:
     def grow_chord(self, group_id: str, by: int) -> None:
         """Adds parts to a chord."""
     def forget(self, task_ids: Sequence[str]) -> None: ...
+    def arrivals(self, task_ids: Sequence[str]) -> Arrivals:
+        """Follows tasks to their ends, with one watch for all of them."""
+    def save_group(self, group_id: str, record: bytes, content_type: str, expires_ms: int | None = None) -> None:
+        """Keeps which results are a group's. Raises NotImplementedError when the store cannot."""
+    def read_group(self, group_id: str) -> tuple[bytes, str] | None:
+        """The stored bytes and their content type; None where nothing is stored."""
+    def forget_group(self, group_id: str) -> None: ...
     def purge(self, queue: str) -> int: ...
     def unpark(self, queue: str) -> int:
         """Moves what waits for its time in a place of ours back to its queue, for stock workers; returns how many.
@@ -297,6 +304,15 @@ class Client:
         """Without the password."""
     def close(self, timeout: float = 5.0) -> None:
         """Waits for calls under way, then disconnects. Calls after it raise RuntimeError."""
+
+@final
+class Arrivals:
+    """The final records of many tasks, each given once. Made by `Client.arrivals`. Used by one caller at a time."""
+
+    def next(self, timeout: float | None = None) -> list[ResultRecord]:
+        """Waits for some that were not given before, in the order of arrival as far as the store knows it; empty when
+        all have been given. Interruptible by signals. Raises the built-in TimeoutError."""
+    def next_later(self, timeout: float | None, completions: Completions, token: int) -> None: ...
 
 @final
 class Listener:

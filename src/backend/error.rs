@@ -42,6 +42,16 @@ pub enum BackendError {
         /// What it said, and what to do.
         reason: String,
     },
+    /// Stores of this kind cannot do that.
+    #[error(
+        "{what} is not supported by result backend {url}: name another in `result_backend`, such as redis:// or sqlite:///"
+    )]
+    Unsupported {
+        /// Without its password.
+        url: String,
+        /// What was asked for, as a noun.
+        what: String,
+    },
     /// The backend was closed.
     #[error("the connection to the result backend is closed")]
     Closed,

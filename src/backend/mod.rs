@@ -2,6 +2,7 @@
 
 mod chord;
 mod error;
+mod group;
 
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use async_trait::async_trait;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
-pub(crate) use chord::{NONCE, nonce};
 pub use chord::{ChordClaim, Counted, Gathered};
+pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
+pub use group::GroupRecord;
 
 /// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
 #[async_trait]
@@ -26,6 +28,27 @@ pub trait ResultBackend: Send + Sync {
 
     /// Removes records.
     async fn forget(&self, task_ids: &[String]) -> Result<(), BackendError>;
+
+    /// Saves which results are a group's, over what was saved before.
+    async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
+        Err(self.keeps_no_groups(&group.group_id))
+    }
+
+    /// Reads a saved group; none where nothing is stored or it has expired.
+    async fn read_group(&self, group_id: &str) -> Result<Option<GroupRecord>, BackendError> {
+        Err(self.keeps_no_groups(group_id))
+    }
+
+    /// Removes a saved group, not its members' results.
+    async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
+        Err(self.keeps_no_groups(group_id))
+    }
+
+    /// The error of stores that have no place for groups.
+    fn keeps_no_groups(&self, group_id: &str) -> BackendError {
+        let what = format!("keeping groups (this one is {group_id})");
+        BackendError::Unsupported { url: self.display_url(), what }
+    }
 
     /// What the store says of itself, for `doctor`.
     async fn examine(&self) -> Result<StoreReport, BackendError> {

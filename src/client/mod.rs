@@ -1,7 +1,9 @@
 //! Sending, asking, waiting: one broker, perhaps one result backend, any number of callers.
 
+mod arrivals;
 mod chord;
 mod error;
+mod groups;
 mod patience;
 mod producer;
 mod result;
@@ -16,6 +18,7 @@ use crate::backend::ResultBackend;
 use crate::broker::{Broker, BrokerError};
 use crate::driver::{self, ConnectOptions};
 
+pub use arrivals::Arrivals;
 pub use error::ClientError;
 pub use patience::RetryPolicy;
 pub use producer::Sending;

@@ -10,7 +10,12 @@ use crate::protocol::ResultRecord;
 use crate::report::StoreReport;
 
 /// How long a wait without a limit of its own puts up with a backend that is away.
-const OUTAGE: Duration = Duration::from_secs(30);
+pub(super) const OUTAGE: Duration = Duration::from_secs(30);
+
+/// Whether a task in this state has ended.
+pub(super) fn is_ready(record: &ResultRecord) -> bool {
+    matches!(&*record.state, "SUCCESS" | "FAILURE" | "REVOKED")
+}
 
 impl Client {
     /// Reads what is stored, in the order asked.
@@ -46,7 +51,6 @@ impl Client {
         if task_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let is_ready = |record: &ResultRecord| matches!(&*record.state, "SUCCESS" | "FAILURE" | "REVOKED");
         let found = self.watch_for(task_ids, timeout, is_ready).await?;
         found.ok_or_else(|| ClientError::WaitedTooLong(timeout.unwrap_or(FOREVER)))
     }

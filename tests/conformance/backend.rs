@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use celeriac::backend::Watch;
+use celeriac::backend::{GroupRecord, Watch};
 use celeriac::broker::{Commit, Settle};
 use celeriac::protocol::ResultRecord;
 
@@ -145,4 +145,66 @@ pub(crate) async fn a_watch_does_not_tell_the_same_twice(setup: Setup) {
     assert_eq!(watch.next().await.expect("watches"), [record("t", "FAILURE")]);
 
     waits(&mut watch).await;
+}
+
+pub(crate) async fn what_is_stored_already_comes_in_the_order_of_storing_or_of_asking(setup: Setup) {
+    let ids: Vec<String> = [5, 3, 8, 1, 9, 2].map(|number| format!("t{number}")).into();
+    for id in &ids {
+        setup.backend.store(vec![record(id, "SUCCESS")]).await.expect("stores");
+    }
+    let mut watch = setup.backend.watch(ids.clone()).await.expect("watches");
+
+    let told = watch.next().await.expect("watches");
+
+    assert_eq!(told.into_iter().map(|record| record.task_id).collect::<Vec<_>>(), ids);
+}
+
+fn group(members: &str) -> GroupRecord {
+    GroupRecord {
+        group_id: "g".to_owned(),
+        record: members.to_owned().into(),
+        content_type: "application/json".to_owned(),
+        expires_ms: None,
+    }
+}
+
+async fn members(setup: &Setup) -> Option<String> {
+    let group = setup.backend.read_group("g").await.expect("reads")?;
+    assert_eq!((&*group.group_id, &*group.content_type), ("g", "application/json"));
+    Some(String::from_utf8(group.record.into()).expect("it is text"))
+}
+
+pub(crate) async fn a_group_is_read_as_it_was_saved_last(setup: Setup) {
+    assert_eq!(members(&setup).await, None);
+    // A task of the group's id is something else.
+    setup.backend.store(vec![record("g", "SUCCESS")]).await.expect("stores");
+    assert_eq!(members(&setup).await, None);
+
+    setup.backend.save_group(group("one")).await.expect("saves");
+    assert_eq!(members(&setup).await.as_deref(), Some("one"));
+    setup.backend.save_group(group("two")).await.expect("saves");
+
+    assert_eq!(members(&setup).await.as_deref(), Some("two"));
+    assert_eq!(state(&setup, "g").await.as_deref(), Some("SUCCESS"));
+}
+
+pub(crate) async fn an_expired_group_is_gone(setup: Setup) {
+    let expires_ms = Some(TTL.as_millis() as u64);
+    setup.backend.save_group(GroupRecord { expires_ms, ..group("one") }).await.expect("saves");
+    assert_eq!(members(&setup).await.as_deref(), Some("one"));
+
+    setup.advance(TTL);
+
+    assert_eq!(members(&setup).await, None);
+}
+
+pub(crate) async fn a_forgotten_group_is_gone_and_results_stay(setup: Setup) {
+    setup.backend.store(vec![record("g", "SUCCESS")]).await.expect("stores");
+    setup.backend.save_group(group("one")).await.expect("saves");
+
+    setup.backend.forget_group("g").await.expect("forgets");
+    setup.backend.forget_group("unknown").await.expect("forgets");
+
+    assert_eq!(members(&setup).await, None);
+    assert_eq!(state(&setup, "g").await.as_deref(), Some("SUCCESS"));
 }

@@ -125,6 +125,10 @@ macro_rules! results {
                 a_watch_gives_first_the_present_and_then_changes,
                 two_watches_of_one_id_both_wake,
                 a_watch_does_not_tell_the_same_twice,
+                what_is_stored_already_comes_in_the_order_of_storing_or_of_asking,
+                a_group_is_read_as_it_was_saved_last,
+                an_expired_group_is_gone,
+                a_forgotten_group_is_gone_and_results_stay,
             );
         }
     };

@@ -222,14 +222,18 @@ async fn a_body_that_cannot_be_called_is_ended_with_an_error() {
     let world = World::new();
     let worker = world.start(
         tasks(),
-        pool(2, |join| if join.broken.is_none() { Scene::dies("signal 11 (SIGSEGV)") } else { calls_body(join) }),
+        pool(
+            2,
+            |join| if join.broken.is_none() { Scene::dies("signal 11 (SIGSEGV)") } else { calls_body(join) },
+        ),
     );
     start_chord(&world, 3).await;
     world.publish(messages("t", 3)).await;
     world.drained().await;
 
     assert_eq!(bodies(&world).await, ["signal 11 (SIGSEGV)"]);
-    let counted = world.store.count_parts(&[ChordPart { group_id: "g".into(), ..ChordPart::default() }]).await;
+    let counted =
+        world.store.count_parts(&[ChordPart { group_id: "g".into(), ..ChordPart::default() }]).await;
     assert_eq!(counted.unwrap(), [celeriac::backend::Counted::Ended]);
     worker.stop(Stop::Warm).await;
 }
@@ -302,9 +306,10 @@ async fn one_request_may_end_several_chords_one_after_another() {
     let world = World::new();
     let pool = ScriptedPool::new(2, |execution| match &execution.mode {
         // The body of the first chord is itself the last part of a third.
-        Mode::Join(join) if join.group_id == "a" => {
-            Scene::outcome(Outcome { parts: vec![part("c", execution, "FAILURE")], ..body_to("bodies", join) })
-        }
+        Mode::Join(join) if join.group_id == "a" => Scene::outcome(Outcome {
+            parts: vec![part("c", execution, "FAILURE")],
+            ..body_to("bodies", join)
+        }),
         Mode::Join(join) => calls_body(join),
         _ => {
             let parts = ["a", "b"].map(|group| part(group, execution, "SUCCESS")).to_vec();

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from celeriac.app.events import Events
     from celeriac.app.log import Logging
     from celeriac.app.periodic import Schedules
+    from celeriac.canvas.composition import Composition
     from celeriac.canvas.signature import Signature
+    from celeriac.result.result_set import GroupResult, ResultSet
     from celeriac.utils.clocks import LamportClock
 
-    # `Celery.Task` hides the class in the annotations below it.
+    # `Celery.Task` hides the class in the annotations below it, and so do the others of a class's name.
     AnyTask = Task[..., Any]
+    SetClass = type[ResultSet]
+    GroupClass = type[GroupResult]
 
 __all__ = ["Celery"]
 
@@ -423,7 +427,11 @@ class Celery:
             options["eta"] = eta
         if task_id is not None:
             options["task_id"] = task_id
+        collect = getattr(options.pop("producer", None), "collect", None)
         message = send.compose(self, name, args, kwargs, self._tasks.get(name), options)
+        if collect is not None:
+            # Part of a workflow, which is sent as a whole.
+            return cast("AsyncResult[Any]", collect(message, options))
         send.publish(self, message, options)
         return self._sent(message, options)
 
@@ -456,6 +464,26 @@ class Celery:
         """The message of a call, without sending it."""
         return send.compose(self, name, args, kwargs, task, options)
 
+    def counts_chords(self) -> bool:
+        """Whether the result backend counts the parts of chords itself; otherwise a task polls for them.
+
+        Raises:
+            NotImplementedError: It cannot join chords at all.
+        """
+        from celeriac.app import workflows
+
+        return workflows.counts_chords(self)
+
+    def _send_composition(self, composition: Composition, options: Mapping[str, Any]) -> Any:
+        from celeriac.app import workflows
+
+        return workflows.send_all(self, composition, options)
+
+    async def _asend_composition(self, composition: Composition, options: Mapping[str, Any]) -> Any:
+        from celeriac.app import workflows
+
+        return await workflows.asend(self, composition, options)
+
     def _sent(self, message: send.Message, options: Mapping[str, Any]) -> AsyncResult[Any]:
         """The result object of a message that was sent; a child of the task that runs here."""
         result = self.AsyncResult(message.id, task_name=message.task)
@@ -478,6 +506,20 @@ class Celery:
     ) -> AsyncResult[Any]:
         """The result of a task id."""
         return AsyncResult(task_id, backend=backend, task_name=task_name, app=self, **kw)
+
+    @property
+    def ResultSet(self) -> SetClass:
+        """The class of sets of results of this app."""
+        from celeriac.result.result_set import ResultSet
+
+        return ResultSet.bound(self)
+
+    @property
+    def GroupResult(self) -> GroupClass:
+        """The class of results of this app's groups: `app.GroupResult.restore(id)`."""
+        from celeriac.result.result_set import GroupResult
+
+        return GroupResult.bound(self)
 
     @property
     def router(self) -> Router:

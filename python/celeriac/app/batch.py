@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from os import urandom
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac._core import uuids
@@ -45,14 +46,21 @@ class Piece(NamedTuple):
     wanted: bool
 
 
-def send_all(app: Celery, pieces: Iterable[Piece]) -> list[AsyncResult[Any]]:
+def send_all(
+    app: Celery, pieces: Iterable[Piece], options: Mapping[str, Any] = MappingProxyType({})
+) -> list[AsyncResult[Any]]:
     """Sends all of it.
+
+    Args:
+        app: Whose broker.
+        pieces: What to send.
+        options: `retry`, `retry_policy`, `timeout` and `confirm_timeout`.
 
     Raises:
         OperationalError: The broker does not take a chunk; those before it were sent, and `sent` has their results.
     """
     sent: list[AsyncResult[Any]] = []
-    client, (timeout, retry) = app.client, send.how(app, {})
+    client, (timeout, retry) = app.client, send.how(app, options)
     for chunk in _chunks(pieces):
         try:
             client.publish(chunk.publications, timeout, retry, chunk.wanted)
@@ -65,12 +73,14 @@ def send_all(app: Celery, pieces: Iterable[Piece]) -> list[AsyncResult[Any]]:
     return sent
 
 
-async def send_all_later(app: Celery, pieces: Iterable[Piece]) -> list[AsyncResult[Any]]:
+async def send_all_later(
+    app: Celery, pieces: Iterable[Piece], options: Mapping[str, Any] = MappingProxyType({})
+) -> list[AsyncResult[Any]]:
     """The same for a coroutine: the event loop goes on while a chunk is under way."""
     from celeriac.result import _aio
 
     sent: list[AsyncResult[Any]] = []
-    client, (timeout, retry) = app.client, send.how(app, {})
+    client, (timeout, retry) = app.client, send.how(app, options)
     for chunk in _chunks(pieces):
         publications, wanted = chunk.publications, chunk.wanted
 
@@ -103,8 +113,8 @@ def of_calls(app: Celery, task: Task[..., Any], calls: Iterable[Any]) -> Iterato
 
 
 def of_signatures(app: Celery, signatures: Iterable[Signature[Any]]) -> Iterator[Piece]:
-    """The messages of signatures, chains among them. Those that follow one another and are plain calls of one task
-    are made together."""
+    """The messages of signatures, workflows among them. Those that follow one another and are plain calls of one
+    task are made together; chords are started when it is their turn."""
     together: list[Call] = []
     task: Task[..., Any] | None = None
     for signature in signatures:
@@ -117,8 +127,7 @@ def of_signatures(app: Celery, signatures: Iterable[Signature[Any]]) -> Iterator
         if task is not None:
             together.append((signature["args"], signature["kwargs"]))
         else:
-            message, result = signature._compose_with_result()
-            yield _single(app, message, result)
+            yield from _workflow(app, signature)
     if together and task is not None:
         yield from _made(app, task, together)
 
@@ -183,15 +192,31 @@ def _by_template(app: Celery, task: Task[..., Any], calls: list[Call]) -> Piece 
         for result in results:
             result.ignored = True
     messages: list[Message] = []
-    if after_task_publish.receivers or task_sent.receivers:
+    if somebody_listens():
         rows = zip(made, ids, calls, strict=False)
         messages = [send.Message(one, name, id_, ignores, (*call, None)) for one, id_, call in rows]
     return Piece(made, results, messages, not ignores)
 
 
+def _workflow(app: Celery, signature: Signature[Any]) -> Iterator[Piece]:
+    from celeriac.app import workflows
+
+    composition = signature.compose_all()
+    workflows.begin(app, composition)
+    made = list(workflows.pieces(composition))
+    yield from made[:-1]
+    # Its result is known as sent when all of it is.
+    yield (made[-1] if made else Piece([], [], [], False))._replace(results=[composition.result])
+
+
+def somebody_listens() -> bool:
+    """Whether signals tell of messages that were published."""
+    return bool(after_task_publish.receivers or task_sent.receivers)
+
+
 def _single(app: Celery, message: Message, result: AsyncResult[Any]) -> Piece:
     result.ignored = bool(message.ignores)
-    messages = [message] if after_task_publish.receivers or task_sent.receivers else []
+    messages = [message] if somebody_listens() else []
     return Piece([message.publication], [result], messages, not message.ignores)
 
 

@@ -39,6 +39,7 @@ _LOCAL_OPTIONS = frozenset(
         "exchange",
         "exchange_type",
         "immediate",
+        "immutable",
         "mandatory",
         "producer",
         "publisher",
@@ -46,7 +47,6 @@ _LOCAL_OPTIONS = frozenset(
         "result_cls",
         "retry",
         "retry_policy",
-        "route_name",
         "router",
         "routing_key",
         "task_type",
@@ -149,7 +149,7 @@ def compose(
             value = getattr(task, option)
             if value is not None and option not in options:
                 options[option] = value
-    target = _route(app, conf, name, args, kwargs, task, options)
+    target = _route(app, conf, take("route_name", None) or name, args, kwargs, task, options)
     exchange, routing_key = target.exchange, target.routing_key
     embed = _embed(options)
     task_id = take("task_id", None) or uuid()

@@ -223,7 +223,7 @@ class Task(Generic[P, R]):
             args: Positional arguments.
             kwargs: Keyword arguments.
             task_id: Its id; made up unless given.
-            producer: Accepted for compatibility.
+            producer: Where the message goes instead of the broker: a `Composition`; all else is ignored.
             link: Signatures to send with the result.
             link_error: Signatures to call when it fails.
             shadow: Another name for logs.
@@ -240,6 +240,9 @@ class Task(Generic[P, R]):
         if app.conf.values_now()["task_always_eager"]:
             return self._apply_always_eager(args, kwargs, options)
         message = send.compose(app, self.name, args, kwargs, self, options)
+        if producer is not None and hasattr(producer, "collect"):
+            # Part of a workflow, which is sent as a whole.
+            return cast("AsyncResult[R]", producer.collect(message, options))
         send.publish(app, message, options)
         return cast("AsyncResult[R]", app._sent(message, options))
 
@@ -424,6 +427,47 @@ class Task(Generic[P, R]):
             request._follow_ups.append(message.publication)
             send._published(message)
 
+    # -- changing the workflow it is in
+
+    def replace(self, sig: Signature[Any]) -> Any:
+        """Puts another signature in the place of this call: it takes over its id, its links, and what follows it.
+
+        The call ends here, without a result of its own. A group gets a task that gathers its results.
+
+        Example:
+            >>> return self.replace(group(part.s(i) for i in range(n)))
+
+        Args:
+            sig: What runs instead.
+
+        Raises:
+            Ignore: Always, unless the task runs eagerly or was simply called.
+            ImproperlyConfigured: The signature is a part of a chord, or an empty chain.
+        """
+        from celeriac.app.replacing import replacement
+
+        return self.on_replace(replacement(self, sig))
+
+    def on_replace(self, sig: Signature[Any]) -> Any:
+        """Sends what replaces this call; overrides end with `super().on_replace(sig)`."""
+        from celeriac.app.replacing import replace_by
+
+        return replace_by(self, sig)
+
+    def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
+        """Adds a signature to the header that this call is in: the body waits for it too.
+
+        Args:
+            sig: What to add.
+            lazy: Do not send it; the caller will.
+
+        Raises:
+            ValueError: This call is in no header.
+        """
+        from celeriac.app.replacing import add_to_chord
+
+        return add_to_chord(self, sig, lazy=lazy)
+
     def signature_from_request(
         self,
         request: Context | None = None,
@@ -471,6 +515,24 @@ class Task(Generic[P, R]):
         return Signature(self, args, kwargs, options, **extra)
 
     subtask = signature
+
+    def map(self, it: Iterable[Any]) -> Any:
+        """A signature of `[self(item) for item in it]`, run in one message."""
+        from celeriac.canvas.chunks import xmap
+
+        return xmap(self.s(), it, app=self.app)
+
+    def starmap(self, it: Iterable[Any]) -> Any:
+        """A signature of `[self(*item) for item in it]`, run in one message."""
+        from celeriac.canvas.chunks import xstarmap
+
+        return xstarmap(self.s(), it, app=self.app)
+
+    def chunks(self, it: Iterable[Any], n: int) -> Any:
+        """A signature of many calls in messages of `n` calls each."""
+        from celeriac.canvas.chunks import chunks
+
+        return chunks(self.s(), it, n, app=self.app)
 
     # -- results
 

@@ -80,6 +80,8 @@ def run_eagerly(
         chord=options.get("chord"),
         chain=options.get("chain"),
         stamped_headers=options.get("stamped_headers"),
+        stamps={name: options[name] for name in options.get("stamped_headers") or () if name in options},
+        replaced_task_nesting=options.get("replaced_task_nesting") or 0,
         delivery_info={
             "is_eager": True,
             "exchange": options.get("exchange"),

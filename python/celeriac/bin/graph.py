@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from celeriac.bin.draw import result, workflow
 from celeriac.bin.options import EXIT_FAILURE, Shared, command, friendly_errors, stop
 
 #: Parts of a worker, and what each starts or speaks to. The columns: process, part, label, arrows.
@@ -32,7 +33,7 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 @click.group(name="graph", context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Draw workers and their parts, in the DOT language."""
+    """Draw workers and their parts, and workflows: in the DOT language, workflows also as SVG."""
 
 
 @main.command()
@@ -88,6 +89,8 @@ def workers(shared: Shared, /, options: tuple[str, ...]) -> None:
 
 
 main.add_command(workers)
+main.add_command(workflow)
+main.add_command(result)
 
 
 def _named(args: dict[str, str]) -> list[tuple[str, int]]:

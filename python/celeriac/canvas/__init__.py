@@ -1,20 +1,28 @@
-"""Calls not yet made: signatures and chains."""
+"""Calls not yet made, and workflows of them: signatures, chains, groups, chords, maps."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from celeriac.canvas.chain import chain
+from celeriac.canvas.chord import chord
+from celeriac.canvas.chunks import chunks, xmap, xstarmap
+from celeriac.canvas.group import group
 from celeriac.canvas.rebuild import maybe_signature
 from celeriac.canvas.signature import Signature, signature, subtask
+from celeriac.canvas.stamping import StampingVisitor
 
-__all__ = ["Signature", "chain", "maybe_signature", "signature", "subtask"]
+__all__ = [
+    "Signature",
+    "StampingVisitor",
+    "chain",
+    "chord",
+    "chunks",
+    "group",
+    "maybe_signature",
+    "maybe_subtask",
+    "signature",
+    "subtask",
+    "xmap",
+    "xstarmap",
+]
 
-#: Parts of Celery's canvas that this version has not.
-LATER = frozenset({"StampingVisitor", "chord", "chunks", "group", "xmap", "xstarmap"})
-
-
-def __getattr__(name: str) -> Any:
-    if name in LATER:
-        raise ImportError(f"{name} comes in a later version; this one has signatures and chains")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+maybe_subtask = maybe_signature

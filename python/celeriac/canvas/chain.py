@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from celeriac import states
+from celeriac.canvas.composition import Composition
 from celeriac.canvas.rebuild import maybe_signature
 from celeriac.canvas.signature import Signature
+from celeriac.canvas.steps import Preparation, StepIds, is_empty_group, is_led_by_task, kind_of, unrolled
+from celeriac.canvas.workflow import Workflow, as_list, with_members_cloned
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
-    from celeriac.app.send import Message
     from celeriac.result.async_result import AsyncResult
-    from celeriac.result.eager import EagerResult
 
 __all__ = ["chain"]
 
 R = TypeVar("R")
 
+#: Options of a chain that are not its first step's.
+_OWN_OPTIONS = ("group_id", "group_index", "chord", "task_id", "link", "link_error", "root_id", "parent_id")
+
 
 @Signature.register_type("chain")
-class chain(Signature[R]):
+class chain(Workflow[R]):
     """Tasks one after the other.
 
-    The first one is sent with the rest in its body, last step first; each worker sends the next.
+    The first one is sent with the rest in its body, last step first; each worker sends the next. `chain(a, b, c)` is
+    `a | b | c`: chains in it are flattened, and a group that something follows becomes a chord, so that what it
+    gives may be a chord or a group. With options, the steps are kept as they are until it is sent.
 
     Example:
         >>> chain(add.s(2, 2), add.s(4)).apply_async().get()
         8
+
+    Args:
+        *tasks: Signatures, or one iterable of them.
+        app: Whose tasks they are.
+        **options: For the first step; `link` for the last, `link_error` for all.
     """
 
+    def __new__(cls, *tasks: Any, **options: Any) -> Any:
+        """The same as `|` between the steps."""
+        if tasks and not options and (len(tasks) > 1 or _is_several(tasks[0])):
+            return _fold(cls, list(tasks[0]) if len(tasks) == 1 else list(tasks))
+        return super().__new__(cls)
+
     def __init__(self, *tasks: Any, app: Celery | None = None, **options: Any) -> None:
-        steps = tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Mapping) else tasks
-        super().__init__("celery.chain", (), {"tasks": list(steps)}, options, subtask_type="chain", app=app)
-        first = self.tasks[0] if self.tasks else None
-        if self._app is None and isinstance(first, Signature):
-            self._app = first._app or (first._type.app if first._type is not None else None)
+        if "task" in self:
+            # Made by `__new__` already.
+            return
+        given: Any = tasks[0] if len(tasks) == 1 and _is_several(tasks[0]) else tasks
+        steps = [maybe_signature(step, app=app) for step in given]
+        super().__init__("celery.chain", (), {"tasks": steps}, options, subtask_type="chain", app=app)
+
+    @classmethod
+    def _of(cls, steps: Iterable[Any], app: Celery | None = None) -> chain[Any]:
+        """A chain of just these steps."""
+        new = cast("chain[Any]", Signature.__new__(cls))
+        new.__init__(list(steps), app=app)  # type: ignore[misc]
+        return new
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any], app: Celery | None = None) -> chain[Any]:
         """The chain of a dict."""
-        new: chain[Any] = cls(*(maybe_signature(step, app) for step in d["kwargs"]["tasks"]), app=app)
+        new = cls._of(d["kwargs"]["tasks"], app)
         new.update(
             args=tuple(d.get("args") or ()),
             options=dict(d.get("options") or {}),
@@ -53,63 +81,80 @@ class chain(Signature[R]):
         """The steps."""
         return cast("list[Any]", self["kwargs"]["tasks"])
 
+    @tasks.setter
+    def tasks(self, tasks: Iterable[Any]) -> None:
+        self["kwargs"]["tasks"] = list(tasks)
+
+    def _members(self) -> list[Any]:
+        return self.tasks
+
+    def _copied(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "tasks": with_members_cloned(kwargs["tasks"], self._app)}
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Sends it."""
+        """Sends it; None if it is empty."""
         return self.apply_async(args, kwargs) if self.tasks else None
 
-    def apply_async(
-        self,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        route_name: str | None = None,
-        **options: Any,
-    ) -> AsyncResult[R]:
-        """Sends it. Arguments and options go to the first step, `link` to the last, `link_error` to all."""
-        if self.app.conf.task_always_eager:
-            return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
-        return self.run(args, kwargs, **options)
+    # -- sending
 
     def run(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
         """Sends it, always by message."""
-        first, rest, results, merged = self._prepare(options)
-        first.apply_async(self._first_args(args), kwargs, chain=rest, **merged)
-        return results[-1]
+        return cast(
+            "AsyncResult[R]", self.app._send_composition(self.compose_all(args, kwargs, **options), options)
+        )
 
-    async def aapply_async(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[R]:
-        """`apply_async` for coroutines."""
-        first, rest, results, merged = self._prepare(options)
-        await first.aapply_async(self._first_args(args), kwargs, chain=rest, **merged)
-        return results[-1]
+    def _plan(
+        self, composition: Composition, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> Any:
+        merged = {**self["options"], **options}
+        own = {name: merged.pop(name, None) for name in _OWN_OPTIONS}
+        merged.pop("publisher", None)
+        ids = StepIds(own["root_id"], own["task_id"], own["group_id"], own["group_index"], own["chord"])
+        ready = Preparation(self.app, ids, as_list(own["link_error"]), clone=True)
+        ready.run(self.tasks, self._given(args), kwargs)
+        steps, results = ready.steps, ready.results
+        if not steps:
+            return None
+        if own["link"]:
+            steps[0].extend_list_option("link", own["link"])
+        first = steps.pop()
+        merged["chain"] = [*(merged.get("chain") or ()), *steps]
+        if own["parent_id"]:
+            merged["parent_id"] = own["parent_id"]
+        result = first._plan(composition, (), {}, merged)
+        # The frozen result of a single step would not be the one that knows its members.
+        return results[0] if steps else result
 
-    def compose(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Message:
-        """The message of the first step."""
-        first, rest, _, merged = self._prepare(options)
-        return first.compose(self._first_args(args), kwargs, chain=rest, **merged)
-
-    def _is_plain(self) -> bool:
-        return False
-
-    def _compose_with_result(self) -> tuple[Message, AsyncResult[R]]:
-        first, rest, results, merged = self._prepare({})
-        return first.compose(self._first_args(None), None, chain=rest, **merged), results[-1]
+    def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arguments for the first step."""
+        return tuple(self["args"]) if self["immutable"] else (*args, *self["args"])
 
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> EagerResult[R]:
+    ) -> Any:
         """Runs the steps here, one after the other; a step that fails raises."""
+        merged = {**self["options"], **options}
+        link, task_id = as_list(merged.pop("link", None)), merged.pop("task_id", None)
+        steps = [step for step in self.tasks if not is_empty_group(step)] or self.tasks[-1:]
+        given: tuple[Any, ...] | None = self._given(tuple(args or ()))
         last: Any = None
-        options.pop("task_id", None)
-        given = self._first_args(args)
-        for step in self.unchain_tasks():
+        for place, item in enumerate(steps):
+            step = maybe_signature(item, app=self._app, clone=True)
             if last is not None:
                 given, kwargs = (last.get(disable_sync_subtasks=False),), None
-            result = step.apply(given, kwargs, **options)
+            if place == len(steps) - 1:
+                if task_id:
+                    merged["task_id"] = task_id
+                target = step.body if kind_of(step) == "chord" else step
+                for callback in link:
+                    target.append_to_list_option("link", callback)
+            result = step.apply(given, kwargs, **merged)
             result.parent, last = last, result
-        return cast("EagerResult[R]", last)
+            if getattr(result, "state", None) in {states.IGNORED, states.REJECTED}:
+                break
+        return last
+
+    # -- freezing
 
     def freeze(
         self,
@@ -119,76 +164,137 @@ class chain(Signature[R]):
         root_id: str | None = None,
         parent_id: str | None = None,
         group_index: int | None = None,
-    ) -> AsyncResult[R]:
-        """Fixes the ids of all steps."""
-        steps = self.unchain_tasks()
-        # The steps that were fixed are those to send.
-        self["kwargs"]["tasks"] = steps
-        for option in ("link", "link_error"):
-            self["options"].pop(option, None)
-        _, _, results = _freeze_steps(
-            steps,
-            root_id=root_id,
-            last_id=_id or self["options"].get("task_id"),
+    ) -> Any:
+        """Fixes the ids of all steps; gives the last one's result."""
+        _, results = self.prepare_steps(
+            (),
+            {},
+            self.tasks,
+            root_id,
+            parent_id,
+            last_task_id=_id,
             group_id=group_id,
-            chord=chord,
+            chord_body=chord,
             group_index=group_index,
-            parent_id=parent_id,
+            clone=False,
         )
-        self["options"]["task_id"] = results[-1].id
-        return results[-1]
+        return results[0]
 
     _freeze = freeze
 
-    def unchain_tasks(self) -> list[Signature[Any]]:
-        """Copies of the steps, chains among them flattened, links and errbacks where they belong."""
-        steps: list[Signature[Any]] = []
-        for item in self.tasks:
-            step = maybe_signature(item, app=self._app, clone=True)
-            if isinstance(step, chain):
-                steps.extend(step.unchain_tasks())
-            else:
-                steps.append(step)
-        own = self["options"]
-        for errback in own.get("link_error") or []:
+    def prepare_steps(
+        self,
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
+        tasks: Iterable[Any],
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        link_error: Any = None,
+        app: Celery | None = None,
+        last_task_id: str | None = None,
+        group_id: str | None = None,
+        chord_body: Any = None,
+        clone: bool = True,
+        group_index: int | None = None,
+    ) -> tuple[list[Any], list[Any]]:
+        """The steps as they are sent, and their results, the last ones first.
+
+        Args:
+            args: For the first step.
+            kwargs: For the first step.
+            tasks: The steps as written.
+            root_id: The first task of the workflow.
+            parent_id: Accepted for compatibility: steps learn it from the one before.
+            link_error: Errbacks for every step.
+            app: Whose tasks they are.
+            last_task_id: The id of the last step.
+            group_id: The group that the chain is in.
+            chord_body: The body of the chord that the chain is in.
+            clone: Make copies; otherwise the steps themselves get their ids.
+            group_index: Its place in the group.
+        """
+        ids = StepIds(root_id, last_task_id, group_id, group_index, chord_body)
+        ready = Preparation(app or self.app, ids, as_list(link_error), clone=clone)
+        ready.run(tasks, tuple(args), kwargs)
+        self["options"]["task_id"] = ready.results[0].id if ready.results else last_task_id
+        return ready.steps, ready.results
+
+    def unchain_tasks(self) -> list[Any]:
+        """Copies of the steps, links and errbacks of the chain where they belong."""
+        steps = with_members_cloned(self.tasks, self._app)
+        for callback in as_list(self["options"].get("link")):
+            steps[-1].link(callback)
+        for errback in as_list(self["options"].get("link_error")):
             for step in steps:
-                step.link_error(errback)
-        for callback in own.get("link") or []:
-            if steps:
-                steps[-1].link(callback)
+                step.link_error(maybe_signature(errback, clone=True))
         return steps
 
-    def _first_args(self, args: Iterable[Any] | None) -> tuple[Any, ...]:
-        return tuple(self["args"]) if self["immutable"] else (*(args or ()), *self["args"])
+    def _unroll_chords(self) -> None:
+        """Takes what follows the first task of a chord's body out of the body, so that not every member of the header
+        carries a copy of it. Changes the chain in place."""
+        todo, steps = list(reversed(self.tasks)), []
+        while todo:
+            step = todo.pop()
+            if kind_of(step) == "chain":
+                step = step.clone()
+                step._unroll_chords()
+            if kind_of(step) == "chord" and is_led_by_task(step.body):
+                todo.extend(reversed(step._unroll_body()))
+            else:
+                steps.append(step)
+        self.tasks = steps
 
-    def _prepare(
-        self, options: dict[str, Any]
-    ) -> tuple[Signature[Any], list[Signature[Any]] | None, list[AsyncResult[Any]], dict[str, Any]]:
-        """First step, the rest in the order of the wire, results, and options for the first step."""
+    def _first_step_options(self) -> dict[str, Any]:
+        return {key: value for key, value in self["options"].items() if key not in _OWN_OPTIONS}
+
+    # -- joining
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        if is_empty_group(other):
+            return self
+        if isinstance(other, chain):
+            return reduce(or_, other.unchain_tasks(), self)
+        if kind_of(other) == "group":
+            return self._then_group(other)
+        tail = kind_of(self.tasks[-1]) if self.tasks else None
+        if tail == "group" or (tail == "chord" and kind_of(other) != "chord"):
+            return self._into_chord(other)
+        return type(self)._of([*self.unchain_tasks(), other], self._app)
+
+    def _then_group(self, other: Any) -> Any:
+        other = unrolled(other)
+        if kind_of(other) != "group":
+            return self | other
         steps = self.unchain_tasks()
         if not steps:
-            raise ValueError("an empty chain cannot be sent")
-        for errback in _listed(options.pop("link_error", None)):
-            for step in steps:
-                step.link_error(errback)
-        for callback in _listed(options.pop("link", None)):
-            steps[-1].link(callback)
-        merged = {**self["options"], **options}
-        merged.pop("link", None)
-        merged.pop("link_error", None)
-        first, rest, results = _freeze_steps(
-            steps,
-            root_id=merged.pop("root_id", None),
-            last_id=merged.pop("task_id", None),
-            group_id=merged.pop("group_id", None),
-            group_index=merged.pop("group_index", None),
-            chord=merged.pop("chord", None),
-            parent_id=merged.pop("parent_id", None),
-        )
-        tail = merged.pop("chain", None)
-        if tail:
-            rest = [*tail, *(rest or [])]
-        return first, rest, results, merged
+            return other
+        if kind_of(steps[-1]) == "chord":
+            steps[-1].body = steps[-1].body | other
+            return type(self)._of(steps, self._app)
+        return type(self)._of([*steps, other], self._app)
+
+    def _into_chord(self, other: Signature[Any]) -> Any:
+        """What follows a group makes it a chord; what follows a chord follows its body."""
+        from celeriac.canvas.chord import chord
+
+        copy = self.clone()
+        steps = copy.tasks
+        if kind_of(steps[-1]) == "chord":
+            steps[-1].body = steps[-1].body | other
+            return copy
+        steps[-1] = chord(steps[-1], other, app=self._app)
+        if len(steps) > 1 and kind_of(steps[-2]) == "chord":
+            steps[-2].body = steps[-2].body | steps[-1]
+            steps.pop()
+        return copy
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Stamps every step."""
+        from celeriac.canvas.stamping import stamp_chain
+
+        return stamp_chain(self, visitor, append_stamps, headers)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -197,33 +303,57 @@ class chain(Signature[R]):
         return True
 
     def __repr__(self) -> str:
+        if not self.tasks:
+            return f"<{type(self).__name__}: empty>"
         return " | ".join(repr(maybe_signature(step)) for step in self.tasks)
 
 
-def _freeze_steps(
-    steps: list[Signature[Any]], *, last_id: str | None, group_id: str | None, chord: Any, **first_ids: Any
-) -> tuple[Signature[Any], list[Signature[Any]] | None, list[AsyncResult[Any]]]:
-    """Gives every step an id and every result its parent.
+def _is_several(item: Any) -> bool:
+    return isinstance(item, Iterable) and not isinstance(item, (Mapping, str, bytes))
 
-    The last step stands for the chain: it has the id that was asked for and takes part in the group and chord.
+
+def _fold(cls: type[chain[Any]], tasks: Sequence[Any]) -> Any:
+    """What `|` between them gives, in time that grows with their number alone."""
+    steps: list[Any] = []
+    for place, item in enumerate(tasks):
+        task = maybe_signature(item)
+        if not isinstance(task, Signature):
+            raise TypeError(f"a chain is made of signatures (such as add.s(2)), not of {type(item).__name__}")
+        became = _append(steps, task, is_last=place == len(tasks) - 1)
+        if became is not None:
+            # No chain any more: a group, or what comes of it, has an operator of its own.
+            return reduce(or_, tasks[place + 1 :], became)
+    return cls._of(steps)
+
+
+def _append(steps: list[Any], other: Any, *, is_last: bool) -> Any:
+    """Adds a step by the rules of `|`; gives what they became if that is no chain.
+
+    The last step stays the caller's own; all others are copied.
     """
-    group_index = first_ids.pop("group_index")
-    results: list[AsyncResult[Any]] = []
-    for place, step in enumerate(steps):
-        is_last = place == len(steps) - 1
-        # Ids of workflow and sender belong to the first message; a worker fills in those of the others.
-        ids = first_ids if place == 0 else {}
-        if is_last:
-            ids = {**ids, "group_id": group_id, "chord": chord, "group_index": group_index}
-        result = step.freeze(last_id if is_last else None, **ids)
-        if results:
-            result.parent = results[-1]
-        results.append(result)
-    rest = list(reversed(steps[1:])) or None
-    return steps[0], rest, results
+    if is_empty_group(other):
+        return None
+    if kind_of(other) == "group":
+        other = unrolled(other)
+        if kind_of(other) != "group":
+            return _append(steps, other, is_last=is_last)
+        if not steps:
+            return other
+    if kind_of(other) == "chain":
+        inner = other.unchain_tasks()
+        for place, step in enumerate(inner):
+            became = _append(steps, step, is_last=is_last and place == len(inner) - 1)
+            if became is not None:
+                return reduce(or_, inner[place + 1 :], became)
+        return None
+    step = other if is_last else other.clone()
+    before = kind_of(steps[-1]) if steps else None
+    if before == "chord" and kind_of(other) != "chord":
+        steps[-1].body = steps[-1].body | other
+    elif before == "group" and kind_of(other) != "group":
+        from celeriac.canvas.chord import chord
 
-
-def _listed(value: Any) -> list[Any]:
-    if not value:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+        steps[-1] = chord(steps[-1], step)
+    else:
+        steps.append(step)
+    return None

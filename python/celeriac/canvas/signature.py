@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.send import Message
     from celeriac.app.task import Task
-    from celeriac.canvas.chain import chain
+    from celeriac.canvas.composition import Composition
     from celeriac.result.async_result import AsyncResult
     from celeriac.result.eager import EagerResult
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 _Class = TypeVar("_Class", bound="type[Signature[Any]]")
 
 #: Options that a call cannot take from a signature that has them.
-_KEPT_OPTIONS = frozenset({"group_id", "stamped_headers"})
+KEPT_OPTIONS = frozenset({"group_id", "stamped_headers"})
 
 
 class Signature(dict[str, Any], Generic[R]):
@@ -132,7 +132,10 @@ class Signature(dict[str, Any], Generic[R]):
     ) -> AsyncResult[R]:
         """`apply_async` for coroutines."""
         args, kwargs, options = self._for_sending(args, kwargs, options)
-        return cast("AsyncResult[R]", await self.type.aapply_async(args, kwargs, **options))
+        task = self._known_type()
+        if task is not None:
+            return cast("AsyncResult[R]", await task.aapply_async(args, kwargs, **options))
+        return await self.app._asend_composition(self.compose_all(args, kwargs, **options), options)
 
     def build(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -152,14 +155,31 @@ class Signature(dict[str, Any], Generic[R]):
         """Whether it is a call of a task and says nothing but its arguments."""
         return self["subtask_type"] is None and not self["options"]
 
-    def _compose_with_result(self) -> tuple[Message, AsyncResult[R]]:
-        """The message that sends it, and its result."""
-        args, kwargs, options = self._for_sending(None, None, {})
+    def compose_all(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Composition:
+        """All that `apply_async` would send and do: messages, chords to start, groups to keep, and the result.
+
+        Raises:
+            EncodeError: An argument cannot be encoded.
+            NotImplementedError: There is a chord in it, and the result backend cannot join chords.
+        """
+        from celeriac.canvas.composition import Composition
+
+        composition = Composition(self.app)
+        composition.result = self._plan(composition, tuple(args or ()), dict(kwargs or {}), options)
+        return composition
+
+    def _plan(
+        self, composition: Composition, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> Any:
+        """Adds what sends it to a composition; gives its result."""
+        args, kwargs, options = self._for_sending(args, kwargs, options)
+        options["producer"] = composition
         task = self._known_type()
         if task is not None:
-            task._prepare(args, kwargs, None, None, None, None, options)
-        message = self.app.compose_task_message(self["task"], args, kwargs, task, options)
-        return message, self.app.AsyncResult(message.id, task_name=message.task)
+            return task.apply_async(args, kwargs, **options)
+        return self.app.send_task(self["task"], args, kwargs, **options)
 
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -181,7 +201,7 @@ class Signature(dict[str, Any], Generic[R]):
         if options:
             stamps = set(own.get("stamped_headers") or ())
             given = {key: value for key, value in options.items() if key not in stamps}
-            kept = {key: own[key] for key in _KEPT_OPTIONS if own.get(key) is not None}
+            kept = {key: own[key] for key in KEPT_OPTIONS if own.get(key) is not None}
             merged = {**own, **given, **kept}
         else:
             merged = dict(own)
@@ -191,14 +211,20 @@ class Signature(dict[str, Any], Generic[R]):
 
     # -- changing
 
-    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
-        """A copy with more arguments and options; the original stays as it is."""
-        merged_args, merged_kwargs, merged_options = self._merge(tuple(args), kwargs or {}, options)
+    def clone(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature[R]:
+        """A copy with more arguments and options; the original stays as it is, arguments themselves are shared."""
+        merged_args, merged_kwargs, merged_options = self._merge(tuple(args or ()), kwargs or {}, options)
         copy: Signature[R] = type(self)._bare(self)
-        copy.update(args=merged_args, kwargs=_copy(merged_kwargs), options=_copy(merged_options))
+        copy.update(args=merged_args, kwargs=self._copied(merged_kwargs), options=_copy_options(merged_options))
         return copy
 
     partial = clone
+
+    def _copied(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments for a copy, in a dict that is new already."""
+        return kwargs
 
     @classmethod
     def _bare(cls, original: Signature[Any]) -> Any:
@@ -299,18 +325,25 @@ class Signature(dict[str, Any], Generic[R]):
         from celeriac.canvas.rebuild import maybe_signature
 
         found: list[Signature[Any]] = [self]
-        for item in self["options"].get("link") or []:
+        links = self["options"].get("link") or []
+        for item in links if isinstance(links, (list, tuple)) else [links]:
             found.extend(maybe_signature(item, app=self._app).flatten_links())
         return found
 
-    def __or__(self, other: Any) -> chain[Any]:  # type: ignore[override]
+    def __or__(self, other: Any) -> Any:
         from celeriac.canvas.chain import chain
+        from celeriac.canvas.steps import kind_of, unrolled
 
         if not isinstance(other, Signature):
             return NotImplemented
-        return chain(*_steps(self), *_steps(other), app=self._app)
+        match kind_of(other):
+            case "chain":
+                return chain._of([self, *other.unchain_tasks()], self._app)  # type: ignore[attr-defined]
+            case "group":
+                return chain._of([self, unrolled(other)], self._app)
+        return chain._of([self, other], self._app)
 
-    def __ior__(self, other: Any) -> chain[Any]:  # type: ignore[override]
+    def __ior__(self, other: Any) -> Any:  # type: ignore[override,misc]
         return self.__or__(other)
 
     def __invert__(self) -> Any:
@@ -321,8 +354,13 @@ class Signature(dict[str, Any], Generic[R]):
     @property
     def app(self) -> Celery:
         """Whose task it is."""
-        if self._app is None:
-            self._app = self._type.app if self._type is not None and self._type.app is not None else get_current_app()
+        known = self._known_app()
+        return known if known is not None else get_current_app()
+
+    def _known_app(self) -> Celery | None:
+        """Its app, or its task's."""
+        if self._app is None and self._type is not None:
+            self._app = self._type.app
         return self._app
 
     @property
@@ -386,6 +424,27 @@ class Signature(dict[str, Any], Generic[R]):
         """The first task of its workflow."""
         return cast("str | None", self["options"].get("root_id"))
 
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Marks its message, and those linked to it, with headers that stay with them.
+
+        Example:
+            >>> add.s(2, 2).stamp(trace="abc").delay()
+
+        Args:
+            visitor: A `StampingVisitor` that says what to stamp.
+            append_stamps: Keep what was there before as well, in a list; otherwise the first stamp stays.
+            **headers: Stamps by name.
+        """
+        from celeriac.canvas.stamping import stamp_signature
+
+        return stamp_signature(self, visitor, append_stamps, headers)
+
+    def stamp_links(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> None:
+        """Stamps only what is linked to it."""
+        from celeriac.canvas.stamping import stamp_links
+
+        stamp_links(self, visitor, append_stamps, headers)
+
     def election(self) -> Any:
         """Not in this version."""
         raise NotImplementedError("elections are not supported")
@@ -436,10 +495,9 @@ def signature(
 subtask = signature
 
 
-def _steps(item: Signature[Any]) -> Iterable[Any]:
-    tasks = getattr(item, "tasks", None)
-    # A chain with options of its own (a link, an id) is one step: flattening it is the chain's work.
-    return tasks if tasks is not None and not item["options"] else (item,)
+def _copy_options(options: dict[str, Any]) -> dict[str, Any]:
+    # A body is replaced, never changed: copied for every member of a header that was frozen, it would multiply.
+    return {key: item if key == "chord" else _copy(item) for key, item in options.items()}
 
 
 def _copy(value: Any) -> Any:

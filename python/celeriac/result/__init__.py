@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celeriac._state import allow_join_result, denied_join_result
 from celeriac.result.async_result import AsyncResult
+from celeriac.result.base import ResultBase
 from celeriac.result.eager import EagerResult
 from celeriac.result.rebuild import result_from_tuple
+from celeriac.result.result_set import GroupResult, ResultSet
 
-__all__ = ["AsyncResult", "EagerResult", "allow_join_result", "denied_join_result", "result_from_tuple"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in {"GroupResult", "ResultSet"}:
-        raise ImportError(f"{name} comes in a later version, with groups")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = [
+    "AsyncResult",
+    "EagerResult",
+    "GroupResult",
+    "ResultBase",
+    "ResultSet",
+    "allow_join_result",
+    "denied_join_result",
+    "result_from_tuple",
+]

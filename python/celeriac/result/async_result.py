@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -11,6 +11,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from celeriac import states
 from celeriac._state import assert_will_not_block, get_current_app
 from celeriac.exceptions import IncompleteStream, TimeoutError
+from celeriac.result.arrivals import TIMED_OUT, each_as_it_ends, each_as_it_ends_later
+from celeriac.result.base import (
+    ResultBase,
+    ancestors,
+    client_of,
+    forget,
+    leaves,
+    raise_first,
+    raise_if_failed,
+    refresh,
+    refresh_later,
+)
 from celeriac.result.record import read_record
 
 if TYPE_CHECKING:
@@ -18,17 +30,14 @@ if TYPE_CHECKING:
 
     from celeriac._core import Client, ResultRecord
     from celeriac.app.base import Celery
+    from celeriac.utils.graph import DependencyGraph
 
 __all__ = ["AsyncResult"]
 
 R_co = TypeVar("R_co", covariant=True)
 
-_TIMED_OUT = "The operation timed out."
-#: The engine learns of a cancelled coroutine only when its wait runs out, so that none lasts longer than this.
-_LONGEST_WAIT_SECONDS = 30.0
 
-
-class AsyncResult(Generic[R_co]):
+class AsyncResult(ResultBase, Generic[R_co]):
     """Follows a task by its id.
 
     `await result` waits in a coroutine without blocking its loop.
@@ -42,6 +51,9 @@ class AsyncResult(Generic[R_co]):
     """
 
     TimeoutError = TimeoutError
+    id: str
+    #: Whether it is read from a result backend.
+    _stored = True
 
     def __init__(
         self,
@@ -49,13 +61,13 @@ class AsyncResult(Generic[R_co]):
         backend: Any = None,
         task_name: str | None = None,
         app: Celery | None = None,
-        parent: AsyncResult[Any] | None = None,
+        parent: ResultBase | None = None,
     ) -> None:
         if id is None:
             raise ValueError("AsyncResult requires valid id, not None")
         self.id = id
         self.task_name = task_name
-        self.parent = parent
+        self.parent: Any = parent
         self.ignored = False
         self._app = app
         # The document of a final state; nothing overwrites what was read once.
@@ -94,7 +106,7 @@ class AsyncResult(Generic[R_co]):
             propagate: Raise what the task raised; otherwise it is returned.
             interval: How often `on_interval` is called; waiting itself does not poll.
             no_ack: Accepted for compatibility.
-            follow_parents: Raise at once when a task before it in its chain has failed.
+            follow_parents: Raise at once when a task before it in its chain has failed or was revoked.
             callback: Called with id and value.
             on_message: Called with the stored document.
             on_interval: Called now and then while waiting.
@@ -108,17 +120,18 @@ class AsyncResult(Generic[R_co]):
             return cast("R_co", None)
         if disable_sync_subtasks:
             assert_will_not_block()
-        if propagate and follow_parents:
-            self._raise_for_parents()
-        document = self._cache
-        if document is None:
-            client = self._client()
-            if on_interval is None:
-                record = _wait(client, self.id, timeout)
+        follows = self if propagate and follow_parents and self.parent is not None else None
+        if self._cache is None:
+            if follows is None and on_interval is None and timeout != 0:
+                self._keep(_wait(self._client(), self.id, timeout))
             else:
-                record = self._wait_in_steps(client, timeout, interval, on_interval)
-            document = self._keep(record)
-        return self._conclude(document, propagate, callback, on_message)
+                for _ in each_as_it_ends(self.app, [self], follows, timeout, interval, on_interval):
+                    pass
+        elif follows is not None and self._cache["status"] in states.PROPAGATE_STATES:
+            parents = ancestors(self)
+            refresh(parents, self.app)
+            raise_first(parents)
+        return self._conclude(propagate, callback, on_message)
 
     wait = get
 
@@ -127,14 +140,23 @@ class AsyncResult(Generic[R_co]):
         timeout: float | None = None,
         propagate: bool = True,
         callback: Callable[[str, Any], Any] | None = None,
+        follow_parents: bool = True,
     ) -> R_co:
         """`get` for coroutines."""
         if self.ignored:
             return cast("R_co", None)
-        document = self._cache
-        if document is None:
-            document = self._keep(await _wait_later(self._client(), self.id, timeout))
-        return self._conclude(document, propagate, callback, None)
+        follows = self if propagate and follow_parents and self.parent is not None else None
+        if self._cache is None:
+            if follows is None:
+                self._keep(await _wait_later(self._client(), self.id, timeout))
+            else:
+                async for _ in each_as_it_ends_later(self.app, [self], follows, timeout):
+                    pass
+        elif follows is not None and self._cache["status"] in states.PROPAGATE_STATES:
+            parents = ancestors(self)
+            await refresh_later(parents, self.app)
+            raise_first(parents)
+        return self._conclude(propagate, callback, None)
 
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.aget().__await__()
@@ -152,52 +174,39 @@ class AsyncResult(Generic[R_co]):
             return callback(self)
         return on_error(self) if on_error is not None else None
 
-    def _wait_in_steps(
-        self, client: Client, timeout: float | None, interval: float, on_interval: Callable[[], Any]
-    ) -> ResultRecord:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = interval if deadline is None else min(interval, deadline - time.monotonic())
-            if left <= 0 and deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(_TIMED_OUT)
-            try:
-                return _wait(client, self.id, max(left, 0.001))
-            except TimeoutError:
-                on_interval()
-
     def _conclude(
         self,
-        document: dict[str, Any],
         propagate: bool,
         callback: Callable[[str, Any], Any] | None,
         on_message: Callable[[dict[str, Any]], Any] | None,
     ) -> R_co:
+        document = self._document()
         # Read, so that a record which names no task is refused here as it is by Celery.
         task_id = document["task_id"]
         if on_message is not None:
             on_message(document)
         if propagate:
-            self.maybe_throw(callback=None)
+            raise_if_failed(document)
         value = document["result"]
         if callback is not None:
             callback(task_id, value)
         return cast("R_co", value)
 
-    def _raise_for_parents(self) -> None:
-        parent = self.parent
-        while parent is not None:
-            parent.maybe_throw()
-            parent = parent.parent
-
     # -- reading
 
     def _client(self) -> Client:
-        if not self.app.results_enabled:
-            raise NotImplementedError(
-                "results are off: no result backend is configured. Set `result_backend` (or the environment variable "
-                "CELERY_RESULT_BACKEND), such as result_backend='sqlite:///celeriac.db'"
-            )
-        return self.app.client
+        return client_of(self.app)
+
+    @property
+    def backend(self) -> Any:
+        """The app's result backend."""
+        app: Any = self.app
+        return app.backend
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether many are waited for at once: by every result backend."""
+        return True
 
     def _document(self) -> dict[str, Any]:
         if self._cache is not None:
@@ -231,11 +240,11 @@ class AsyncResult(Generic[R_co]):
 
     @property
     def children(self) -> list[Any] | None:
-        """Results of the tasks that it has sent, members of groups one by one; None while it has no record."""
-        from celeriac.result.rebuild import members
+        """Results of the tasks and groups that it has sent; None while it has no record."""
+        from celeriac.result.rebuild import result_from_tuple
 
         children = self._document().get("children")
-        return None if children is None else [result for child in children for result in members(child, self.app)]
+        return None if children is None else [result_from_tuple(child, self.app) for child in children]
 
     @property
     def date_done(self) -> datetime | None:
@@ -293,11 +302,9 @@ class AsyncResult(Generic[R_co]):
     def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
         """Raises what the task raised, if it has failed; else gives the result."""
         document = self._document()
-        state, value = document["status"], document["result"]
-        if propagate and state in states.PROPAGATE_STATES:
-            if value is None:
-                raise RuntimeError("No active exception to reraise")
-            raise value
+        if propagate:
+            raise_if_failed(document)
+        value = document["result"]
         if callback is not None:
             callback(self.id, value)
         return value
@@ -312,10 +319,7 @@ class AsyncResult(Generic[R_co]):
 
     def forget(self) -> None:
         """Removes the stored result, and those of the tasks before it in its chain."""
-        self._cache = None
-        if self.parent is not None:
-            self.parent.forget()
-        self._client().forget([self.id])
+        forget([self], self.app)
 
     def revoke(
         self,
@@ -357,8 +361,8 @@ class AsyncResult(Generic[R_co]):
         return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
 
     def as_list(self) -> list[str]:
-        """The ids of the parents, and its own."""
-        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
+        """Its own id, and those before it."""
+        return [self.id, *(leaf.id for parent in reversed(ancestors(self)) for leaf in leaves([parent]))]
 
     def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
         """Pairs of (parent, result) down the children.
@@ -366,12 +370,12 @@ class AsyncResult(Generic[R_co]):
         Raises:
             IncompleteStream: One of them has not ended.
         """
-        stack: list[tuple[Any, Any]] = [(None, self)]
-        while stack:
-            parent, node = stack.pop(0)
+        waiting: deque[tuple[Any, Any]] = deque([(None, self)])
+        while waiting:
+            parent, node = waiting.popleft()
             yield parent, node
             if node.ready():
-                stack.extend((node, child) for child in node.children or ())
+                waiting.extend((node, child) for child in node.children or ())
             elif not intermediate:
                 raise IncompleteStream
 
@@ -386,6 +390,31 @@ class AsyncResult(Generic[R_co]):
         for _, node in self.iterdeps():
             value = node.get()
         return value
+
+    @property
+    def graph(self) -> DependencyGraph[Any]:
+        """The tasks that it led to, as a graph.
+
+        Raises:
+            IncompleteStream: One of them has not ended: see `build_graph`.
+        """
+        return self.build_graph()
+
+    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> DependencyGraph[Any]:
+        """The tasks that it led to.
+
+        Args:
+            intermediate: Take what is there, also if some have not ended.
+            formatter: How it is written in the DOT language.
+        """
+        from celeriac.utils.graph import DependencyGraph, GraphFormatter
+
+        graph: DependencyGraph[Any] = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
+        for parent, node in self.iterdeps(intermediate=intermediate):
+            graph.add_arc(node)
+            if parent is not None:
+                graph.add_edge(parent, node)
+        return graph
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, AsyncResult):
@@ -412,20 +441,14 @@ def _wait(client: Client, task_id: str, timeout: float | None) -> ResultRecord:
     try:
         return client.wait([task_id], timeout)[0]
     except builtins.TimeoutError as exc:
-        raise TimeoutError(_TIMED_OUT) from exc
+        raise TimeoutError(TIMED_OUT) from exc
 
 
 async def _wait_later(client: Client, task_id: str, timeout: float | None) -> ResultRecord:
     from celeriac.result import _aio
 
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        turn = _LONGEST_WAIT_SECONDS if left is None else min(left, _LONGEST_WAIT_SECONDS)
-        try:
-            records: list[ResultRecord] = await _aio.call(partial(client.wait_later, [task_id], turn))
-        except builtins.TimeoutError as exc:
-            if left is not None and left <= turn:
-                raise TimeoutError(_TIMED_OUT) from exc
-        else:
-            return records[0]
+    try:
+        records: list[ResultRecord] = await _aio.call(partial(client.wait_later, [task_id], timeout))
+    except builtins.TimeoutError as exc:
+        raise TimeoutError(TIMED_OUT) from exc
+    return records[0]

@@ -18,6 +18,8 @@ R_co = TypeVar("R_co", covariant=True)
 class EagerResult(AsyncResult[R_co]):
     """Known from the start; reads like any other result."""
 
+    _stored = False
+
     def __init__(
         self, id: str, ret_value: Any, state: str, traceback: str | None = None, name: str | None = None
     ) -> None:
@@ -60,7 +62,11 @@ class EagerResult(AsyncResult[R_co]):
     wait = get
 
     async def aget(
-        self, timeout: float | None = None, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        follow_parents: bool = True,
     ) -> R_co:
         """The same for coroutines."""
         return self.get(propagate=propagate, disable_sync_subtasks=False)
@@ -77,6 +83,9 @@ class EagerResult(AsyncResult[R_co]):
 
     def forget(self) -> None:
         """Nothing is stored."""
+
+    def _final_value(self) -> Any:
+        return self.get(propagate=False, disable_sync_subtasks=False)
 
     def revoke(
         self,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.context import Context
 
-__all__ = ["build_record", "expires_ms", "read_record"]
+__all__ = ["build_group", "build_record", "expires_ms", "read_group", "read_record"]
 
 
 def build_record(
@@ -82,12 +82,33 @@ def read_record(app: Celery, record: ResultRecord | None) -> dict[str, Any]:
     """
     if record is None:
         return {"status": states.PENDING, "result": None}
+    document = _decode(app, record.record, record.content_type)
+    if document.get("status") in states.EXCEPTION_STATES:
+        document["result"] = failure.decode(document.get("result"))
+    return document
+
+
+def build_group(app: Celery, group: Any) -> tuple[bytes, str, int | None]:
+    """What is saved of a group: the bytes, their content type, and for how many milliseconds."""
+    conf = app.conf
+    content_type, _, data = registry.dumps({"result": group.as_tuple()}, conf.result_serializer)
+    return data, content_type, expires_ms(conf.result_expires)
+
+
+def read_group(app: Celery, data: bytes, content_type: str) -> dict[str, Any]:
+    """The document of a saved group.
+
+    Raises:
+        ContentDisallowed: Its content type is not accepted.
+    """
+    return _decode(app, data, content_type)
+
+
+def _decode(app: Celery, data: bytes, content_type: str) -> dict[str, Any]:
     conf = app.conf
     accept = conf.result_accept_content
     if accept is None:
         # What we write ourselves is always read.
         accept = {*conf.accept_content, conf.result_serializer}
-    document: dict[str, Any] = registry.loads(record.record, record.content_type, "utf-8", accept)
-    if document.get("status") in states.EXCEPTION_STATES:
-        document["result"] = failure.decode(document.get("result"))
+    document: dict[str, Any] = registry.loads(data, content_type, "utf-8", accept)
     return document

@@ -11,34 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
-from celeriac.app import send
+from celeriac.app import workflows
 from celeriac.app.arguments import takes_more_than
 from celeriac.app.context import Context
 from celeriac.canvas.rebuild import maybe_signature
-from celeriac.utils import uuid
 
 if TYPE_CHECKING:
     from celeriac._core import ResultRecord
     from celeriac.app.base import Celery
-    from celeriac.app.send import Message
     from celeriac.utils.einfo import ExceptionInfo
     from celeriac.worker.records import RecordWriter
 
 logger = logging.getLogger("celeriac.app.trace")
-
-
-class GroupTrail:
-    """Tasks that were sent together: what the record of their parent says of them."""
-
-    __slots__ = ("_group_id", "_task_ids")
-
-    def __init__(self, group_id: str, task_ids: Sequence[str]) -> None:
-        self._group_id = group_id
-        self._task_ids = task_ids
-
-    def as_tuple(self) -> Any:
-        """The form in which it is stored."""
-        return (self._group_id, None), [((task_id, None), None) for task_id in self._task_ids]
 
 
 def send_after_success(app: Celery, request: Context, value: Any) -> None:
@@ -56,7 +40,7 @@ def send_after_success(app: Celery, request: Context, value: Any) -> None:
     chain = request.chain
     if chain:
         # Reversed: the next step is the last one.
-        _follow(app, request, chain[-1], value, chain=list(chain[:-1]) or None)
+        _follow(app, request, chain[-1], value, chain=list(chain[:-1]))
 
 
 def send_after_failure(app: Celery, request: Context, exc: BaseException, einfo: ExceptionInfo) -> None:
@@ -112,32 +96,23 @@ def call_body(app: Celery, request: Context, body: Mapping[str, Any], values: li
 
 
 def _follow_together(app: Celery, request: Context, signatures: Sequence[Mapping[str, Any]], value: Any) -> None:
-    """Several links are sent as one new group."""
-    group_id = uuid()
-    ids = [
-        _build(app, request, signature, value, group_id=group_id, group_index=index)
-        for index, signature in enumerate(signatures)
-    ]
-    request.children.append(GroupTrail(group_id, ids))
+    """Several links: groups each by itself, all others as one new group."""
+    from celeriac.canvas.group import group
+
+    together = []
+    for item in signatures:
+        linked = maybe_signature(item, app=app)
+        if isinstance(linked, group):
+            _follow(app, request, linked, value)
+        else:
+            together.append(linked)
+    if together:
+        _follow(app, request, group(together, app=app), value)
 
 
-def _follow(app: Celery, request: Context, signature: Mapping[str, Any], value: Any, **options: Any) -> None:
-    task_id = _build(app, request, signature, value, **options)
-    request.children.append(app.AsyncResult(task_id))
-
-
-def _build(app: Celery, request: Context, signature: Mapping[str, Any], value: Any, **options: Any) -> str:
-    """Adds the message of one signature to the follow-ups.
-
-    Returns:
-        Its task id.
-    """
-    message: Message = maybe_signature(signature, app=app).compose(
+def _follow(app: Celery, request: Context, signature: Any, value: Any, **options: Any) -> None:
+    composition = maybe_signature(signature, app=app).compose_all(
         (value,), parent_id=request.id, root_id=request.root_id or request.id, **options
     )
-    if request._follow_ups is None:
-        request._follow_ups = []
-    request._follow_ups.append(message.publication)
     # It is on its way with the outcome, or not at all.
-    send._published(message)
-    return message.id
+    workflows.follow_up(app, request, composition)

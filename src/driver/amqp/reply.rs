@@ -3,7 +3,7 @@
 //! A process reads one queue, its own, as long as the backend lives. What arrived is kept in memory, also for ids
 //! that nobody has asked for yet, and the oldest of it goes when it becomes too much.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,17 +216,20 @@ impl Inbox {
         self.version.send_replace(version);
     }
 
-    /// The records of these ids that came after the versions told before.
-    fn news(&self, ids: &[String], told: &mut HashMap<String, u64>) -> Vec<ResultRecord> {
+    /// The newest version, and the records of these ids that came after version `seen` (none: all that there are), in
+    /// the order of arrival. Touches only what came since.
+    fn news(&self, ids: &HashSet<String>, seen: Option<u64>) -> (u64, Vec<ResultRecord>) {
         let kept = self.kept.lock();
-        let mut news = Vec::new();
-        for id in ids {
-            let Some((version, record)) = kept.records.get(id) else { continue };
-            if told.insert(id.clone(), *version) != Some(*version) {
-                news.push(record.clone());
-            }
-        }
-        news
+        let last = kept.order.back().map_or(0, |(version, _)| *version);
+        let since =
+            kept.order.iter().rev().take_while(|(version, _)| seen.is_none_or(|seen| *version > seen));
+        let record = |(version, id): &(u64, String)| {
+            let (newest, record) = kept.records.get(id)?;
+            (newest == version && ids.contains(id)).then(|| record.clone())
+        };
+        let mut news: Vec<_> = since.filter_map(record).collect();
+        news.reverse();
+        (last, news)
     }
 }
 
@@ -269,7 +272,8 @@ impl ResultBackend for ReplyBackend {
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
         self.read_replies().await?;
         let version = self.inbox.version.subscribe();
-        Ok(Box::new(ReplyWatch { inbox: self.inbox.clone(), ids: task_ids, told: HashMap::new(), version }))
+        let ids = task_ids.into_iter().collect();
+        Ok(Box::new(ReplyWatch { inbox: self.inbox.clone(), ids, seen: None, version }))
     }
 
     async fn prepare(&self) -> Result<(), BackendError> {
@@ -287,9 +291,9 @@ impl ResultBackend for ReplyBackend {
 
 struct ReplyWatch {
     inbox: Arc<Inbox>,
-    ids: Vec<String>,
-    /// The version of each record that was told last.
-    told: HashMap<String, u64>,
+    ids: HashSet<String>,
+    /// Up to which version everything was told; none before the first look.
+    seen: Option<u64>,
     version: watch::Receiver<u64>,
 }
 
@@ -298,7 +302,8 @@ impl Watch for ReplyWatch {
     async fn next(&mut self) -> Result<Vec<ResultRecord>, BackendError> {
         loop {
             self.version.borrow_and_update();
-            let news = self.inbox.news(&self.ids, &mut self.told);
+            let (seen, news) = self.inbox.news(&self.ids, self.seen);
+            self.seen = Some(seen);
             if !news.is_empty() {
                 return Ok(news);
             }

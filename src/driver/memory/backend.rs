@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{MemoryStore, Shared};
-use crate::backend::{BackendError, ChordClaim, Counted, Gathered, ResultBackend, Watch};
+use crate::backend::{BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Watch};
 use crate::protocol::{ChordPart, ResultRecord};
 
 #[async_trait]
@@ -35,6 +35,20 @@ impl ResultBackend for MemoryStore {
             state.forget(id);
         }
         Ok(())
+    }
+
+    async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
+        self.store(vec![group.into_result()]).await
+    }
+
+    async fn read_group(&self, group_id: &str) -> Result<Option<GroupRecord>, BackendError> {
+        let read = self.read(&[GroupRecord::key(group_id)]).await?;
+        let found = read.into_iter().next().flatten();
+        Ok(found.map(|result| GroupRecord::from_result(group_id, result)))
+    }
+
+    async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
+        self.forget(&[GroupRecord::key(group_id)]).await
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::address::Address;
+use super::groups;
 use super::inspect;
 use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
-use crate::backend::{BackendError, ChordClaim, Counted, Gathered, ResultBackend, Watch};
+use crate::backend::{BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Watch};
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
@@ -108,6 +109,25 @@ impl ResultBackend for RedisBackend {
             self.link.query::<u64>(&command).await?;
         }
         Ok(())
+    }
+
+    async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
+        Ok(groups::save(&self.link, &self.place, &group).await?)
+    }
+
+    async fn read_group(&self, group_id: &str) -> Result<Option<GroupRecord>, BackendError> {
+        let stored = groups::read(&self.link, &self.place, group_id).await?;
+        let found = |record| GroupRecord {
+            group_id: group_id.to_owned(),
+            record,
+            content_type: self.content_type.clone(),
+            expires_ms: None,
+        };
+        Ok(stored.map(found))
+    }
+
+    async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
+        Ok(groups::forget(&self.link, &self.place, group_id).await?)
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -4,7 +4,7 @@
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
 //! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
-//! - `backend`, `record`, `watch`: results; `chord`: how parts of chords are counted.
+//! - `backend`, `record`, `groups`, `watch`: results; `chord`: how parts of chords are counted.
 
 mod address;
 mod backend;
@@ -16,6 +16,7 @@ mod dead;
 mod dial;
 mod direct;
 mod errors;
+mod groups;
 mod hear;
 mod held;
 mod inbox;

@@ -81,7 +81,9 @@ struct Inbox {
 
 #[derive(Default)]
 struct News {
-    records: HashMap<String, ResultRecord>,
+    /// With the place of each in the order of arrival.
+    records: HashMap<String, (u64, ResultRecord)>,
+    arrivals: u64,
     /// Of the last record that came for an id: a fingerprint, and whether it was the last word.
     last: HashMap<String, (u64, bool)>,
     fault: Option<BackendError>,
@@ -276,9 +278,9 @@ impl Registry {
     /// What is to be done: keys to read, and those to unsubscribe from.
     fn take(&mut self, subscribed: &HashSet<String>) -> (Vec<String>, Vec<String>) {
         let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.sort_unstable();
-        fresh.dedup();
-        fresh.retain(|key| self.by_key.contains_key(key));
+        // In the order in which they were asked for: that is how what is there already arrives.
+        let mut seen = HashSet::with_capacity(fresh.len());
+        fresh.retain(|key| self.by_key.contains_key(key) && seen.insert(key.clone()));
         let mut gone = std::mem::take(&mut self.gone);
         gone.sort_unstable();
         gone.dedup();
@@ -305,7 +307,9 @@ impl Inbox {
                 place.insert((fingerprint, is_last));
             }
         }
-        news.records.insert(record.task_id.clone(), record.clone());
+        news.arrivals += 1;
+        let place = news.arrivals;
+        news.records.insert(record.task_id.clone(), (place, record.clone()));
         drop(news);
         self.changed.notify_one();
     }
@@ -318,7 +322,10 @@ impl Inbox {
             return Err(fault);
         }
         news.fault = None;
-        Ok(news.records.drain().map(|(_, record)| record).collect())
+        let mut records: Vec<_> = news.records.drain().map(|(_, arrived)| arrived).collect();
+        drop(news);
+        records.sort_unstable_by_key(|(place, _)| *place);
+        Ok(records.into_iter().map(|(_, record)| record).collect())
     }
 }
 

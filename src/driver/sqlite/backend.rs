@@ -11,7 +11,7 @@ use super::step::{Step, last_number};
 use super::watch::{self, Inbox};
 use super::writer::Durability;
 use super::{Shared, SqliteStore, chord, results};
-use crate::backend::{BackendError, ChordClaim, Counted, Gathered, ResultBackend, Watch};
+use crate::backend::{BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Watch};
 use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
@@ -53,6 +53,20 @@ impl ResultBackend for SqliteStore {
             .submit(Durability::Relaxed, move |step| results::forget(step, &task_ids))
             .await
             .map_err(self.backend_error())
+    }
+
+    async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
+        self.store(vec![group.into_result()]).await
+    }
+
+    async fn read_group(&self, group_id: &str) -> Result<Option<GroupRecord>, BackendError> {
+        let read = self.read(&[GroupRecord::key(group_id)]).await?;
+        let found = read.into_iter().next().flatten();
+        Ok(found.map(|result| GroupRecord::from_result(group_id, result)))
+    }
+
+    async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
+        self.forget(&[GroupRecord::key(group_id)]).await
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -1,0 +1,101 @@
+"""Sends compositions: chords are started and groups saved first, then all messages go together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from celeriac._state import get_current_worker_task
+from celeriac.app import batch, chords, send
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celery
+    from celeriac.app.context import Context
+    from celeriac.canvas.composition import Composition
+
+__all__ = ["asend", "begin", "counts_chords", "follow_up", "pieces", "send_all"]
+
+
+def counts_chords(app: Celery) -> bool:
+    """Whether the result backend counts the parts of chords itself; otherwise a task looks at them.
+
+    Raises:
+        NotImplementedError: It cannot join chords at all.
+    """
+    if (app.result_backend_effective or "").startswith("db+"):
+        return False
+    return chords.counts_chords(app)
+
+
+def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
+    """Sends it; gives its result.
+
+    Args:
+        app: Whose broker and result backend.
+        composition: What `compose_all` made.
+        options: `retry`, `retry_policy`, `timeout` and `confirm_timeout` of the call.
+
+    Raises:
+        OperationalError: Broker or result backend do not take it.
+    """
+    begin(app, composition)
+    messages = composition.messages
+    if len(messages) == 1:
+        send.publish(app, messages[0], options)
+    elif messages:
+        batch.send_all(app, pieces(composition), options)
+    return _sent(composition)
+
+
+async def asend(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
+    """The same for a coroutine: the event loop goes on meanwhile."""
+    if composition.chords or composition.groups:
+        await asyncio.to_thread(begin, app, composition)
+    messages = composition.messages
+    if len(messages) == 1:
+        await send.publish_later(app, messages[0], options)
+    elif messages:
+        await batch.send_all_later(app, pieces(composition), options)
+    return _sent(composition)
+
+
+def follow_up(app: Celery, request: Context, composition: Composition) -> None:
+    """Hands its messages to the outcome of the request that runs here; they are sent with that, or not at all.
+
+    Chords are started at once. A crash between leaves no more than a count that nobody adds to, and it expires.
+
+    Raises:
+        OperationalError: The result backend does not take it.
+    """
+    begin(app, composition)
+    if request._follow_ups is None:
+        request._follow_ups = []
+    for message in composition.messages:
+        request._follow_ups.append(message.publication)
+        send._published(message)
+    request.children.extend(composition.trail)
+
+
+def begin(app: Celery, composition: Composition) -> None:
+    """What has to be there before the first message arrives."""
+    for group in composition.groups:
+        group.save()
+    if composition.chords:
+        for group_id, size in composition.chords:
+            chords.start_chord(app, group_id, size)
+
+
+def pieces(composition: Composition) -> Iterator[batch.Piece]:
+    """Its messages for a batch."""
+    for message in composition.messages:
+        told = [message] if batch.somebody_listens() else []
+        yield batch.Piece([message.publication], [], told, not message.ignores)
+
+
+def _sent(composition: Composition) -> Any:
+    parent = get_current_worker_task()
+    if parent is not None:
+        for result in composition.trail:
+            parent.add_trail(result)
+    return composition.result
