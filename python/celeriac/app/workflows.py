@@ -22,7 +22,7 @@ def counts_chords(app: Celery) -> bool:
     Raises:
         NotImplementedError: It cannot join chords at all.
     """
-    if (app.result_backend_effective or "").startswith("db+"):
+    if app.has_own_backend or (app.result_backend_effective or "").startswith("db+"):
         return False
     return chords.counts_chords(app)
 
@@ -49,7 +49,7 @@ def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) 
 
 async def asend(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
     """The same for a coroutine: the event loop goes on meanwhile."""
-    if composition.chords or composition.groups:
+    if composition.chords or composition.groups or composition.told:
         import asyncio
 
         await asyncio.to_thread(begin, app, composition)
@@ -82,9 +82,14 @@ def begin(app: Celery, composition: Composition) -> None:
     """What has to be there before the first message arrives."""
     for group in composition.groups:
         group.save()
+    for header, body, size in composition.told:
+        counted = body.clone()
+        counted["chord_size"] = size
+        app.backend.apply_chord((header.id, header.results), counted)
     if composition.chords:
         for group_id, size in composition.chords:
             chords.start_chord(app, group_id, size)
+        chords.guard_chords(app, composition)
 
 
 def pieces(composition: Composition) -> Iterator[batch.Piece]:
