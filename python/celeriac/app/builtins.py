@@ -112,7 +112,7 @@ def _chord(
     """Sends a chord, as old versions of Celery had it done."""
     from celeriac.canvas.chord import chord
 
-    whole = chord(header, body, app=self.app)
+    whole: Any = chord(header, body, app=self.app)
     return whole.run(whole.tasks, whole.body, partial_args, self.app, interval, countdown, max_retries, **kwargs)
 
 
