@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,21 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.context import Context
 
-__all__ = ["build_group", "build_record", "expires_ms", "read_group", "read_record"]
+__all__ = ["StoredMeta", "build_group", "build_record", "expires_ms", "read_group", "read_record"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMeta:
+    """A record that a backend written in Python has decoded; it takes the place of the engine's `ResultRecord`."""
+
+    task_id: str
+    state: str
+    document: dict[str, Any]
+
+    @property
+    def record(self) -> bytes:
+        """What tells it from another record of the same task."""
+        return repr(self.document).encode()
 
 
 #: In front of what Celery's `result_compression` packed: this, the media type of the method, and a zero.
@@ -79,7 +94,7 @@ def expires_ms(expires: float | timedelta | None) -> int | None:
     return int(seconds * 1000) if seconds else None
 
 
-def read_record(app: Celery, record: ResultRecord | None) -> dict[str, Any]:
+def read_record(app: Celery, record: ResultRecord | StoredMeta | None) -> dict[str, Any]:
     """The document of a stored record, its result an exception where the state says so.
 
     Raises:
@@ -89,6 +104,8 @@ def read_record(app: Celery, record: ResultRecord | None) -> dict[str, Any]:
     """
     if record is None:
         return {"status": states.PENDING, "result": None}
+    if isinstance(record, StoredMeta):
+        return record.document
     document = _decode(app, record.record, record.content_type)
     if document.get("status") in states.EXCEPTION_STATES:
         document["result"] = failure.decode(document.get("result"))
