@@ -139,9 +139,9 @@ class OwnResults:
             pause = min(pause * 2, _LONGEST_LOOK)
         raise builtins.TimeoutError
 
-    def arrivals(self, task_ids: Sequence[str]) -> Arrivals:
-        """The final records of many tasks."""
-        return Arrivals(self, task_ids)
+    def arrivals(self, task_ids: Sequence[str], before: Sequence[str] = ()) -> Arrivals:
+        """The final records of many tasks, and of those that came before them."""
+        return Arrivals(self, [*before, *task_ids])
 
     def store(self, records: Sequence[ResultRecord]) -> None:
         """Stores states that were encoded for the engine."""
