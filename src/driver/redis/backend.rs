@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::address::Address;
@@ -13,7 +14,7 @@ use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
-use crate::backend::{BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Watch};
+use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Watch};
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
@@ -160,7 +161,7 @@ impl ResultBackend for RedisBackend {
         self.count_chunks(parts).await
     }
 
-    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
+    async fn gather(&self, group_id: &str) -> Result<Vec<Bytes>, BackendError> {
         self.gather_here(group_id).await
     }
 
