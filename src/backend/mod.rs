@@ -13,9 +13,9 @@ use bytes::Bytes;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
-pub(crate) use chord::{NONCE, nonce};
 pub(crate) use chord::missing;
 pub use chord::{ChordClaim, Counted, Gathered, Stalled};
+pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
 pub use keep::{Keeper, Kept, Left};
@@ -143,11 +143,7 @@ pub trait ResultBackend: Send + Sync {
 
     /// Chords that are looked after, and of which nothing was counted for `after`. Each is told to one caller, and again
     /// after `again`.
-    async fn stalled_chords(
-        &self,
-        _after: Duration,
-        _again: Duration,
-    ) -> Result<Vec<Stalled>, BackendError> {
+    async fn stalled_chords(&self, _after: Duration, _again: Duration) -> Result<Vec<Stalled>, BackendError> {
         Ok(Vec::new())
     }
 

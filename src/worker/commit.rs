@@ -353,7 +353,10 @@ fn keep(commit: &Commit) -> Commit {
     Commit { claim: commit.claim, ..nothing() }
 }
 
-pub(super) async fn within<T, E>(call: impl Future<Output = Result<T, E>>, timeout: impl Fn() -> E) -> Result<T, E> {
+pub(super) async fn within<T, E>(
+    call: impl Future<Output = Result<T, E>>,
+    timeout: impl Fn() -> E,
+) -> Result<T, E> {
     tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| Err(timeout()))
 }
 

@@ -42,7 +42,11 @@ pub(super) struct Keeping {
 
 impl Keeping {
     /// None where nothing can be kept, or need be: the broker counts crashes, or there is no such backend.
-    pub(super) fn new(stores: &super::commit::Stores, node: &str, lease: std::time::Duration) -> Option<Self> {
+    pub(super) fn new(
+        stores: &super::commit::Stores,
+        node: &str,
+        lease: std::time::Duration,
+    ) -> Option<Self> {
         let backend = stores.backend.clone().filter(|backend| backend.keeps_begun())?;
         if stores.broker.counts_crashes() {
             return None;
@@ -78,7 +82,8 @@ impl ConsumerLoop {
     }
 
     fn write_begun(&mut self) {
-        let Some(keeping) = self.keeping.as_mut().filter(|keeping| !keeping.writes && !keeping.begun.is_empty())
+        let Some(keeping) =
+            self.keeping.as_mut().filter(|keeping| !keeping.writes && !keeping.begun.is_empty())
         else {
             return;
         };
@@ -155,7 +160,8 @@ impl ConsumerLoop {
         let every = self.renew_every();
         self.write_ended();
         let takes_work = self.takes_work();
-        let Some(keeping) = self.keeping.as_mut().filter(|keeping| !keeping.renews && keeping.renew_at <= now)
+        let Some(keeping) =
+            self.keeping.as_mut().filter(|keeping| !keeping.renews && keeping.renew_at <= now)
         else {
             return;
         };
@@ -203,7 +209,8 @@ impl ConsumerLoop {
             }
         }
         self.log.line(Level::Error, "celery.worker.consumer", || {
-            "the lease of requests that run ran out before it was renewed: other workers end them as lost".to_owned()
+            "the lease of requests that run ran out before it was renewed: other workers end them as lost"
+                .to_owned()
         });
     }
 

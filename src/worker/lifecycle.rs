@@ -193,9 +193,8 @@ impl ConsumerLoop {
         }
         waiting.sort_unstable();
         for (tag, runs) in waiting {
-            let handed = |request: &Request| {
-                request.claim.is_some() && !request.once && request.joining.is_none()
-            };
+            let handed =
+                |request: &Request| request.claim.is_some() && !request.once && request.joining.is_none();
             if runs || self.requests.get(&tag).is_some_and(handed) {
                 self.hand_back(tag);
             } else {

@@ -100,7 +100,9 @@ impl Request {
             hard_limit: match self.mode {
                 Mode::Run => self.hard_limit,
                 Mode::Join(_) => Some(JOIN_LIMIT),
-                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown | Mode::Refused(_) => None,
+                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown | Mode::Refused(_) => {
+                    None
+                }
             },
             short,
         }

@@ -54,7 +54,8 @@ impl ConsumerLoop {
     /// Looks for chords without progress.
     pub(super) fn look_for_stalled(&mut self, now: Instant) {
         let takes_work = self.takes_work();
-        let Some(look) = self.stalled.as_mut().filter(|look| takes_work && !look.looks && look.at <= now) else {
+        let Some(look) = self.stalled.as_mut().filter(|look| takes_work && !look.looks && look.at <= now)
+        else {
             return;
         };
         (look.looks, look.at) = (true, now + look.every());

@@ -5,9 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use celeriac::broker::{
-    BrokerError, Commit, Committed, Consumer, Credit, DeadReason, Delivery, Settle,
-};
+use celeriac::broker::{BrokerError, Commit, Committed, Consumer, Credit, DeadReason, Delivery, Settle};
 
 use crate::setup::{
     LEASE, Setup, commit, credit, name, names, nothing, options, publication, record, settle, take,

@@ -84,6 +84,23 @@ fn a_file_of_something_else_is_refused_and_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_made_before_there_were_chords_gets_them() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("store.db");
+    filled(&file).await;
+    let connection = rusqlite::Connection::open(&file).expect("opens");
+    let before = "DROP TABLE chord; DROP TABLE chord_part; PRAGMA user_version = 1";
+    connection.execute_batch(before).expect("makes it as it was");
+    drop(connection);
+
+    let store = SqliteStore::open(SqliteOptions::new(&file)).expect("opens");
+
+    celeriac::backend::ResultBackend::start_chord(&store, "g", 1, None).await.expect("starts");
+    let consumer = store.consume(options("w", &["q"])).await.expect("consumes");
+    assert!(!consumer.claim(crate::setup::credit(1)).await.expect("claims").is_empty(), "nothing is lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_file_is_told_to_be_damaged() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("store.db");

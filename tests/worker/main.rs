@@ -5,6 +5,7 @@
 mod acks;
 mod autoscale;
 mod brokers;
+mod chords;
 mod common;
 mod control;
 mod eta;

@@ -9,8 +9,8 @@ use celeriac::worker::pool::Mode;
 use celeriac::worker::pool::scripted::{Scene, ScriptedPool, usual};
 use serde_json::json;
 
-use crate::faults::Flaky;
 use crate::common::{World, early, late, message, messages, modes, options, outcome, pause, pool, until};
+use crate::faults::Flaky;
 
 /// A pool whose tasks never end.
 fn hanging() -> ScriptedPool {

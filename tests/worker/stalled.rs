@@ -57,7 +57,8 @@ async fn a_chord_whose_parts_are_nowhere_any_more_is_ended_with_words_for_it() {
 
     assert!(world.clock.now().0 - START >= 10_000, "not before its time");
     assert!(broken(&played)[0].starts_with("2 of its 3 parts (index 1, 2) have not ended"));
-    until("it is over", async || world.store.count_parts(&[part(1)]).await.unwrap() == [Counted::Ended]).await;
+    until("it is over", async || world.store.count_parts(&[part(1)]).await.unwrap() == [Counted::Ended])
+        .await;
     pause(60_000).await;
     assert_eq!(broken(&played).len(), 1);
     worker.stop(Stop::Warm).await;

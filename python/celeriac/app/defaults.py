@@ -275,3 +275,9 @@ SETTINGS: dict[str, Setting] = {
 }
 
 OLD_NAMES: dict[str, str] = {setting.old: name for name, setting in SETTINGS.items() if setting.old}
+
+DEFAULTS: dict[str, Any] = {name: setting.default for name, setting in SETTINGS.items()}
+DEFAULT_PROCESS_LOG_FMT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+DEFAULT_TASK_LOG_FMT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+DEFAULT_ACCEPT_CONTENT = ("json",)
+DEFAULT_POOL = "prefork"

@@ -81,7 +81,7 @@ def add_to_chord(task: Task[..., Any], sig: Signature[Any], *, lazy: bool) -> An
         root_id=request.root_id,
     )
     sig.freeze()
-    chords.add_to_chord(task._get_app(), request.group)
+    chords.grow_chord(task._get_app(), request.group)
     if lazy:
         return sig
     if request._follow_ups is None:

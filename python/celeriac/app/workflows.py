@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac._state import get_current_worker_task
-from celeriac.app import batch, send, stores
+from celeriac.app import batch, chords, send
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -18,21 +18,14 @@ __all__ = ["asend", "begin", "counts_chords", "follow_up", "pieces", "send_all"]
 
 
 def counts_chords(app: Celery) -> bool:
-    """Whether the result backend counts the parts of chords itself; otherwise a task polls for them.
+    """Whether the result backend counts the parts of chords itself; otherwise a task looks at them.
 
     Raises:
         NotImplementedError: It cannot join chords at all.
     """
-    if not app.results_enabled:
-        raise NotImplementedError(
-            "a chord needs a result backend: its body gets the results of its header. Set result_backend."
-        )
-    if stores.uses_replies(app.conf):
-        raise NotImplementedError(
-            "the rpc:// result backend cannot join chords: results go to the one who sent the task, and a worker "
-            "cannot read them. Set result_backend to a store, such as redis://."
-        )
-    return not (app.result_backend_effective or "").startswith("db+")
+    if app.has_own_backend or (app.result_backend_effective or "").startswith("db+"):
+        return False
+    return chords.counts_chords(app)
 
 
 def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
@@ -57,7 +50,7 @@ def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) 
 
 async def asend(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
     """The same for a coroutine: the event loop goes on meanwhile."""
-    if composition.chords or composition.groups:
+    if composition.chords or composition.groups or composition.told:
         await asyncio.to_thread(begin, app, composition)
     messages = composition.messages
     if len(messages) == 1:
@@ -88,9 +81,11 @@ def begin(app: Celery, composition: Composition) -> None:
     """What has to be there before the first message arrives."""
     for group in composition.groups:
         group.save()
+    for header, body, size in composition.told:
+        counted = body.clone()
+        counted["chord_size"] = size
+        app.backend.apply_chord((header.id, header.results), counted)
     if composition.chords:
-        from celeriac.app import chords
-
         for group_id, size in composition.chords:
             chords.start_chord(app, group_id, size)
         chords.guard_chords(app, composition)

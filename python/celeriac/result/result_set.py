@@ -43,6 +43,8 @@ class ResultSet(ResultBase):
         if app is not None:
             self._app = app
         self.results: list[Any] = results if isinstance(results, list) else list(results or ())
+        # What makes members the same, for as long as nobody else changes the list: see `add`.
+        self._known: set[Any] = set()
 
     @classmethod
     def bound(cls, app: Celery) -> type[Self]:
@@ -73,16 +75,18 @@ class ResultSet(ResultBase):
 
     def add(self, result: Any) -> None:
         """Adds a member, unless it is one."""
-        if result not in self.results:
+        if len(self._known) != len(self.results):
+            self._known = set(map(_identity, self.results))
+        identity = _identity(result)
+        # Looked for in the list only when it seems to be there, so that adding many takes linear time.
+        if identity not in self._known or result not in self.results:
+            self._known.add(identity)
             self.results.append(result)
 
     def update(self, results: Iterable[Any]) -> None:
-        """Adds those that are not members yet. For many, one call of this is faster than many of `add`."""
-        known = {_identity(result) for result in self.results}
+        """Adds those that are not members yet."""
         for result in results:
-            if _identity(result) not in known:
-                known.add(_identity(result))
-                self.results.append(result)
+            self.add(result)
 
     def remove(self, result: Any) -> None:
         """Removes a member, given as a result or as its id.
@@ -318,6 +322,10 @@ class ResultSet(ResultBase):
         if self.successful():
             return callback(self)
         return on_error(self) if on_error is not None else None
+
+    def _failed_join_report(self) -> Iterator[Any]:
+        """The members that have failed: result backends for Celery ask for them."""
+        return (result for result in self.results if result.failed())
 
     # -- changing
 

@@ -147,7 +147,7 @@ class Picture:
             (ax, ay), (bx, by) = shifted[0], shifted[1]
             out.append(
                 f'<text x="{(ax + bx) / 2:.1f}" y="{(ay + by) / 2 - 5:.1f}" text-anchor="middle" font-size="10" '
-                f'fill="{arrow.stroke}">{escape(arrow.label)}</text>'
+                f'fill="{arrow.stroke}" stroke="#ffffff" stroke-width="3" paint-order="stroke">{escape(arrow.label)}</text>'
             )
         return out
 

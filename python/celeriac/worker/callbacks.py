@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celeriac.utils.einfo import ExceptionInfo
     from celeriac.worker.records import RecordWriter
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 
 def send_after_success(app: Celery, request: Context, value: Any) -> None:

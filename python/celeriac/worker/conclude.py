@@ -17,7 +17,7 @@ from celeriac.exceptions import (
 )
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
-from celeriac.worker.chords import Joiner, PartWriter
+from celeriac.worker.chords import Joiner, make_part_writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from celeriac.app.task import Task
     from celeriac.worker.records import RecordWriter
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 #: Not even None.
 _NOTHING: Any = object()
@@ -48,8 +48,9 @@ class Concluder:
         self._records = records
         self._keeps: bool = app.results_enabled
         #: Makes the parts that requests are of chords.
-        self.parts = PartWriter(app)
+        self.parts = make_part_writer(app)
         self._joiner = Joiner(app, records, self.parts)
+        app._child_chord_error = self._joiner.give_up
 
     def stores_errors(self, task: Task[..., Any] | None, request: Context) -> bool:
         """Whether a failure of this request leaves a record."""
@@ -172,10 +173,10 @@ class Concluder:
 
     def _revoke(self, task: Task[..., Any] | None, request: Context, why: str) -> Conclusion:
         exc = TaskRevokedError(why)
-        self._count(states.REVOKED, request, exc)
         results = []
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.REVOKED, request, exc, None))
+        self._count(states.REVOKED, request, exc)
         results += callbacks.fail_chain(self._records, request, exc, None, states.REVOKED)
         return "revoked", results, (), why, None
 

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import _core, signals, states
 from celeriac._state import current_tasks
+from celeriac.app import trace as hooks
 from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
+from celeriac.worker.batches import BatchTracer, gathers
 from celeriac.worker.conclude import Concluder
 from celeriac.worker.limits import Cancelled
-from celeriac.worker.records import RecordWriter
+from celeriac.worker.patched import PatchedTracer
+from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from celeriac.worker.event_loop import LoopLimit
     from celeriac.worker.limits import Limit
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
 LOG_IGNORED = "Task %(name)s[%(id)s] ignored"
@@ -48,9 +51,11 @@ class Tracer:
         self.channel = channel
         self.limit = limit
         self.opener = Opener(app, node)
-        self.records = RecordWriter(app, node)
+        self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
+        # Found out once: libraries patch when the app is imported, or when its process starts.
+        self._trace_by: Any = PatchedTracer if hooks.is_patched() else TaskTracer
         app._child_update = channel.update
 
     def trace(self, execution: Execution) -> None:
@@ -107,8 +112,15 @@ class Tracer:
         """What runs requests of this task."""
         tracer = self._tasks.get(name)
         if tracer is None:
-            tracer = self._tasks[name] = TaskTracer(self, self.app.tasks[name])
+            task = self.app.tasks[name]
+            # A task of an app that Celery itself has made brings its own.
+            make = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            tracer = self._tasks[name] = make(self, task)
         return tracer
+
+    def plain_task(self, task: Task[..., Any]) -> TaskTracer:
+        """The same with nothing around it."""
+        return TaskTracer(self, task)
 
     def _conclude(self, execution: Execution) -> None:
         request = self._readable(execution)

@@ -81,11 +81,7 @@ impl ResultBackend for MemoryStore {
         Ok(())
     }
 
-    async fn stalled_chords(
-        &self,
-        after: Duration,
-        again: Duration,
-    ) -> Result<Vec<Stalled>, BackendError> {
+    async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         let now = self.0.clock.now();
         Ok(self.0.state.lock().chords.stalled(after, again, now))
     }

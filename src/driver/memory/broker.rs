@@ -242,8 +242,9 @@ impl Consumer for MemoryConsumer {
             let carry_out = |commit| state.commit(owner, self.options.max_crashes, commit, now);
             batch.iter().map(carry_out).collect()
         };
-        let comes_back =
-            |commit: &Commit| !matches!(commit.settle, Settle::Keep | Settle::Once | Settle::Ack | Settle::Dead(..));
+        let comes_back = |commit: &Commit| {
+            !matches!(commit.settle, Settle::Keep | Settle::Once | Settle::Ack | Settle::Dead(..))
+        };
         if batch.iter().any(|commit| !commit.publications.is_empty() || comes_back(commit)) {
             self.store.messages.notify_waiters();
         }

@@ -147,11 +147,7 @@ impl State {
 
     pub(super) fn register(&mut self, options: &ConsumerOptions, now: UnixMillis) -> u64 {
         let id = self.number();
-        let owner = Owner {
-            node: options.node.clone(),
-            expires: now.after(options.lease),
-            gone: false,
-        };
+        let owner = Owner { node: options.node.clone(), expires: now.after(options.lease), gone: false };
         self.owners.insert(id, owner);
         id
     }

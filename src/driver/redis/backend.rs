@@ -156,11 +156,7 @@ impl ResultBackend for RedisBackend {
         Ok(guard::guard(&self.link, &self.place, group_id, &message).await?)
     }
 
-    async fn stalled_chords(
-        &self,
-        after: Duration,
-        again: Duration,
-    ) -> Result<Vec<Stalled>, BackendError> {
+    async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         Ok(guard::stalled(&self.link, &self.place, after, again).await?)
     }
 

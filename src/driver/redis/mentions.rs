@@ -89,7 +89,8 @@ impl Shared {
                 command.arg(&key);
                 let members: Vec<String> =
                     self.link.query(&command).await.map_err(|error| self.failed(error))?;
-                let queue = |member: &String| member.rsplit(&*self.layout.separator).next().map(str::to_owned);
+                let queue =
+                    |member: &String| member.rsplit(&*self.layout.separator).next().map(str::to_owned);
                 names.extend(members.iter().filter_map(queue));
             }
             cursor = next;

@@ -128,11 +128,7 @@ impl ResultBackend for SqliteStore {
         self.change(move |step| guard::guard(step, &group_id, &message)).await
     }
 
-    async fn stalled_chords(
-        &self,
-        after: Duration,
-        again: Duration,
-    ) -> Result<Vec<Stalled>, BackendError> {
+    async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         self.change(move |step| guard::stalled(step, after, again)).await
     }
 

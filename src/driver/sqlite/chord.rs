@@ -57,8 +57,8 @@ fn count_one(step: &Step<'_>, chord: &mut Chord, part: &ChordPart) -> Result<Cou
         return Ok(Counted::Ended);
     }
     let (member, index) = (part.member(), part.group_index.unwrap_or(i64::MAX));
-    let new = step
-        .sql(
+    let new =
+        step.sql(
             "INSERT OR IGNORE INTO chord_part (group_id, member, place, number, failed, element)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
@@ -69,8 +69,7 @@ fn count_one(step: &Step<'_>, chord: &mut Chord, part: &ChordPart) -> Result<Cou
             chord.counted as i64,
             part.is_failed(),
             &part.element[..]
-        ])?
-        > 0;
+        ])? > 0;
     let failed = if new {
         chord.counted += 1;
         part.is_failed()

@@ -14,11 +14,8 @@ const MOST: i64 = 200;
 
 pub(super) fn guard(step: &Step<'_>, group_id: &str, message: &[u8]) -> Result<()> {
     // The first look is soon: it notes how many parts were counted by then.
-    step.sql("INSERT OR REPLACE INTO chord_guard VALUES (?1, ?2, NULL, 0, ?3)")?.execute(params![
-        group_id,
-        step.now.0,
-        message
-    ])?;
+    step.sql("INSERT OR REPLACE INTO chord_guard VALUES (?1, ?2, NULL, 0, ?3)")?
+        .execute(params![group_id, step.now.0, message])?;
     Ok(())
 }
 
@@ -36,7 +33,9 @@ struct Due {
 
 pub(super) fn stalled(step: &Step<'_>, after: Duration, again: Duration) -> Result<Vec<Stalled>> {
     let due: Vec<Due> = step
-        .sql("SELECT group_id, counted, times FROM chord_guard WHERE look_ms <= ?1 ORDER BY look_ms LIMIT ?2")?
+        .sql(
+            "SELECT group_id, counted, times FROM chord_guard WHERE look_ms <= ?1 ORDER BY look_ms LIMIT ?2",
+        )?
         .query_map([step.now.0, MOST], |row| {
             Ok(Due { group_id: row.get(0)?, counted: row.get(1)?, times: row.get(2)? })
         })?

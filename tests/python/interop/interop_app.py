@@ -90,6 +90,18 @@ def total(numbers):
     return sum(numbers)
 
 
+@app.task(name="interop.chord_part")
+def chord_part(number):
+    note("chord_part", [number, LIBRARY])
+    return number
+
+
+@app.task(name="interop.chord_body")
+def chord_body(numbers, chord):
+    note("chord_body", [chord, LIBRARY])
+    return [numbers, chord]
+
+
 @app.task(name="interop.echo")
 def echo(*args, **kwargs):
     return [list(args), kwargs]

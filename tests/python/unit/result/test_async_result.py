@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import builtins
 import copy
+import io
 import json
 import os
 import select
@@ -17,7 +19,7 @@ import pytest
 from celeriac import Celery, exceptions
 from celeriac._core import Completions, ResultRecord
 from celeriac._state import allow_join_result
-from celeriac.result import AsyncResult, EagerResult, result_from_tuple
+from celeriac.result import AsyncResult, EagerResult, GroupResult, result_from_tuple
 from celeriac.result.record import build_record
 
 ROWS = {
@@ -28,14 +30,6 @@ ROWS = {
 
 class DemoError(Exception):
     """Stands for the class of that name in the recording's main module."""
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Any:
-    # A store in memory is shared by all that name it, as a server would be.
-    url = f"memory://{tmp_path.name}"
-    with Celery("unit", broker=url, backend=url) as app:
-        yield app
 
 
 def store(app: Celery, task_id: str, document: Any) -> None:
@@ -92,16 +86,34 @@ def _name_of(cls: type) -> str:
     return f"{module}.{cls.__qualname__}"
 
 
+def test_a_record_that_celery_packed_is_read(app: Celery) -> None:
+    golden = Path(__file__).parents[3] / "golden/redis_results_compressed/success.json"
+    (stored,) = json.loads(golden.read_text())["keys"].values()
+    packed = base64.b64decode(stored["value"]["base64"])
+    records = [
+        ResultRecord(name, "SUCCESS", data, "application/json")
+        for name, data in (("good", packed), ("damaged", packed[:-9]))
+    ]
+    app.client.store(records)
+
+    assert AsyncResult("good", app=app).get(timeout=5) == 5
+    with pytest.raises(exceptions.DecodeError):
+        AsyncResult("damaged", app=app).get(timeout=5)
+
+
 def test_without_a_record_the_task_is_pending(app: Celery) -> None:
     result = AsyncResult("nothing", app=app)
 
     assert (result.state, result.result, result.ready(), result.exists()) == ("PENDING", None, False, False)
 
 
-def test_children_come_back_as_results(app: Celery) -> None:
+def test_children_come_back_as_results_of_tasks_and_of_groups(app: Celery) -> None:
     store(app, "p", ROWS["child_results"]["stored"])
 
-    assert AsyncResult("p", app=app).children == ["c1", "c2"]
+    task, group = AsyncResult("p", app=app).children or ()
+
+    assert (task, type(task)) == ("c1", AsyncResult)
+    assert (group, type(group), group.children) == ("g1", GroupResult, ["c2"])
 
 
 def test_get_wakes_when_another_thread_stores_the_result(app: Celery) -> None:
@@ -141,6 +153,56 @@ def test_a_failed_parent_is_raised_first(app: Celery) -> None:
 
     with pytest.raises(KeyError, match="first"):
         result.get(timeout=5)
+
+
+def test_a_parent_that_fails_while_its_child_is_waited_for_ends_the_wait(app: Celery) -> None:
+    first: AsyncResult[Any] = AsyncResult("first", app=app)
+    header = GroupResult("g", [AsyncResult("a", app=app), AsyncResult("b", app=app)], parent=first, app=app)
+    result = AsyncResult("body", app=app, parent=header)
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            result.get(timeout=30)
+        except Exception as exc:
+            raised.append(exc)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    app.client.store([build_record(app, "first", "SUCCESS", 1)])
+    app.client.store([build_record(app, "b", "REVOKED", exceptions.TaskRevokedError("revoked"))])
+
+    waiter.join(30)
+    assert [type(exc) for exc in raised] == [exceptions.TaskRevokedError]
+    with pytest.raises(exceptions.TimeoutError):
+        result.get(timeout=0.02, follow_parents=False)
+    with pytest.raises(exceptions.TimeoutError):
+        result.get(timeout=0.02, propagate=False)
+
+
+def test_the_error_of_the_header_is_raised_before_that_of_the_body(app: Celery) -> None:
+    header = GroupResult("g", [AsyncResult("a", app=app), AsyncResult("b", app=app)], app=app)
+    records = [build_record(app, "a", "SUCCESS", 1), build_record(app, "b", "FAILURE", KeyError("b"))]
+    app.client.store([*records, build_record(app, "body", "FAILURE", exceptions.ChordError("Dependency b"))])
+    result = AsyncResult("body", app=app, parent=header)
+
+    with pytest.raises(KeyError):
+        result.get(timeout=5)
+    with pytest.raises(exceptions.ChordError):
+        result.get(timeout=5, follow_parents=False)
+    # What is known already is told in the same order.
+    known = AsyncResult("body", app=app, parent=GroupResult("g", [AsyncResult("b", app=app)], app=app))
+    assert known.failed()
+    with pytest.raises(KeyError):
+        known.get()
+
+
+def test_a_timeout_of_0_takes_what_is_there(app: Celery) -> None:
+    app.client.store([build_record(app, "t", "SUCCESS", 3)])
+
+    assert AsyncResult("t", app=app).get(timeout=0) == 3
+    with pytest.raises(exceptions.TimeoutError):
+        AsyncResult("never", app=app).get(timeout=0)
 
 
 def test_waiting_inside_a_task_is_refused_unless_allowed(app: Celery) -> None:
@@ -189,6 +251,47 @@ def test_then_calls_back_with_the_result(app: Celery) -> None:
     assert AsyncResult("bad", app=app).then(lambda _: "ok", on_error=lambda _: "failed") == "failed"
 
 
+def tree(app: Celery) -> AsyncResult[Any]:
+    """`p` has sent `c1` and the group of `c2`; `c1` has sent `leaf`."""
+    store(app, "p", ROWS["child_results"]["stored"] | {"task_id": "p"})
+    child = {"status": "SUCCESS", "result": 2, "traceback": None, "children": [], "task_id": "c2"}
+    store(app, "c2", child)
+    store(app, "c1", child | {"task_id": "c1", "children": [[["leaf", None], None]]})
+    return AsyncResult("p", app=app)
+
+
+def test_what_a_task_led_to_is_walked_and_drawn(app: Celery) -> None:
+    result = tree(app)
+
+    with pytest.raises(exceptions.IncompleteStream):
+        list(result.iterdeps())
+    with pytest.raises(exceptions.IncompleteStream):
+        _ = result.graph
+    pairs = [(parent, node) for parent, node in result.iterdeps(intermediate=True)]
+    assert pairs == [(None, "p"), ("p", "c1"), ("p", "g1"), ("c1", "leaf"), ("g1", "c2")]
+
+    app.client.store([build_record(app, "leaf", "SUCCESS", "end")])
+    assert [(node.id, value) for node, value in result.collect()] == [
+        ("p", 1),
+        ("c1", 2),
+        ("g1", [2]),
+        ("leaf", "end"),
+        ("c2", 2),
+    ]
+    assert result.get_leaf() == 2
+    graph = result.graph
+    assert len(graph) == 5
+    assert graph.topsort()[-1] == "p"
+    out = io.StringIO()
+    graph.to_dot(out)
+    assert [line.strip().partition(" [")[0] for line in out.getvalue().splitlines() if "->" in line] == [
+        '"p" -> "c1"',
+        '"p" -> "g1"',
+        '"c1" -> "leaf"',
+        '"g1" -> "c2"',
+    ]
+
+
 def test_identity_tuple_and_copies(app: Celery) -> None:
     result: AsyncResult[Any] = AsyncResult("b", app=app, parent=AsyncResult("a", app=app))
 
@@ -202,11 +305,6 @@ def test_identity_tuple_and_copies(app: Celery) -> None:
     assert back == result
     assert back.parent == result.parent
     assert copy.copy(result) == result
-
-
-def test_results_of_groups_are_refused_clearly(app: Celery) -> None:
-    with pytest.raises(NotImplementedError, match="later version"):
-        result_from_tuple([["g1", None], [[["c2", None], None]]], app)
 
 
 def test_await_gives_what_get_gives(app: Celery) -> None:
@@ -237,19 +335,6 @@ def test_many_coroutines_on_loops_in_several_threads(app: Celery) -> None:
         thread.join(60)
 
     assert totals == [sum(range(50))] * 4
-
-
-def test_a_long_wait_is_made_of_short_ones(app: Celery, monkeypatch) -> None:
-    monkeypatch.setattr("celeriac.result.async_result._LONGEST_WAIT_SECONDS", 0.01)
-
-    async def main() -> Any:
-        waiting = asyncio.ensure_future(AsyncResult("a", app=app).aget(timeout=30))
-        with pytest.raises(exceptions.TimeoutError):
-            await AsyncResult("never", app=app).aget(timeout=0.03)
-        app.client.store([build_record(app, "a", "SUCCESS", 5)])
-        return await waiting
-
-    assert asyncio.run(main()) == 5
 
 
 def test_a_cancelled_wait_leaves_the_loop_usable(app: Celery) -> None:

@@ -32,6 +32,7 @@ class FakeExecution:
     redelivered: bool = False
     soft_limit: float | None = None
     hard_limit: float | None = None
+    chord: tuple[str, list[bytes], bytes | None, str | None] | None = None
 
     def request(self, decoders: Any, node: str) -> None:
         """None leaves it to who reads messages step by step, which is what is tested with this."""
@@ -51,6 +52,7 @@ class Answer:
     publications: list[Any]
     summary: str
     runtime: float | None
+    parts: list[Any] = field(default_factory=list)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -75,8 +77,9 @@ class FakeChannel:
         summary: str,
         runtime: float | None,
         traceback: str | None = None,
+        parts: Any = None,
     ) -> None:
-        self.answers.append(Answer(tag, kind, list(results), list(publications), summary, runtime))
+        self.answers.append(Answer(tag, kind, list(results), list(publications), summary, runtime, list(parts or ())))
 
     def update(self, tag: int, record: Any) -> None:
         self.updates.append((tag, record))
