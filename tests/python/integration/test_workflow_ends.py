@@ -36,6 +36,10 @@ TASKS = """
         mark("reject")
         raise Reject("not me", requeue=True)
 
+    @app.task(name="ignore")
+    def ignore(*args):
+        raise Ignore("nothing of it")
+
     @app.task(name="die", acks_late=True, reject_on_worker_lost=True)
     def die(*args):
         mark("die")
@@ -140,6 +144,16 @@ def test_a_step_that_gives_itself_back_fails_what_follows_it(project: Any, worke
     with pytest.raises(Reject, match="not me"):
         result.get(timeout=30)
     assert project.marks("reject") == "x"
+
+
+def test_a_step_that_wants_to_be_ignored_fails_what_follows_it(project: Any, worker: Any) -> None:
+    chained = chain(signature(project, "ignore"), signature(project, "add", 1), app=project.client).apply_async()
+    header = [signature(project, "ignore"), signature(project, "add", 1, 1)]
+    joined = chord(header, app=project.client)(signature(project, "collect"))
+
+    assert "raised Ignore" in str(error_of(joined))
+    wait_until(lambda: chained.state == "FAILURE", "the chain has failed")
+    assert chained.parent.state == "PENDING"
 
 
 def test_a_step_that_kills_its_process_too_often_fails_what_follows_it(project: Any, worker: Any) -> None:
