@@ -37,9 +37,14 @@ current_tasks: ContextVar[tuple[Task[..., Any], ...]] = ContextVar("celeriac_tas
 _join_allowed: ContextVar[bool | None] = ContextVar("celeriac_join_allowed", default=None)
 
 
+#: This process. Kept, since asking the system costs half a microsecond, and sending a task asks several times.
+pid = os.getpid()
+
+
 def _after_fork() -> None:
     """A lock that another thread held during the fork would stay locked for ever."""
-    global _default_lock
+    global _default_lock, pid
+    pid = os.getpid()
     _default_lock = threading.Lock()
     for app in active_apps():
         app.after_fork()
@@ -80,6 +85,11 @@ def set_default_app(app: Celery | None) -> None:
     """Makes `app` the one that threads without an app of their own use."""
     global _default_app
     _default_app = app
+
+
+def is_without_default_app() -> bool:
+    """Whether nobody has named the default app yet."""
+    return _default_app is None
 
 
 def get_default_app() -> Celery:

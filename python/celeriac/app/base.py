@@ -26,6 +26,7 @@ from celeriac.utils.time import zone
 if TYPE_CHECKING:
     from celeriac._core import Client, ResultRecord
     from celeriac.app.amqp import AMQP
+    from celeriac.app.backends import Backends
     from celeriac.app.connection import Connection
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
@@ -135,11 +136,14 @@ class Celery:
         self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
         # These are made on first use.
+        self._backends: Backends | None = None
         self._events: Events | None = None
         self._clock: LamportClock | None = None
         self._loader: Any = None
         # Made of `task_cls` on first use, or set by hand.
         self._task_class: Any = None
+        #: Set by a child of a worker: ends the body of a chord that a backend written in Python has given up.
+        self._child_chord_error: Callable[[Any, BaseException], None] | None = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
         self._child_update: Callable[[int, ResultRecord], None] | None = None
         if set_as_current:
@@ -254,7 +258,32 @@ class Celery:
     @property
     def results_enabled(self) -> bool:
         """Whether results are kept."""
-        return self.result_backend_effective is not None
+        return self.result_backend_effective is not None or self.has_own_backend
+
+    @property
+    def has_own_backend(self) -> bool:
+        """Whether results are kept by a backend that is written in Python."""
+        return stores.own_backend(self.conf.values_now()["result_backend"]) is not None
+
+    @property
+    def backend_counts_chords(self) -> bool:
+        """Whether a result backend that is written in Python counts the parts of chords itself."""
+        from celeriac.backends.base import Backend
+
+        return self.has_own_backend and type(self.backend).apply_chord is not Backend.apply_chord
+
+    @property
+    def backend(self) -> Any:
+        """Where results are kept, as an object with the methods of Celery's backends; each thread has its own.
+
+        Raises:
+            ImproperlyConfigured: The class that `result_backend` names cannot be imported.
+        """
+        if self._backends is None:
+            from celeriac.app.backends import Backends
+
+            self._backends = Backends(self)
+        return self._backends.get()
 
     @property
     def timezone(self) -> tzinfo:

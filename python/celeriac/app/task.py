@@ -591,7 +591,11 @@ class Task(Generic[P, R]):
         task_id = task_id or request.id
         if task_id is None or not app.results_enabled:
             return
-        record = build_record(app, task_id, state or "", meta, request=request if task_id == request.id else None)
+        own = request if task_id == request.id else None
+        if app.has_own_backend:
+            app.backend.store_result(task_id, meta, state or "", request=own)
+            return
+        record = build_record(app, task_id, state or "", meta, request=own)
         hook = app._child_update
         if hook is not None and request._tag is not None and task_id == request.id:
             hook(request._tag, record)

@@ -202,6 +202,9 @@ class _EagerCall:
             return
         from celeriac.result.record import build_record
 
+        if task.app.has_own_backend:
+            task.app.backend.store_result(self.request.id, value, state, traceback=text, request=self.request)
+            return
         record = build_record(task.app, self.request.id or "", state, value, traceback=text, request=self.request)
         task.app.client.store([record])
 

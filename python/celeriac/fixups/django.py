@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from celeriac import signals
+from celeriac import _state, signals
 from celeriac.exceptions import FixupWarning, ImproperlyConfigured
 from celeriac.local import maybe_evaluate
 
@@ -43,6 +43,9 @@ class DjangoFixup:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
+        if _state.is_without_default_app():
+            # The threads of a web server, too, mean this app.
+            app.set_default()
         self._worker: DjangoWorkerFixup | None = None
 
     def install(self) -> DjangoFixup:

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from celeriac import signals
 from celeriac.app import log
 from celeriac.app.unused import without_effect
+from celeriac.backends.find import by_url
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
+from celeriac.worker.batches import warn_of_batches
 from celeriac.worker.child import ChildServer
 from celeriac.worker.consumer import Consumer
 from celeriac.worker.control import Desk
@@ -112,6 +114,10 @@ class WorkController:
         steps = Steps(self, self.app.steps)
         for name, reason in without_effect(self.app.conf):
             logger.warning("The setting %s does nothing here: %s.", name, reason)
+        if self.app.has_own_backend:
+            # Children need it: whether it can be imported shows here.
+            by_url(self.app.conf.result_backend)
+        warn_of_batches(self.app, self.concurrency, one_process=self.arguments.pool not in pools.ONE_SLOT)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
         if self.arguments.beat is not None:

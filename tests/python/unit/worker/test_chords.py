@@ -14,6 +14,8 @@ from celeriac.app.context import Context
 from celeriac.worker.chords import find_body
 from conftest import Answer, Bench, document
 
+from .conftest import Answer, Bench, document
+
 GOLDEN = Path(__file__).parents[3] / "golden"
 GROUP = "g-1"
 
