@@ -198,5 +198,5 @@ def test_a_scheduler_of_celerys_beat_is_refused_with_a_hint(tmp_path: Path) -> N
         timeout=60,
     )
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "celery beat" in done.stderr
