@@ -37,9 +37,14 @@ current_tasks: ContextVar[tuple[Task[..., Any], ...]] = ContextVar("celeriac_tas
 _join_allowed: ContextVar[bool | None] = ContextVar("celeriac_join_allowed", default=None)
 
 
+#: This process. Kept, since asking the system costs half a microsecond, and sending a task asks several times.
+pid = os.getpid()
+
+
 def _after_fork() -> None:
     """A lock that another thread held during the fork would stay locked for ever."""
-    global _default_lock
+    global _default_lock, pid
+    pid = os.getpid()
     _default_lock = threading.Lock()
     for app in active_apps():
         app.after_fork()

@@ -3,18 +3,22 @@
 mod chord;
 mod error;
 mod group;
+mod keep;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
-pub use chord::{ChordClaim, Counted, Gathered};
+pub(crate) use chord::missing;
+pub use chord::{ChordClaim, Counted, Gathered, Stalled};
 pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
+pub use keep::{Keeper, Kept, Left};
 
 /// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
 #[async_trait]
@@ -64,6 +68,28 @@ pub trait ResultBackend: Send + Sync {
         Ok(())
     }
 
+    /// Whether it keeps requests that have begun. Workers ask for it when their broker counts no crash of a whole
+    /// worker ([`crate::broker::Broker::counts_crashes`]).
+    fn keeps_begun(&self) -> bool {
+        false
+    }
+
+    /// Keeps requests of members of workflows: they have begun, and are acknowledged as soon as this returns. If their
+    /// worker dies, another gets them from [`ResultBackend::renew_begun`] and concludes them.
+    async fn keep_begun(&self, _keeper: &Keeper, _begun: &[Kept]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// They have ended.
+    async fn forget_begun(&self, _keeper: &Keeper, _ids: &[String]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Renews the keeper's lease, if it keeps anything, and takes over what others have left whose leases have ended.
+    async fn renew_begun(&self, _keeper: &Keeper) -> Result<Left, BackendError> {
+        Ok(Left::default())
+    }
+
     /// Whether it counts the parts of chords. One that does not refuses the calls below.
     fn counts_chords(&self) -> bool {
         false
@@ -107,6 +133,23 @@ pub trait ResultBackend: Send + Sync {
     /// by a call whose answer got lost.
     async fn finish_chord(&self, _claim: &ChordClaim) -> Result<bool, BackendError> {
         chord::refused(self.display_url())
+    }
+
+    /// Looks after a chord, from its start to its end: [`ResultBackend::stalled_chords`] tells when nothing of it is
+    /// counted any more. `message` is one of its messages, in a form of the workers' own.
+    async fn guard_chord(&self, _group_id: &str, _message: Bytes) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Chords that are looked after, and of which nothing was counted for `after`. Each is told to one caller, and again
+    /// after `again`.
+    async fn stalled_chords(&self, _after: Duration, _again: Duration) -> Result<Vec<Stalled>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    /// Stalled chords that are not lost, as it turned out: they are looked at again as if something had been counted.
+    async fn spare_chords(&self, _group_ids: &[String], _after: Duration) -> Result<(), BackendError> {
+        Ok(())
     }
 
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks

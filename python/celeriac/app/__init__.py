@@ -1,7 +1,6 @@
 """The application object, its parts, and `shared_task`: tasks for whichever app there is."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: its name would hide the module `annotations` of this package.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,6 +57,6 @@ def _shared_task(fun: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 #: Decorator like `app.task`, for modules that do not know their app: the task exists in every app, and the
 #: name stands for that of the current one.
-shared_task: TaskDecorator = cast("TaskDecorator", _shared_task)
+shared_task: "TaskDecorator" = cast("TaskDecorator", _shared_task)
 
 default_app: Celery = _state.default_app

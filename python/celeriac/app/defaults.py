@@ -265,6 +265,7 @@ SETTINGS: dict[str, Setting] = {
     "beat_missed_runs": Setting("string", "once", ""),
     "beat_missed_runs_limit": Setting("int", 100, ""),
     "beat_schedule_name": Setting("string", None, ""),
+    "result_chord_lost_after": Setting("float", 21600.0, ""),
     "result_max_bytes": Setting("int", None, ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),

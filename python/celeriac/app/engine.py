@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from celeriac import _state
+from celeriac.app.kombu_publish import around_publish
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Engine:
     def client(self) -> Client:
         """The client of this process."""
         held = self._held
-        if held is not None and held[0] == os.getpid():
+        if held is not None and held[0] == _state.pid:
             return held[1]
         return self._connect()
 
@@ -52,7 +54,7 @@ class Engine:
             if held is None or held[0] != pid:
                 # A client inherited through fork is left alone: its threads and sockets are the parent's.
                 client = Client(app.broker_url_effective, app.result_backend_effective, options)
-                held = (pid, self._with_own_results(client))
+                held = (pid, self._with_own_results(around_publish(app, client)))
                 self._held, self._behind = held, client
         return held[1]
 
@@ -108,7 +110,7 @@ class Engine:
     @property
     def thread_oid(self) -> str:
         """Where replies go (`reply_to`): the queue of `rpc://`; else a name of the app in this thread and process."""
-        key = (os.getpid(), self._app.conf._generation)
+        key = (_state.pid, self._app.conf._generation)
         held: tuple[tuple[int, int], str] | None = getattr(self._names, "held", None)
         if held is None or held[0] != key:
             held = self._names.held = (key, self._name(key[0]))

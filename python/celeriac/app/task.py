@@ -437,9 +437,11 @@ class Task(Generic[P, R]):
         if request._follow_ups is None:
             again.apply_async()
         else:
-            message = again.compose()
-            request._follow_ups.append(message.publication)
-            send._published(message)
+            # Another `apply_async` than this class's has a say in what is sent.
+            own = type(self).apply_async is _own_apply_async
+            for message in [again.compose()] if own else again.compose_all().messages:
+                request._follow_ups.append(message.publication)
+                send._published(message)
 
     # -- changing the workflow it is in
 
@@ -633,8 +635,9 @@ class Task(Generic[P, R]):
         return f"<@task: {self.name}{app}>"
 
 
-# As it is here: libraries replace it in the class.
+# As they are here: libraries replace them in the class.
 _own_call = Task.__call__
+_own_apply_async = Task.apply_async
 
 
 #: Other names that code written for Celery uses.

@@ -88,6 +88,7 @@ def begin(app: Celery, composition: Composition) -> None:
     if composition.chords:
         for group_id, size in composition.chords:
             chords.start_chord(app, group_id, size)
+        chords.guard_chords(app, composition)
 
 
 def pieces(composition: Composition) -> Iterator[batch.Piece]:

@@ -162,6 +162,7 @@ class ForeignTask(Task[..., Any]):
         exc = as_celery(exc)
         if not self.app.results_enabled:
             self.store_failure(self.request, exc)
+            self.request._parts = None
         self.real.on_failure(exc, task_id, args, kwargs, einfo)
 
     def store_failure(self, request: Context, exc: BaseException) -> None:

@@ -77,6 +77,9 @@ class Call:
 
     def take_follow_ups(self, context: Any) -> None:
         """Leaves nothing for Celery's tracer to send. What the task has changed of it counts."""
+        if not self.tracer.keeps:
+            # Chords among them are counted where only Celery's backend can.
+            return
         self._takes = True
         self._links, self._chain = context.callbacks, context.chain
         context.callbacks = context.chain = None
@@ -117,8 +120,6 @@ class Call:
             request.callbacks = request.chain = None
         with _kombu_errors():
             self.results = self.tracer.follow(request, value, stores)
-        # Links count as children, whoever stores the record.
-        context._children = request._children
 
     def failed(self, exc: BaseException, traceback: str | None, context: Any) -> None:
         """It raised."""
@@ -171,7 +172,11 @@ class ForeignTracer(TaskTracer):
 
     def fail(self, request: Context, exc: BaseException, einfo: ExceptionInfo) -> list[ResultRecord]:
         """All that follows a failure but hooks, signal and log, which are Celery's."""
-        return self._concluder.fail(self.task, request, exc, einfo, hooks=False)
+        found = self._concluder.fail(self.task, request, exc, einfo, hooks=False)
+        if not self._keeps:
+            # Celery's backend counts it where it stores it.
+            request._parts = None
+        return found
 
     @property
     def keeps(self) -> bool:
@@ -203,7 +208,7 @@ class ForeignTracer(TaskTracer):
         exc = info.retval
         traceback = str(getattr(einfo, "traceback", "") or "")
         kind = _KINDS.get(info.state, "failure")
-        if call.results is None and kind == "failure":
+        if call.results is None and kind == "failure" and self._keeps:
             # The tracer itself failed.
             call.failed(exc, traceback, None)
         if kind == "retry":
@@ -215,9 +220,10 @@ class ForeignTracer(TaskTracer):
 
     def _rejected(self, call: Call, exc: Any, einfo: Any, runtime: float) -> None:
         kind = "requeued" if exc.requeue else "rejected"
-        call.results = None if exc.requeue else self.fail(call.request, exc, ExceptionInfo(exc, traceback=""))
-        if not exc.requeue and not self._keeps:
-            self.task.store_failure(call.request, exc)
+        if not exc.requeue:
+            if not self._keeps:
+                self.task.store_failure(call.request, exc)
+            call.results = self.fail(call.request, exc, ExceptionInfo(exc, traceback=""))
         self._answer(call, kind, safe_repr(exc), runtime, str(getattr(einfo, "traceback", "") or ""))
 
     def _answer(self, call: Call, kind: str, summary: str, runtime: float, traceback: str | None) -> None:
@@ -225,7 +231,8 @@ class ForeignTracer(TaskTracer):
         if self._tells_sent and follow_ups:
             self.app.events.tasks_sent(follow_ups)
         traceback = None if traceback is None else _encodable(traceback)
-        self._respond(call.tag, kind, call.results or (), follow_ups, _encodable(summary), runtime, traceback)
+        parts, summary = call.request._parts, _encodable(summary)
+        self._respond(call.tag, kind, call.results or (), follow_ups, summary, runtime, traceback, parts)
 
 
 def _encodable(text: str) -> str:
@@ -257,20 +264,19 @@ class ResultKeeper:
 
     def _call(self, task_id: str) -> Call | None:
         call = running.get()
-        return call if call is not None and call.request.id == task_id and call.tracer.task is self._task else None
+        if call is None or call.request.id != task_id or call.tracer.task is not self._task:
+            return None
+        return call if call.tracer.keeps else None
 
     def mark_as_done(
         self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
     ) -> None:
         """The task returned."""
         call = self._call(task_id)
-        if call is not None:
-            keeps = call.tracer.keeps
-            call.succeeded(result, request, store_result and keeps)
-            if keeps:
-                self._count(request, state, result)
-                return
-        self._real().mark_as_done(task_id, result, request, store_result, state)
+        if call is None:
+            self._real().mark_as_done(task_id, result, request, store_result, state)
+        else:
+            call.succeeded(result, request, store_result)
 
     def mark_as_failure(
         self,
@@ -286,11 +292,7 @@ class ResultKeeper:
         call = self._call(task_id)
         if call is not None:
             call.failed(exc, traceback, request)
-            if call.tracer.keeps:
-                self._count(request, state, exc)
-                return
-            # Its error links are ours to call.
-            call_errbacks = False
+            return
         self._real().mark_as_failure(
             task_id, exc, traceback=traceback, request=request, store_result=store_result,
             call_errbacks=call_errbacks, state=state,
@@ -307,7 +309,7 @@ class ResultKeeper:
     ) -> None:
         """It was sent again."""
         call = self._call(task_id)
-        if call is not None and call.tracer.keeps:
+        if call is not None:
             if store_result:
                 call.retried(exc, traceback, request)
             return
@@ -320,15 +322,10 @@ class ResultKeeper:
     ) -> Any:
         """A state of the task's own, or STARTED."""
         call = self._call(task_id)
-        if call is None or not call.tracer.keeps:
+        if call is None:
             return self._real().store_result(task_id, result, state, traceback=traceback, request=request, **kwargs)
         call.reached(state, result, traceback, request)
         return result
-
-    def _count(self, request: Any, state: str, result: Any) -> None:
-        """A part of a chord."""
-        if request is not None and request.chord:
-            self._real().on_chord_part_return(request, state, result)
 
     def process_cleanup(self) -> None:
         """After each task. Where nothing was stored, there is nothing to put in order."""

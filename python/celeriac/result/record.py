@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
-from celeriac._core import ResultRecord, json_record
+from celeriac._core import ResultRecord, decompress, json_record
 from celeriac.serialization import failure, json, registry
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ class StoredMeta:
     def record(self) -> bytes:
         """What tells it from another record of the same task."""
         return repr(self.document).encode()
+
+
+#: In front of what Celery's `result_compression` packed: this, the media type of the method, and a zero.
+_PACKED = b"\0celery-compressed\0"
+#: A packed record may not become larger than this.
+_UNPACKED_BYTES = 256 * 1024 * 1024
 
 
 def build_record(
@@ -93,6 +99,7 @@ def read_record(app: Celery, record: ResultRecord | StoredMeta | None) -> dict[s
 
     Raises:
         ContentDisallowed: The record's content type is not accepted.
+        DecodeError: It is packed and cannot be unpacked.
         SecurityError, ValueError: The stored exception is not one.
     """
     if record is None:
@@ -123,6 +130,9 @@ def read_group(app: Celery, data: bytes, content_type: str) -> dict[str, Any]:
 
 def _decode(app: Celery, data: bytes, content_type: str) -> dict[str, Any]:
     conf = app.conf
+    if data.startswith(_PACKED):
+        method, _, packed = data[len(_PACKED) :].partition(b"\0")
+        data = decompress(packed, method.decode("ascii", "replace"), _UNPACKED_BYTES)
     accept = conf.result_accept_content
     if accept is None:
         # What we write ourselves is always read.

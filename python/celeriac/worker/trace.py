@@ -67,9 +67,14 @@ class Tracer:
             else:
                 self._conclude(execution)
         except Refused as exc:
-            self.channel.respond(execution.tag, exc.kind, (), (), str(exc), None)
+            self.refused(execution, exc)
         except Exception as exc:
             self.internal_error(execution, exc)
+
+    def refused(self, execution: Execution, exc: Refused) -> None:
+        """The message cannot be read, or may not be."""
+        results = self.concluder.refuse(self.opener.unopened(execution), str(exc))
+        self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None)
 
     def trace_one_of_many(self, execution: Execution) -> None:
         """The same in a child of several slots: what would end the process fails this request alone."""
@@ -118,13 +123,18 @@ class Tracer:
         return TaskTracer(self, task)
 
     def _conclude(self, execution: Execution) -> None:
-        try:
-            request = self.opener.open(execution)
-        except Refused:
-            # Whatever its arguments are: the request must end, and its id is in the headers.
-            request = self.opener.unopened(execution)
+        request = self._readable(execution)
         outcome = self.concluder.conclude(execution, request)
         self.channel.respond(execution.tag, *outcome, None, request._parts)
+
+    def _readable(self, execution: Execution) -> Context:
+        """The request, as far as it can be read: it must end whatever its arguments are, and its id is in the headers."""
+        if execution.mode == "refused":
+            return self.opener.unopened(execution)
+        try:
+            return self.opener.open(execution)
+        except Refused:
+            return self.opener.unopened(execution)
 
     def internal_error(self, execution: Execution, exc: Exception) -> None:
         """The worker's own code failed: the request fails, the child goes on."""
@@ -132,9 +142,10 @@ class Tracer:
         task_id = headers.get("id")
         einfo = ExceptionInfo(exc)
         logger.critical(LOG_INTERNAL, {"name": headers.get("task"), "id": task_id, "exc": repr(exc)}, exc_info=exc)
-        results = []
+        results: list[ResultRecord] = []
         try:
-            request = self.opener.unopened(execution)
+            request = self._readable(execution)
+            results += callbacks.fail_chain(self.records, request, exc, einfo.traceback)
             results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
             signals.task_internal_error.send(
                 sender=self.app.tasks.get(str(headers.get("task"))),
@@ -325,7 +336,7 @@ class TaskTracer:
             return "ignored", states.IGNORED, (), einfo
         if isinstance(exc, Reject):
             logger.warning(LOG_REJECTED, context, exc_info=_exc_info(einfo), extra={"data": context})
-            if exc.requeue:
+            if exc.requeue and (self._task.acks_late or not _is_awaited(request)):
                 return "requeued", states.REJECTED, (), einfo
             failed = self._concluder.fail(self._task, request, exc, ExceptionInfo(exc, traceback=""), hooks=False)
             return "rejected", states.REJECTED, failed, einfo
@@ -365,6 +376,11 @@ def _why(exc: Exception) -> str:
     if not isinstance(exc, Retry):
         return safe_repr(exc)
     return "None" if exc.exc is None else safe_repr(exc.exc)
+
+
+def _is_awaited(request: Context) -> bool:
+    """Whether others wait for the end of this one: acknowledged early and given back, it would never come."""
+    return bool(request.chain or request.callbacks or request.errbacks or request.chord or request.group)
 
 
 def _overridden(task: Task[..., Any], name: str) -> Any:

@@ -14,6 +14,8 @@ import pytest
 import celeriac
 
 PACKAGE = Path(celeriac.__file__).parents[1]
+#: An environment in which Celery and kombu are installed.
+CELERY_PYTHON = PACKAGE.parent / ".venv-celery/bin/python"
 SECONDS = 60
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -23,7 +25,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def environment(tmp_path: Path) -> dict[str, str]:
     """The environment of such a program: deaf to settings of whoever runs the tests."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY", "CELERIAC"))}
-    return {**own, "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
+    # A pytest in it loads the plugins that it is told to, and no others: that takes seconds.
+    return {**own, "PYTHONPATH": str(PACKAGE), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @pytest.fixture
@@ -53,5 +56,25 @@ def aliased(python: Run) -> Callable[..., str]:
     def run(program: str, **more: str) -> str:
         begin = "import celeriac.compat; celeriac.compat.install()\n"
         return python("-c", begin + textwrap.dedent(program), **more).stdout
+
+    return run
+
+
+@pytest.fixture
+def celery_python(tmp_path: Path, environment: dict[str, str]) -> Callable[[str], str]:
+    """Runs a program where the real Celery and kombu are installed; gives what it prints."""
+
+    def run(program: str) -> str:
+        done = subprocess.run(
+            [CELERY_PYTHON, "-c", program],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 Aliased = Callable[..., str]
 
@@ -221,3 +222,41 @@ Worker.workloop = patched
 end_of_child()
 assert said == ["original", "flushed"]
 """)
+
+
+def test_what_is_put_around_kombus_publish_is_around_ours(celery_python: Callable[..., Any]) -> None:
+    out = celery_python("""
+import celeriac.compat; celeriac.compat.install()
+import json
+import kombu
+from kombu import Producer
+from celery import Celery
+
+assert kombu.__version__.startswith("5.")
+said = []
+original = Producer.publish
+
+def publish(self, *args, **kwargs):
+    said.append([kwargs["headers"]["task"], kwargs["headers"]["id"], kwargs["routing_key"], kwargs["exchange"],
+                 self.connection.transport.driver_type])
+    return original(self, *args, **kwargs)
+
+Producer.publish = publish
+app = Celery("a", broker="memory://", backend="memory://")
+result = app.send_task("x", queue="own")
+assert said == [["x", result.id, "own", "", "memory"]], said
+assert [q["ready"] for q in app.client.queues() if q["name"] == "own"] == [1], app.client.queues()
+
+def broken(self, *args, **kwargs):
+    return self.what_no_producer_has
+
+Producer.publish = broken
+other = Celery("b", broker="sqlite:///b.db")
+other.send_task("x", queue="own")
+assert [q["ready"] for q in other.client.queues() if q["name"] == "own"] == [1]
+Producer.publish = original
+assert type(Celery("c", broker="memory://").client).__name__ == "Client"
+print("done")
+""")
+
+    assert out == "done\n"

@@ -177,6 +177,22 @@ def test_the_fixtures_of_the_pytest_plugin(python: Python, tmp_path: Path, libra
     assert "6 passed" in done.stdout
 
 
+def test_pytest_finds_the_fixtures_by_itself_and_takes_the_alias_from_the_environment(
+    python: Python, tmp_path: Path
+) -> None:
+    (tmp_path / "test_project.py").write_text(
+        "import celery\ndef test_the_app(celery_app):\n    assert isinstance(celery_app, celery.Celery)\n"
+    )
+    found = ["-m", "pytest", "-p", "celeriac.contrib.pytest_entry", "-p", "no:cacheprovider", "-q", "test_project.py"]
+
+    alone = python(*found, CELERIAC_COMPAT="1")
+    named_too = python(*found, "-p", "celery.contrib.pytest", CELERIAC_COMPAT="1")
+    (tmp_path / "conftest.py").write_text("pytest_plugins = ('celery.contrib.pytest',)\n")
+    in_a_conftest = python(*found, CELERIAC_COMPAT="1")
+
+    assert all("1 passed" in done.stdout for done in (alone, named_too, in_a_conftest))
+
+
 def test_a_worker_in_a_thread_that_cannot_start_or_stop_says_so(python: Python, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("""
 import threading

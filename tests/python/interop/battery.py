@@ -131,12 +131,27 @@ class Worker:
         end(self.process, hard=hard)
 
 
-def battery(place: Place, *, client: str, worker: str, folder: Path, cases: tuple[str, ...] = ()) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Play:
+    """An application, and the cases that its clients run."""
+
+    app: str = "interop_app"
+    cases: str = "interop_cases"
+    #: For clients and workers.
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+INTEROP = Play()
+
+
+def battery(
+    place: Place, *, client: str, worker: str, folder: Path, cases: tuple[str, ...] = (), play: Play = INTEROP
+) -> dict[str, Any]:
     """What a client of one library sees of a worker of another, case by case."""
     folder.mkdir(parents=True, exist_ok=True)
-    running = Side(worker, place, folder).worker("-c", str(SLOTS))
+    running = Side(worker, place, folder).worker("-c", str(SLOTS), app=play.app, **play.environment)
     try:
-        seen = Side(client, place, folder).client(*cases)
+        seen = Side(client, place, folder).client(*cases, INTEROP_CASES=play.cases, **play.environment)
     finally:
         running.stop(hard=True)
     for case in seen.values():

@@ -11,6 +11,7 @@ from celery.result import GroupResult
 
 PATIENCE = float(os.environ.get("SHOP_PATIENCE", "30"))
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+LIBRARY = re.compile(r"^(celery|celeriac)\.")
 
 
 def seen_of(result):
@@ -27,7 +28,7 @@ def seen_of(result):
     return {
         "state": result.state,
         "value": value,
-        "traceback": UUID.sub("<id>", traceback[-1]) if traceback else None,
+        "traceback": LIBRARY.sub("", UUID.sub("<id>", traceback[-1])) if traceback else None,
         "children": len(result.children or ()),
     }
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Answer, Bench, document
 
 from celeriac.app.chords import counts_chords, grow_chord, start_chord
 from celeriac.app.context import Context
 from celeriac.worker.chords import find_body
+from conftest import Answer, Bench, document
+
+from .conftest import Answer, Bench, document
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 GROUP = "g-1"
