@@ -31,11 +31,13 @@ LEASE = 3
 
 
 @pytest.fixture(params=["embedded", "redis", "rabbitmq"])
-def fleets(
-    request: pytest.FixtureRequest, new_fleet: Callable[..., Fleet], shared: Shared
-) -> Fleet:
+def fleets(request: pytest.FixtureRequest, new_fleet: Callable[..., Fleet], shared: Shared) -> Fleet:
     """A fleet whose tasks are acknowledged early, on a broker of the test's own."""
-    settings: dict[str, Any] = {"task_acks_late": False, "task_reject_on_worker_lost": False, "worker_lease_seconds": LEASE}
+    settings: dict[str, Any] = {
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "worker_lease_seconds": LEASE,
+    }
     if request.param == "embedded":
         return new_fleet(**settings)
     if request.param == "redis":
@@ -150,7 +152,9 @@ def test_every_workflow_ends_whatever_is_killed(
     try:
         until(lambda: workflows.ended() == whole, 60 + 600 * SCALE, f"all {whole} workflows have ended")
     except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {workflows.ended()} of {whole} have ended: {workflows.outcomes()}") from error
+        raise AssertionError(
+            f"seed {seed}: {workflows.ended()} of {whole} have ended: {workflows.outcomes()}"
+        ) from error
     counts = workflows.outcomes()
     begun, _ = fleets.runs()
     bodies = Counter(times for number, times in begun.items() if number >= BODIES)

@@ -287,7 +287,9 @@ def test_a_message_that_no_worker_takes_is_refused_with_its_largest_part(tasks, 
     tasks.add.app.conf.worker_max_message_bytes = 100_000
     big = "x" * 150_000
 
-    with pytest.raises(EncodeError, match=r"150\d\d\d bytes.*allows 100000.*largest part of it is args\[0\] with 150002"):
+    with pytest.raises(
+        EncodeError, match=r"150\d\d\d bytes.*allows 100000.*largest part of it is args\[0\] with 150002"
+    ):
         tasks.echo.delay(big, 2)
     with pytest.raises(EncodeError, match=r"largest part of it is kwargs\['big'\]"):
         tasks.echo.delay(small=1, big=big)
