@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app import stores
+from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -21,8 +22,10 @@ def add_builtin_tasks(app: Celery) -> None:
 
         def backend_cleanup() -> None:
             """Removes results that have expired, where the result backend does not by itself."""
-            if stores.needs_cleanup(app):
+            if app.has_own_backend:
                 app.backend.cleanup()
+            elif stores.needs_cleanup(app):
+                raise ImproperlyConfigured("this result backend cannot be cleaned up by this version of celeriac")
 
         app._task_from_fun(backend_cleanup, name=_CLEANUP, ignore_result=True)
     functions: dict[str, Any] = {

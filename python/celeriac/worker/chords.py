@@ -21,6 +21,7 @@ from celeriac.result.record import expires_ms
 from celeriac.serialization import failure, registry
 from celeriac.utils.einfo import ExceptionInfo
 from celeriac.worker import callbacks
+from celeriac.worker.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,8 @@ class ToldParts(PartWriter):
     def add(self, request: Context, state: str, value: Any) -> None:
         """The request has ended, and its result is stored."""
         if request.id and request.group:
-            self._app.backend.on_chord_part_return(request, state, value)
+            # Each thread has a backend of its own: it is asked for in the thread that calls it.
+            off_the_loop(lambda: self._app.backend.on_chord_part_return(request, state, value))
 
     def add_signature(self, request: Context, signature: Signature, state: str, exc: BaseException) -> None:
         """What a signature stands for will never run."""

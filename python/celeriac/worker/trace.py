@@ -114,7 +114,7 @@ class Tracer:
         if tracer is None:
             task = self.app.tasks[name]
             # A task of an app that Celery itself has made brings its own.
-            make = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            make: Any = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
             tracer = self._tasks[name] = make(self, task)
         return tracer
 
@@ -333,7 +333,8 @@ class TaskTracer:
         einfo = ExceptionInfo(exc, skip=1)
         if isinstance(exc, Ignore):
             logger.info(LOG_IGNORED, context, extra={"data": context})
-            return "ignored", states.IGNORED, (), einfo
+            left = () if request._replaced else self._concluder.leave(request, exc)
+            return "ignored", states.IGNORED, left, einfo
         if isinstance(exc, Reject):
             logger.warning(LOG_REJECTED, context, exc_info=_exc_info(einfo), extra={"data": context})
             if exc.requeue and (self._task.acks_late or not _is_awaited(request)):
