@@ -115,7 +115,7 @@ class Tracer:
         if tracer is None:
             task = self.app.tasks[name]
             # A task of an app that Celery itself has made brings its own.
-            make = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            make: Any = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
             tracer = self._tasks[name] = make(self, task)
         return tracer
 
