@@ -211,7 +211,9 @@ class Signature(dict[str, Any], Generic[R]):
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
         """Own arguments and options with those of a call."""
         own = self["options"]
-        if options:
+        if options and own.keys().isdisjoint(KEPT_OPTIONS):
+            merged = {**own, **options}
+        elif options:
             stamps = set(own.get("stamped_headers") or ())
             given = {key: value for key, value in options.items() if key not in stamps}
             kept = {key: own[key] for key in KEPT_OPTIONS if own.get(key) is not None}
@@ -318,7 +320,7 @@ class Signature(dict[str, Any], Generic[R]):
     def append_to_list_option(self, key: str, value: Any) -> Any:
         """Adds to an option that is a list, once."""
         items = self._list_option(key)
-        if value not in items:
+        if not any(_is_same(value, item) for item in items):
             items.append(value)
         return value
 
@@ -461,3 +463,12 @@ def signature(
 
 
 subtask = signature
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether they are equal, or would be if both had come out of a message: that makes lists of tuples."""
+    if one == other:
+        return True
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)) or one.keys() != other.keys():
+        return False
+    return all(tuple(item) == tuple(other[key]) if key == "args" else item == other[key] for key, item in one.items())
