@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac._core import uuids
 from celeriac._state import get_current_worker_task
-from celeriac.app import send, templates
+from celeriac.app import send, sizes, templates
 from celeriac.exceptions import OperationalError
 from celeriac.signals import after_task_publish, before_task_publish, task_sent
 
@@ -186,6 +186,9 @@ def _by_template(app: Celery, task: Task[..., Any], calls: list[Call]) -> Piece 
     )
     if made is None:
         return None
+    for one, (args, kwargs) in zip(made, calls, strict=False):
+        if one.size > sizes.NEVER_TOO_LARGE:
+            sizes.check_size(app, task.name, one.size, (args, kwargs, None), "json")
     name, ignores, result_of = task.name, held.ignores, app.AsyncResult
     results = [result_of(task_id, task_name=name) for task_id in ids[: len(made)]]
     if ignores:

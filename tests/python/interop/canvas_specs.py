@@ -64,11 +64,8 @@ def any_spec(chance: random.Random, depth: int, *, queues: bool = True) -> Any:
 
 
 def _options(chance: random.Random, likely: float, queues: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if queues:
-        for name, value in (("queue", chance.choice("abc")), ("countdown", 100), ("priority", 3)):
-            if chance.random() < likely:
-                options[name] = value
+    where = [("queue", chance.choice("abc")), ("countdown", 100), ("priority", 3)] if queues else []
+    options: dict[str, Any] = {name: value for name, value in where if chance.random() < likely}
     for name in ("link", "link_error"):
         if chance.random() < likely:
             options[name] = [["task", "demo.echo", [], {}]]

@@ -305,6 +305,8 @@ def test_a_message_that_no_worker_takes_is_refused_with_its_largest_part(tasks, 
         tasks.echo.delay(big)
 
     assert len(outbox.sent) == 3
+    with pytest.raises(EncodeError, match=r"largest part of it is args\[0\] with 150002"):
+        tasks.echo.delay_many([("small",), (big,)])
 
 
 def test_overridden_sending_is_called_for_members(tasks, outbox: Outbox) -> None:
