@@ -476,12 +476,16 @@ class Celery:
         if task_id is not None:
             options["task_id"] = task_id
         collect = getattr(options.pop("producer", None), "collect", None)
-        message = send.compose(self, name, args, kwargs, self._tasks.get(name), options)
+        task = options.pop("task_type", None) or self._tasks.get(name)
+        message = send.compose(self, name, args, kwargs, task, options)
         if collect is not None:
             # Part of a workflow, which is sent as a whole.
             return cast("AsyncResult[Any]", collect(message, options))
         send.publish(self, message, options)
         return self._sent(message, options)
+
+    #: To see whether somebody has replaced it.
+    _own_send_task = send_task
 
     def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Sends many signatures (chains too) in few round trips: some 1,000 messages in each.
