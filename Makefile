@@ -12,6 +12,12 @@ DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
 # The other side of the interoperability tests, apart: ours must work where it is not installed.
 CELERY_VENV := .venv-celery
 CELERY_TOOLS := celery[redis]==5.7.* flower==2.* PyYAML msgpack backports.zstd packaging ephem
+# Libraries that are made for Celery, and the real Celery that they bring: nothing of ours may fall through to it.
+LIBS_VENV := .venv-libs
+LIBS_TOOLS := celery==5.7.* redis django==5.2.* django-celery-beat django-celery-results celery-redbeat sentry-sdk \
+	opentelemetry-sdk opentelemetry-instrumentation-celery flower==2.* backports.zstd
+# Says that it goes no further than Celery 5.6, and works with 5.7.
+LIBS_TOOLS_ALONE := celery-batches
 # The bridge is built against the stable ABI: no interpreter is asked, so a change of environment rebuilds nothing.
 export PYO3_NO_PYTHON := 1
 export PYO3_BUILD_EXTENSION_MODULE := 1
@@ -67,7 +73,7 @@ lint-python: dev
 test-engine: servers ## tests of the engine: no Python
 	cargo test --workspace $(CARGO_TEST_ARGS)
 
-test-py: dev servers $(CELERY_VENV)/.stamp ## tests of the Python package, and of the whole
+test-py: dev servers $(CELERY_VENV)/.stamp $(LIBS_VENV)/.stamp ## tests of the Python package, and of the whole
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # The tests start private servers of their own, on free ports. What a system package starts by itself is not touched:
@@ -95,7 +101,7 @@ wheel-quick: $(VENV)/.stamp
 	$(BIN)/python tests/python/wheel/check.py
 
 clean: ## remove what was built
-	rm -rf $(VENV) $(CELERY_VENV) target dist python/celeriac/_core.abi3.so examples/flask_images/out
+	rm -rf $(VENV) $(CELERY_VENV) $(LIBS_VENV) target dist python/celeriac/_core.abi3.so examples/flask_images/out
 
 # One environment for development: pinned tools, and the package from where it is written.
 $(VENV)/.stamp: constraints.txt Makefile
@@ -114,4 +120,10 @@ $(VENV)/.stamp: constraints.txt Makefile
 $(CELERY_VENV)/.stamp: constraints.txt Makefile | $(VENV)/.stamp
 	@test -x $(CELERY_VENV)/bin/pip || $(PYTHON) -m venv $(CELERY_VENV)
 	$(CELERY_VENV)/bin/pip install --quiet --constraint constraints.txt $(CELERY_TOOLS)
+	@touch $@
+
+$(LIBS_VENV)/.stamp: constraints.txt Makefile | $(VENV)/.stamp
+	@test -x $(LIBS_VENV)/bin/pip || $(PYTHON) -m venv $(LIBS_VENV)
+	$(LIBS_VENV)/bin/pip install --quiet --constraint constraints.txt $(LIBS_TOOLS)
+	$(LIBS_VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps $(LIBS_TOOLS_ALONE)
 	@touch $@

@@ -24,8 +24,8 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    pub(crate) fn new(client: &Arc<Client>, task_ids: Vec<String>) -> Self {
-        let inner = Arc::new(Mutex::new(client::Arrivals::new(task_ids)));
+    pub(crate) fn new(client: &Arc<Client>, task_ids: Vec<String>, before: Vec<String>) -> Self {
+        let inner = Arc::new(Mutex::new(client::Arrivals::new(task_ids, before)));
         Self { pid: std::process::id(), client: Arc::downgrade(client), inner }
     }
 

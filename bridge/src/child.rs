@@ -35,7 +35,7 @@ use crate::convert::{adopt, maybe_seconds, timespec};
 use crate::errors::Class;
 use crate::json::from_json;
 use crate::request::request_fields;
-use crate::runtime::{same_process, without_signals};
+use crate::runtime::{own_pid, same_process, without_signals};
 use crate::values::{Publication, ResultRecord, properties_dict};
 use crate::wakeup::Wakeup;
 
@@ -84,6 +84,7 @@ impl Execution {
             Mode::Lost(_) => "lost",
             Mode::Revoked(_) => "revoked",
             Mode::Unknown => "unknown",
+            Mode::Refused(_) => "refused",
             Mode::Join(_) => "join",
         })
     }
@@ -91,7 +92,7 @@ impl Execution {
     #[getter]
     fn detail(&self) -> PyResult<String> {
         Ok(match self.unpack()?.mode {
-            Mode::Lost(text) | Mode::Revoked(text) => text,
+            Mode::Lost(text) | Mode::Revoked(text) | Mode::Refused(text) => text,
             Mode::Run | Mode::TimedOut(_) | Mode::Unknown | Mode::Join(_) => String::new(),
         })
     }
@@ -456,7 +457,7 @@ impl Child {
             room: Condvar::new(),
             several: if several { Some(Several::new()?) } else { None },
         });
-        let child = Self { pid: std::process::id(), shared: Arc::clone(&shared) };
+        let child = Self { pid: own_pid(), shared: Arc::clone(&shared) };
         let mut ready = Vec::new();
         frame::encode_ready(&mut ready);
         // A supervisor that is gone already shows to the reader, as end-of-file.
@@ -476,7 +477,7 @@ impl Child {
     /// The next request; None when told to stop, or on time-out.
     #[pyo3(signature = (timeout = None))]
     fn receive(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Execution>> {
-        if self.pid == std::process::id()
+        if self.pid == own_pid()
             && let Some(execution) = self.shared.pop()
         {
             return Ok(Some(Execution(execution)));

@@ -23,7 +23,7 @@ use crate::errors::Failure;
 use crate::json::from_json;
 use crate::listener::Listener;
 use crate::options::Options;
-use crate::runtime::{Engine, same_process};
+use crate::runtime::{Engine, own_pid, same_process};
 use crate::values::{Publication, ResultRecord, properties_to};
 
 /// One broker, one backend, any number of threads and loops.
@@ -80,7 +80,7 @@ impl Client {
         given.finish()?;
         let client = client::Client::new(broker_url, result_backend, connections.broker)
             .with_backend_options(connections.backend);
-        Ok(Self { pid: std::process::id(), inner: Mutex::new(Some(Arc::new(client))) })
+        Ok(Self { pid: own_pid(), inner: Mutex::new(Some(Arc::new(client))) })
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
@@ -200,13 +200,25 @@ impl Client {
         self.now(py, |client| async move { client.grow_chord(group_id, by).await })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    fn guard_chords(
+        &self,
+        py: Python<'_>,
+        group_ids: Vec<String>,
+        messages: Vec<Py<Publication>>,
+    ) -> PyResult<()> {
+        let messages: Vec<_> = messages.iter().map(|message| message.get().0.clone()).collect();
+        self.now(py, |client| async move { client.guard_chords(&group_ids, &messages).await })
+    }
+
     fn forget(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<()> {
         self.now(py, |client| async move { client.forget(&task_ids).await })
     }
 
     /// Follows tasks to their ends.
-    fn arrivals(&self, task_ids: Vec<String>) -> PyResult<Arrivals> {
-        Ok(Arrivals::new(&self.inner()?, task_ids))
+    #[pyo3(signature = (task_ids, before = Vec::new()))]
+    fn arrivals(&self, task_ids: Vec<String>, before: Vec<String>) -> PyResult<Arrivals> {
+        Ok(Arrivals::new(&self.inner()?, task_ids, before))
     }
 
     #[pyo3(signature = (group_id, record, content_type, expires_ms = None))]
@@ -341,7 +353,7 @@ impl Client {
 impl Drop for Client {
     /// In a forked child the connections are the parent's: closing them here would release its locks.
     fn drop(&mut self) {
-        if std::process::id() != self.pid {
+        if own_pid() != self.pid {
             std::mem::forget(self.inner.get_mut().take());
         }
     }

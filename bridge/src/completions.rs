@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
 use crate::errors::Failure;
-use crate::runtime::{Engine, same_process};
+use crate::runtime::{Engine, own_pid, same_process};
 use crate::values::ResultRecord;
 use crate::wakeup::Wakeup;
 
@@ -102,7 +102,7 @@ impl Completions {
     fn new() -> PyResult<Self> {
         let queue =
             Queue { wakeup: Wakeup::new()?, done: Mutex::new(Some(Vec::new())), running: Mutex::default() };
-        Ok(Self { pid: std::process::id(), queue: Arc::new(queue) })
+        Ok(Self { pid: own_pid(), queue: Arc::new(queue) })
     }
 
     /// Becomes readable when the queue was empty and is not any more.

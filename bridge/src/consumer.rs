@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::convert::seconds;
 use crate::errors::Failure;
 use crate::json::from_json;
-use crate::runtime::{Engine, same_process};
+use crate::runtime::{Engine, own_pid, same_process};
 use crate::values::{Publication, properties_to};
 
 /// How long saying goodbye may take.
@@ -30,7 +30,7 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     pub(crate) fn new(consumer: Box<dyn broker::Consumer>) -> Self {
-        Self { pid: std::process::id(), inner: Mutex::new(Some(consumer.into())) }
+        Self { pid: own_pid(), inner: Mutex::new(Some(consumer.into())) }
     }
 
     fn inner(&self) -> PyResult<Arc<dyn broker::Consumer>> {
@@ -105,7 +105,7 @@ impl Consumer {
 impl Drop for Consumer {
     /// In a forked child the connections are the parent's.
     fn drop(&mut self) {
-        if std::process::id() != self.pid {
+        if own_pid() != self.pid {
             std::mem::forget(self.inner.get_mut().take());
         }
     }

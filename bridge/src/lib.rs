@@ -67,6 +67,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::runtime::register_fork_hook(m)?;
         crate::runtime::register_exit_hook(m)?;
         m.add("__version__", env!("CARGO_PKG_VERSION"))
     }

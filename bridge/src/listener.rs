@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use crate::convert::maybe_seconds;
 use crate::errors::Failure;
 use crate::json::from_json;
-use crate::runtime::{Engine, same_process};
+use crate::runtime::{Engine, own_pid, same_process};
 use crate::values::properties_to;
 
 /// Stands for "no limit": what is added to the clock must not overflow.
@@ -36,7 +36,7 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn new(listener: Box<dyn broker::Listener>) -> Self {
         let inner = Mutex::new(Some(listener));
-        Self { pid: std::process::id(), inner, closed: watch::Sender::new(false) }
+        Self { pid: own_pid(), inner, closed: watch::Sender::new(false) }
     }
 
     async fn next(&self, timeout: Duration) -> Result<Option<Message>, Failure> {
@@ -91,7 +91,7 @@ impl Listener {
 impl Drop for Listener {
     /// In a forked child the connections are the parent's.
     fn drop(&mut self) {
-        if std::process::id() != self.pid {
+        if own_pid() != self.pid {
             std::mem::forget(self.inner.get_mut().take());
         }
     }

@@ -2,12 +2,13 @@
 //! interpreter ends. No thread of it ever attaches to Python.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
@@ -27,6 +28,10 @@ static CURRENT: Mutex<Option<&'static Engine>> = Mutex::new(None);
 /// The interpreter of this process is ending. Written by the exit hook, read by every call.
 static EXITING: AtomicBool = AtomicBool::new(false);
 
+/// This process' id, once somebody has asked for it: the system takes half a microsecond to tell, and each task in a
+/// child asks twice. Set back to zero by the interpreter's hook in a forked child, before anything else runs there.
+static PID: AtomicU32 = AtomicU32::new(0);
+
 /// A runtime and who uses it. Leaked: a forked child has none of its threads and must not drop it.
 pub(crate) struct Engine {
     pid: u32,
@@ -43,7 +48,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// The engine of this process.
     pub(crate) fn current(py: Python<'_>) -> PyResult<&'static Self> {
-        let pid = std::process::id();
+        let pid = own_pid();
         let of_this_process = |current: Option<&'static Self>| current.filter(|engine| engine.pid == pid);
         if let Some(engine) = of_this_process(*CURRENT.lock()) {
             return Ok(engine);
@@ -149,9 +154,35 @@ pub(crate) fn without_signals<T>(py: Python<'_>, start: impl FnOnce() -> T) -> P
     Ok(started)
 }
 
+/// This process' id.
+pub(crate) fn own_pid() -> u32 {
+    match PID.load(Ordering::Relaxed) {
+        0 => {
+            let pid = std::process::id();
+            PID.store(pid, Ordering::Relaxed);
+            pid
+        }
+        pid => pid,
+    }
+}
+
+/// The hook of a forked child.
+#[pyfunction]
+fn forked() {
+    PID.store(0, Ordering::Relaxed);
+}
+
+/// Registers the hook. Who forks without the interpreter and goes on with Python has it run its hooks, as it must.
+pub(crate) fn register_fork_hook(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let hooks = PyDict::new(m.py());
+    hooks.set_item("after_in_child", wrap_pyfunction!(forked, m)?)?;
+    m.py().import("os")?.getattr("register_at_fork")?.call((), Some(&hooks))?;
+    Ok(())
+}
+
 /// Refuses to use `what`, made by process `pid`, in another process.
 pub(crate) fn same_process(pid: u32, what: &str) -> PyResult<()> {
-    let here = std::process::id();
+    let here = own_pid();
     if pid == here {
         return Ok(());
     }
@@ -168,7 +199,7 @@ pub(crate) fn shutdown_runtime(py: Python<'_>, timeout: f64) -> PyResult<()> {
     let timeout = seconds(timeout)?.unwrap_or(TICK * 600);
     let engine = CURRENT.lock().take();
     if let Some(engine) = engine
-        && engine.pid == std::process::id()
+        && engine.pid == own_pid()
     {
         py.detach(|| engine.stop(timeout));
     }

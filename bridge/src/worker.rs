@@ -20,7 +20,7 @@ use crate::connections::Connections;
 use crate::convert::maybe_seconds;
 use crate::errors::Failure;
 use crate::logging;
-use crate::runtime::{same_process, without_signals};
+use crate::runtime::{own_pid, same_process, without_signals};
 use crate::wakeup::Wakeup;
 use crate::worker_options::{Plan, read};
 
@@ -172,7 +172,7 @@ impl Worker {
     fn new(options: &Bound<'_, PyDict>) -> PyResult<Self> {
         let plan = read(options)?;
         let shared = Shared { wakeup: Wakeup::new()?, state: Mutex::default(), changed: Condvar::new() };
-        Ok(Self { pid: std::process::id(), shared: Arc::new(shared), plan: Mutex::new(Some(plan)) })
+        Ok(Self { pid: own_pid(), shared: Arc::new(shared), plan: Mutex::new(Some(plan)) })
     }
 
     /// Starts the engine's thread; returns when it is connected.
@@ -283,7 +283,7 @@ impl Worker {
 impl Drop for Worker {
     /// A forked fork server has a copy of the supervisor's plan; the descriptors in it are not its own.
     fn drop(&mut self) {
-        if std::process::id() != self.pid {
+        if own_pid() != self.pid {
             std::mem::forget(self.plan.get_mut().take());
         }
     }

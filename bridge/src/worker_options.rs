@@ -77,6 +77,7 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
         lease: given.duration("lease_seconds")?.unwrap_or(default.lease),
+        chord_lost_after: given.duration("chord_lost_after_seconds")?,
         max_crashes: given.take("max_crashes")?.unwrap_or(default.max_crashes),
         drain: given.duration("drain_seconds")?,
         drain_spares_acknowledged: given.take("drain_spares_acknowledged")?.unwrap_or_default(),

@@ -11,6 +11,9 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: Arguments, without the program's name; those of the process unless given.
     """
+    from celeriac.compat import install_if_wanted
+
+    install_if_wanted()
     from celeriac.bin import celeriac
 
     celeriac(argv, prog_name="celeriac" if sys.argv[0].endswith("celeriac") else "python -m celeriac")

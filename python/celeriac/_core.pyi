@@ -268,11 +268,13 @@ class Client:
     def store(self, records: Sequence[ResultRecord]) -> None: ...
     def start_chord(self, group_id: str, size: int, expires_ms: int | None = None) -> None:
         """How many parts a chord has. Raises OperationalError when the backend is away, or counts no chords."""
+    def guard_chords(self, group_ids: Sequence[str], messages: Sequence[Publication]) -> None:
+        """Has chords looked after that were started: should their parts be lost, a worker ends them."""
     def grow_chord(self, group_id: str, by: int) -> None:
         """Adds parts to a chord."""
     def forget(self, task_ids: Sequence[str]) -> None: ...
-    def arrivals(self, task_ids: Sequence[str]) -> Arrivals:
-        """Follows tasks to their ends, with one watch for all of them."""
+    def arrivals(self, task_ids: Sequence[str], before: Sequence[str] = ()) -> Arrivals:
+        """Follows tasks to their ends, with one watch for all of them. Of those in `before` only failures are told."""
     def save_group(self, group_id: str, record: bytes, content_type: str, expires_ms: int | None = None) -> None:
         """Keeps which results are a group's. Raises NotImplementedError when the store cannot."""
     def read_group(self, group_id: str) -> tuple[bytes, str] | None:
@@ -381,10 +383,10 @@ class Execution:
         """The request's number in its worker; unlike the tag, the same for a run and for its conclusion."""
     @property
     def mode(self) -> str:
-        """run, timed_out, lost, revoked, unknown, join."""
+        """run, timed_out, lost, revoked, unknown, refused, join."""
     @property
     def detail(self) -> str:
-        """lost: how the process ended; revoked: revoked, expired, terminated."""
+        """lost: how the process ended; revoked: revoked, expired, terminated; refused: why."""
     @property
     def limit(self) -> float | None:
         """timed_out: the hard limit that was passed, in seconds."""
@@ -485,7 +487,7 @@ class Worker:
         tasks: {name: {acks_late, acks_on_failure, acks_on_timeout, reject_on_worker_lost, track_started,
                 ignore_result, send_events, rate_limit (str | None: "N", "N/s", "N/m", "N/h"), time_limit, soft_time_limit}}
         accept_content (list of content types), max_message_bytes (int), time_limit, soft_time_limit
-        lease_seconds (float), max_crashes (int), drain_seconds (float | None: warm stop waits without limit)
+        lease_seconds (float), max_crashes (int), chord_lost_after_seconds (float | None: never), drain_seconds (float | None: warm stop waits without limit)
         drain_spares_acknowledged (bool): what would be lost runs on after that; soft_shutdown_seconds (float)
         tell (list of received, revoked, unknown, rejected): what becomes a notice of its own
         notify_socket (str | None), watchdog_seconds (float | None): the service manager

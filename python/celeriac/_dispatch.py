@@ -130,7 +130,9 @@ class Signal:
                 # Imported here: a process whose receivers behave has no use for it.
                 import logging
 
-                logging.getLogger(__name__).exception("Signal handler %r raised: %r", receiver, exc)
+                logging.getLogger("celery.utils.dispatch.signal").exception(
+                    "Signal handler %r raised: %r", receiver, exc
+                )
                 response = exc
             responses.append((receiver, response))
         return responses

@@ -14,9 +14,14 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from celeriac.local import Proxy
+
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.task import Task
+
+#: Whether settings that name no broker mean Celery's default, not the embedded one. Written once, by `compat.install`.
+celery_defaults = False
 
 # The app of last resort; written once by get_default_app, or by set_default_app.
 _default_app: Celery | None = None
@@ -32,9 +37,14 @@ current_tasks: ContextVar[tuple[Task[..., Any], ...]] = ContextVar("celeriac_tas
 _join_allowed: ContextVar[bool | None] = ContextVar("celeriac_join_allowed", default=None)
 
 
+#: This process. Kept, since asking the system costs half a microsecond, and sending a task asks several times.
+pid = os.getpid()
+
+
 def _after_fork() -> None:
     """A lock that another thread held during the fork would stay locked for ever."""
-    global _default_lock
+    global _default_lock, pid
+    pid = os.getpid()
     _default_lock = threading.Lock()
     for app in active_apps():
         app.after_fork()
@@ -77,8 +87,13 @@ def set_default_app(app: Celery | None) -> None:
     _default_app = app
 
 
+def is_without_default_app() -> bool:
+    """Whether nobody has named the default app yet."""
+    return _default_app is None
+
+
 def get_default_app() -> Celery:
-    """The default app; made on first use, on the embedded broker unless the environment names another."""
+    """The default app; made on first use, on the embedded broker unless the environment names another (or is Celery's)."""
     if _default_app is None:
         with _default_lock:
             if _default_app is None:
@@ -167,3 +182,41 @@ def denied_join_result() -> Iterator[None]:
         yield
     finally:
         _join_allowed.reset(token)
+
+
+class _TaskStack:
+    """The stack of running tasks as an object: libraries that run tasks by themselves push and pop here."""
+
+    @staticmethod
+    def push(task: Task[..., Any]) -> None:
+        """A task begins."""
+        push_current_task(task)
+
+    @staticmethod
+    def pop() -> Any:
+        """The innermost one ends."""
+        task = get_current_task()
+        pop_current_task()
+        return task
+
+    @property
+    def top(self) -> Any:
+        """The innermost one."""
+        return get_current_task()
+
+    @property
+    def stack(self) -> list[Any]:
+        """All of them, the innermost last."""
+        return list(current_tasks.get())
+
+    def __len__(self) -> int:
+        return len(current_tasks.get())
+
+
+_task_stack = _TaskStack()
+_get_active_apps = active_apps
+_set_current_app = set_current_app
+
+current_app: Celery = Proxy(get_current_app)  # type: ignore[assignment]
+current_task: Task[..., Any] = Proxy(get_current_task)  # type: ignore[assignment]
+default_app: Celery = Proxy(get_default_app)  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from typing import Any
 
 from celeriac.utils import uuid
 
-__all__ = ["Broadcast", "Exchange", "Queue", "as_exchange", "as_queue", "binding", "is_broadcast"]
+__all__ = ["Broadcast", "Exchange", "Queue", "as_binding", "as_exchange", "as_queue", "binding", "is_broadcast"]
 
 #: Attribute -> queue argument, and what it is multiplied with: AMQP counts in milliseconds.
 _ARGUMENTS = {
@@ -162,9 +162,9 @@ class Queue:
             **_: Other keywords of kombu's, ignored.
         """
         self.name = name or ""
-        several = list(bindings or ())
+        several = [as_binding(one) for one in bindings or ()]
         if exchange is not None and not isinstance(exchange, str) and isinstance(exchange, (list, tuple, set)):
-            several += exchange
+            several += [as_binding(one) for one in exchange]
             exchange = None
         self.exchange = Exchange() if several else as_exchange(exchange)
         self.routing_key = routing_key or ""
@@ -300,6 +300,14 @@ def as_exchange(given: Any) -> Exchange:
     )
 
 
+def as_binding(given: Any) -> binding:
+    """A binding of ours: itself, or what an object like kombu's says."""
+    if isinstance(given, binding):
+        return given
+    get = _reader(given)
+    return binding(as_exchange(get("exchange")), get("routing_key") or "", get("arguments"), get("unbind_arguments"))
+
+
 def as_queue(given: Any) -> Queue:
     """A queue of ours that may be changed: a copy, or what an object like kombu's says."""
     get = _reader(given)
@@ -310,10 +318,7 @@ def as_queue(given: Any) -> Queue:
         options[name] = bool(get(name))
     durable = _first(get("durable"), True)
     found = Queue(get("name") or "", as_exchange(get("exchange")), get("routing_key") or "", durable=durable, **options)
-    found.bindings = [
-        binding(as_exchange(one.exchange), one.routing_key, getattr(one, "arguments", None))
-        for one in get("bindings") or ()
-    ]
+    found.bindings = [as_binding(one) for one in get("bindings") or ()]
     if is_broadcast(given):
         found.__class__ = Broadcast
     return found

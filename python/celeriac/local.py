@@ -102,3 +102,42 @@ def maybe_evaluate(obj: Any) -> Any:
     """The object behind a proxy, or the object itself."""
     resolve = getattr(type(obj), "_get_current_object", None)
     return obj if resolve is None else resolve(obj)
+
+
+PromiseProxy = Proxy
+
+
+def try_import(module: str, default: Any = None) -> Any:
+    """A module, or a default where there is none."""
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError:
+        return default
+
+
+class class_property:
+    """A property of a class."""
+
+    def __init__(self, getter: Callable[[Any], Any], setter: Callable[[Any, Any], Any] | None = None) -> None:
+        self._get = getattr(getter, "__func__", getter)
+        self._set = getattr(setter, "__func__", setter)
+        self.__doc__ = self._get.__doc__
+
+    def __get__(self, obj: Any, type: Any = None) -> Any:
+        return self._get(type if type is not None else obj.__class__)
+
+    def __set__(self, obj: Any, value: Any) -> None:
+        if self._set is None:
+            raise AttributeError("it cannot be set")
+        self._set(obj.__class__, value)
+
+    def setter(self, setter: Callable[[Any, Any], Any]) -> class_property:
+        """The same property, which can be set."""
+        return type(self)(self._get, setter)
+
+
+def reclassmethod(method: Any) -> Any:
+    """The method of a class again."""
+    return classmethod(getattr(method, "__func__", method))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import signal as _signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,10 @@ EX_FAILURE = 1
 EX_UNAVAILABLE = getattr(os, "EX_UNAVAILABLE", 69)
 EX_USAGE = getattr(os, "EX_USAGE", 64)
 EX_CANTCREAT = getattr(os, "EX_CANTCREAT", 73)
+
+SYSTEM = platform.system()
+IS_macOS = SYSTEM == "Darwin"
+IS_WINDOWS = SYSTEM == "Windows"
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::protocol::ChordPart;
 
 /// Characters of what tells a claim from earlier ones of the same part.
@@ -57,6 +59,33 @@ impl ChordClaim {
         let usual = (2 * self.claim_ms).max(REMEMBERED.as_millis() as u64);
         if self.failed { self.expires_ms.map(|expires| expires.max(usual)) } else { Some(usual) }
     }
+}
+
+/// A chord of which nothing was counted for long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stalled {
+    /// The chord.
+    pub group_id: String,
+    /// One of its messages, as it was given to [`super::ResultBackend::guard_chord`].
+    pub message: Bytes,
+    /// How many parts it has.
+    pub size: u64,
+    /// How many were counted.
+    pub counted: u64,
+    /// Indices of the first parts that are missing, as far as they have such.
+    pub missing: Vec<u64>,
+    /// How often it was found without progress; nothing was counted in between.
+    pub times: u32,
+}
+
+/// Missing parts that are named.
+const NAMED: usize = 20;
+
+/// Indices that are not among those of the parts that were counted, given as [`ChordPart::member`].
+pub(crate) fn missing<'a>(size: u64, members: impl Iterator<Item = &'a str>) -> Vec<u64> {
+    let counted: std::collections::HashSet<u64> =
+        members.filter_map(|member| member.rsplit(':').next()?.parse().ok()).collect();
+    (0..size).filter(|index| !counted.contains(index)).take(NAMED).collect()
 }
 
 /// What tells a claim from all others of its part.

@@ -3,6 +3,7 @@
 mod chord;
 mod error;
 mod group;
+mod keep;
 
 use std::time::Duration;
 
@@ -12,10 +13,12 @@ use bytes::Bytes;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
-pub use chord::{ChordClaim, Counted};
+pub(crate) use chord::missing;
+pub use chord::{ChordClaim, Counted, Stalled};
 pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
+pub use keep::{Keeper, Kept, Left};
 
 /// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
 #[async_trait]
@@ -63,6 +66,28 @@ pub trait ResultBackend: Send + Sync {
     /// there by then (the reply queue of `rpc://`).
     async fn prepare(&self) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// Whether it keeps requests that have begun. Workers ask for it when their broker counts no crash of a whole
+    /// worker ([`crate::broker::Broker::counts_crashes`]).
+    fn keeps_begun(&self) -> bool {
+        false
+    }
+
+    /// Keeps requests of members of workflows: they have begun, and are acknowledged as soon as this returns. If their
+    /// worker dies, another gets them from [`ResultBackend::renew_begun`] and concludes them.
+    async fn keep_begun(&self, _keeper: &Keeper, _begun: &[Kept]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// They have ended.
+    async fn forget_begun(&self, _keeper: &Keeper, _ids: &[String]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Renews the keeper's lease, if it keeps anything, and takes over what others have left whose leases have ended.
+    async fn renew_begun(&self, _keeper: &Keeper) -> Result<Left, BackendError> {
+        Ok(Left::default())
     }
 
     /// Whether it counts the parts of chords. One that does not refuses the calls below.
@@ -114,6 +139,23 @@ pub trait ResultBackend: Send + Sync {
     /// The error of stores that count no chords.
     fn counts_no_chords(&self) -> BackendError {
         BackendError::Unsupported { url: self.display_url(), what: "counting the parts of chords".to_owned() }
+    }
+
+    /// Looks after a chord, from its start to its end: [`ResultBackend::stalled_chords`] tells when nothing of it is
+    /// counted any more. `message` is one of its messages, in a form of the workers' own.
+    async fn guard_chord(&self, _group_id: &str, _message: Bytes) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Chords that are looked after, and of which nothing was counted for `after`. Each is told to one caller, and again
+    /// after `again`.
+    async fn stalled_chords(&self, _after: Duration, _again: Duration) -> Result<Vec<Stalled>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    /// Stalled chords that are not lost, as it turned out: they are looked at again as if something had been counted.
+    async fn spare_chords(&self, _group_ids: &[String], _after: Duration) -> Result<(), BackendError> {
+        Ok(())
     }
 
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks

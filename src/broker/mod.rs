@@ -12,7 +12,9 @@
 //! 3. [`Consumer::commit`] is atomic for each entry: publications, results (where the store holds them)
 //!    and settlement happen together or not at all, and never for a claim that is no longer held.
 //! 4. A consumer whose lease ran out, or whose process is seen to be gone, loses all its claims: they are
-//!    ready again, in their old order. What it commits later is [`Committed::Stale`].
+//!    ready again, in their old order, those begun with one crash more. What it commits later is
+//!    [`Committed::Stale`]. How many crashes are too many is for the worker to say that gets them: it ends the
+//!    request, so that whoever waits for it learns of it, and only then buries the message.
 //! 5. A publication with `due_ms` in the future is parked in the store and delivered when it is due,
 //!    whoever is connected then; it costs a worker nothing. It takes the place in its queue that it would
 //!    have had without.
@@ -72,6 +74,12 @@ pub trait Broker: Send + Sync {
     /// Every queue the store knows, with its counts.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError>;
 
+    /// Which of these texts occur in any message that may still be run: ready, claimed or parked. None: it cannot tell, at
+    /// a reasonable cost.
+    async fn mentions(&self, _texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {
+        Ok(None)
+    }
+
     /// Dead letters, oldest first, of one queue or of all.
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 
@@ -109,6 +117,11 @@ pub trait Broker: Send + Sync {
     /// whoever asked does not wait any more.
     async fn reply(&self, exchange: &str, key: &str, message: Message) -> Result<(), BrokerError> {
         self.broadcast(&mailbox(exchange, key), "", message, REPLY_KEPT).await
+    }
+
+    /// Whether a message whose worker died as a whole comes again with that crash counted ([`Delivery::crashes`]).
+    fn counts_crashes(&self) -> bool {
+        true
     }
 
     /// Names the store behind this broker, such as a canonical path or `host:port`. A backend that answers
@@ -263,6 +276,10 @@ pub struct Delivery {
 pub enum Settle {
     /// Keep the claim; only publish and store (an early-acknowledged request has no claim at all).
     Keep,
+    /// Keep the claim, and note that it has begun and must not run a second time: the early acknowledgement of a member
+    /// of a workflow. When its consumer dies it is delivered once more, with a crash counted, so that a worker may
+    /// conclude it; and never to a worker of another kind, which would run it.
+    Once,
     /// Done: the message is gone.
     Ack,
     /// Back to the queue behind everything of its priority (`Reject(requeue=True)`).

@@ -9,26 +9,32 @@ use super::patience::Patience;
 use super::result::{OUTAGE, is_ready};
 use super::{Client, ClientError, FOREVER};
 use crate::backend::Watch;
-use crate::protocol::ResultRecord;
+use crate::protocol::{ResultRecord, state};
 
 /// Follows some tasks to their ends. Time and memory grow with their number, however they arrive.
 pub struct Arrivals {
-    /// In the order asked, so that what is stored already comes in that order where the store does not know a better one.
+    /// In the order asked, so that what is stored already comes in that order where the store does not know a better one:
+    /// those that only failures are told of come first.
     task_ids: Vec<String>,
     /// Those whose final record was not given yet.
     missing: HashSet<String>,
+    /// Those that came before them, and may still fail.
+    before: HashSet<String>,
     /// None before the first look, after the backend was away, and when all has come.
     watch: Option<Box<dyn Watch>>,
 }
 
 impl Arrivals {
-    /// Of these tasks; an id that is there twice counts once.
-    pub fn new(task_ids: Vec<String>) -> Self {
-        let missing = task_ids.iter().cloned().collect();
-        Self { task_ids, missing, watch: None }
+    /// Of these tasks; an id that is there twice counts once. Of those in `before`, whose failure means that these may
+    /// never end, only a failure is told.
+    pub fn new(task_ids: Vec<String>, before: Vec<String>) -> Self {
+        let missing: HashSet<_> = task_ids.iter().cloned().collect();
+        let before: Vec<_> = before.into_iter().filter(|id| !missing.contains(id)).collect();
+        let task_ids = before.iter().cloned().chain(task_ids).collect();
+        Self { task_ids, missing, before: before.into_iter().collect(), watch: None }
     }
 
-    /// Waits for final records that were not given before; none when all have been given. Cancel-safe.
+    /// Waits for final records that were not given before; none when those of all tasks have been given. Cancel-safe.
     pub async fn next(
         &mut self,
         client: &Client,
@@ -60,12 +66,16 @@ impl Arrivals {
         let watch = match &mut self.watch {
             Some(watch) => watch,
             none => {
-                self.task_ids.retain(|id| self.missing.contains(id));
+                self.task_ids.retain(|id| self.missing.contains(id) || self.before.contains(id));
                 none.insert(client.backend()?.watch(self.task_ids.clone()).await?)
             }
         };
         let mut records = watch.next().await?;
-        records.retain(|record| is_ready(record) && self.missing.remove(&record.task_id));
+        records.retain(|record| {
+            let id = &record.task_id;
+            is_ready(record)
+                && (self.missing.remove(id) || (self.before.remove(id) && record.state != state::SUCCESS))
+        });
         if self.missing.is_empty() {
             self.watch = None;
         }

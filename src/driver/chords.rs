@@ -36,6 +36,11 @@ impl Chord {
         self.expires.is_some_and(|expires| expires <= now)
     }
 
+    /// Someone is at work on its end.
+    pub(super) fn is_held(&self, now: UnixMillis) -> bool {
+        self.holder(now).is_some()
+    }
+
     fn holder(&self, now: UnixMillis) -> Option<&str> {
         self.claim.as_ref().filter(|(_, until)| *until > now).map(|(token, _)| &**token)
     }

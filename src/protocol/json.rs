@@ -173,6 +173,10 @@ impl Formatter for Python {
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
+        // Nearly always; this is many bytes at a time.
+        if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return out.write_all(text.as_bytes());
+        }
         let mut rest = text;
         while let Some(at) = rest.find(|c: char| !(' '..='~').contains(&c)) {
             out.write_all(&rest.as_bytes()[..at])?;

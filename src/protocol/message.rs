@@ -35,8 +35,22 @@ pub struct Publication {
 }
 
 impl Message {
+    /// Whether a text occurs in it, or may: a compressed body may hold anything.
+    pub fn may_mention(&self, text: &str) -> bool {
+        contains(&self.headers, text)
+            || contains(&self.body, text)
+            || contains(&self.headers, "\"compression\": \"")
+    }
+
     /// Bytes that this message keeps in memory, for credit in bytes.
     pub fn size(&self) -> usize {
         self.headers.len() + self.body.len() + 256
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    match std::str::from_utf8(bytes) {
+        Ok(bytes) => bytes.contains(text),
+        Err(_) => bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes()),
     }
 }

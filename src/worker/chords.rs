@@ -53,14 +53,20 @@ impl ConsumerLoop {
     }
 
     fn commit_chord(&mut self, end: PartEnd, commit: Commit) {
-        let PartEnd { request: Request { consumer, suspect, .. }, .. } = end;
-        self.commits.push(Entry { consumer, commit, what: What::End, suspect, chord: Some(Box::new(end)) });
+        let PartEnd { request: Request { consumer, suspect, kept, .. }, .. } = end;
+        let what = kept.map_or(What::End, What::EndOfKept);
+        self.commits.push(Entry { consumer, commit, what, suspect, chord: Some(Box::new(end)) });
     }
 
     /// A request whose parts were counted has chords to end.
     pub(super) fn join(&mut self, end: PartEnd) {
         let PartEnd { request, chords, settle, .. } = end;
         self.enter_join(request, Joining { settle, chords, tries: 0 });
+    }
+
+    /// Chords that nobody would end are ended on behalf of a request that is nobody's.
+    pub(super) fn join_lost(&mut self, request: Request, chords: VecDeque<Claimed>) {
+        self.enter_join(request, Joining { settle: Settle::Keep, chords, tries: 0 });
     }
 
     /// Lets it wait for a slot, in front of the others: what it holds up is a whole workflow.

@@ -33,6 +33,8 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) enum What {
     /// The end of a request, or of its claim.
     End,
+    /// The end of a request that may be kept beside the results.
+    EndOfKept(RequestTag),
     /// An acknowledgement, a mark or a state while the request goes on, with the claim it had then.
     Meanwhile(RequestTag, Option<ClaimId>),
 }

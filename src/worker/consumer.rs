@@ -114,6 +114,12 @@ pub(super) struct ConsumerLoop {
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
     pub(super) stale_logged: u64,
+    /// Early acknowledgements of members of workflows are marks, which the broker counts a crash for.
+    pub(super) keeps_members: bool,
+    /// Where it does not, members are kept beside the results.
+    pub(super) keeping: Option<super::keeping::Keeping>,
+    /// Chords are looked after, if they are.
+    pub(super) stalled: Option<super::stalled::StalledLook>,
 
     /// The last one is claimed from.
     pub(super) sources: Vec<Source>,
@@ -256,7 +262,8 @@ impl ConsumerLoop {
     /// Queues the last commit of a request that was taken out of the table.
     pub(super) fn commit_end(&mut self, request: &Request, commit: Commit) {
         let (consumer, suspect) = (request.consumer, request.suspect);
-        self.commits.push(Entry { consumer, commit, what: What::End, suspect, chord: None });
+        let what = request.kept.map_or(What::End, What::EndOfKept);
+        self.commits.push(Entry { consumer, commit, what, suspect, chord: None });
     }
 
     /// Takes a request out of the table, and gives its credit back.
@@ -277,6 +284,11 @@ impl ConsumerLoop {
         self.commits.carried_out(done.parts);
         self.stats.batches.add(1);
         for (what, answer) in &done.answers {
+            if let What::EndOfKept(tag) = what
+                && !done.joins.iter().any(|join| join.is_kept(*tag))
+            {
+                self.forget_begun(*tag);
+            }
             match (what, answer) {
                 (_, Committed::Done) => self.stats.committed.add(1),
                 (_, Committed::Dead) => {
@@ -287,7 +299,7 @@ impl ConsumerLoop {
                 }
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
-                (What::End, Committed::Stale) => self.stats.stale.add(1),
+                (What::End | What::EndOfKept(_), Committed::Stale) => self.stats.stale.add(1),
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.
                     let same = |request: &&mut Request| request.claim.is_none() || request.claim == *claim;

@@ -9,7 +9,7 @@ use super::chords::{Claimed, broken};
 use super::commit::{Round, backend_timeout, broker_timeout, nothing, within};
 use super::link::Link;
 use super::notice::Level;
-use super::pool::Join;
+use super::pool::{Join, RequestTag};
 use super::request::Request;
 use crate::backend::{BackendError, ChordClaim, Counted, ResultBackend};
 use crate::broker::{BrokerError, Commit, Committed, Settle};
@@ -30,6 +30,13 @@ pub(crate) struct PartEnd {
     pub(super) chords: VecDeque<Claimed>,
     /// What happens to the message's claim when all of them have ended. In the commit until that is carried out.
     pub(super) settle: Settle,
+}
+
+impl PartEnd {
+    /// Its message is what is kept of it beside the results, under this tag.
+    pub(super) fn is_kept(&self, tag: RequestTag) -> bool {
+        self.request.kept == Some(tag)
+    }
 }
 
 /// One of them, and its place in the batch.
@@ -99,7 +106,11 @@ async fn publish_bodies(round: &mut Round, backend: &Arc<dyn ResultBackend>, mut
 
 /// Chords with nothing to store or to count besides are over at once: the less lies between that and the body, the more
 /// seldom a crash has it sent twice. Gives those that are left; the others are commits like any.
-async fn finish_simple(round: &mut Round, backend: &Arc<dyn ResultBackend>, ends: Vec<Placed>) -> Vec<Placed> {
+async fn finish_simple(
+    round: &mut Round,
+    backend: &Arc<dyn ResultBackend>,
+    ends: Vec<Placed>,
+) -> Vec<Placed> {
     let mut left = Vec::new();
     for (place, mut end) in ends {
         if end.parts.is_empty() && round.commits[place].results.is_empty() && end.done.is_some() {

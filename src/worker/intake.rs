@@ -4,10 +4,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::commit::{Entry, What, nothing};
 use super::consumer::ConsumerLoop;
+use super::member;
 use super::notice::Level;
 use super::pool::{Mode, RequestTag};
 use super::rate_limit::Turn;
@@ -16,6 +18,9 @@ use super::strategy::{self, Decision};
 use crate::broker::{BrokerError, ClaimId, Commit, DeadReason, Delivery, Settle};
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, TaskHeaders};
+
+/// Children get something to do after so many deliveries of a claim: they are quicker than a large one is taken in.
+const FED: usize = 64;
 
 /// Keyed once, so that ids cannot be chosen to collide.
 static ID_HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -29,8 +34,11 @@ impl ConsumerLoop {
                 self.strikes = 0;
                 self.stats.claimed.add(deliveries.len() as u64);
                 let (now, instant) = (self.clock.now(), Instant::now());
-                for delivery in deliveries {
+                for (place, delivery) in deliveries.into_iter().enumerate() {
                     self.take(source, delivery, now, instant);
+                    if place % FED == FED - 1 {
+                        self.dispatch();
+                    }
                 }
             }
             Err(BrokerError::Closed) => self.source_closed(source),
@@ -44,13 +52,13 @@ impl ConsumerLoop {
 
     fn take(&mut self, source: u32, mut delivery: Delivery, now: UnixMillis, instant: Instant) {
         if let Some((reason, detail)) = strategy::refuse(&delivery.message, &self.options) {
-            return self.refuse(source, &delivery, reason, detail);
+            return self.refuse(source, delivery, reason, detail);
         }
         let message = match std::mem::take(&mut delivery.message).upgrade() {
             Ok(message) => Arc::new(message),
             Err((message, error)) => {
                 delivery.message = message;
-                return self.refuse(source, &delivery, DeadReason::Malformed, error.to_string());
+                return self.refuse(source, delivery, DeadReason::Malformed, error.to_string());
             }
         };
         let headers = match message.task_headers() {
@@ -58,7 +66,7 @@ impl ConsumerLoop {
             Err(error) => {
                 let detail = error.to_string();
                 delivery.message = Message::clone(&message);
-                return self.refuse(source, &delivery, DeadReason::Malformed, detail);
+                return self.refuse(source, delivery, DeadReason::Malformed, detail);
             }
         };
         if delivery.redelivered
@@ -70,8 +78,17 @@ impl ConsumerLoop {
         let task = self.tasks.number(&headers.task);
         let revoked =
             self.revoked.contains(&headers.id, now) || self.revoked.stamps.any(&delivery.message.headers);
-        let decision = strategy::decide(&headers, task.is_some(), revoked, now);
-        let request = self.request(source, &delivery, &headers, task, &message);
+        let mut request = self.request(source, &delivery, &headers, task, &message);
+        let ended = task
+            .and_then(|_| member::after_crashes(delivery.crashes, self.options.max_crashes, request.member));
+        let decision = match ended {
+            Some((mode, settle)) => {
+                self.stats.crashed.add(u64::from(settle.is_some()));
+                request.last = settle;
+                Decision::Conclude(mode)
+            }
+            None => strategy::decide(&headers, task.is_some(), revoked, now),
+        };
         self.accept(request, decision, now, instant);
     }
 
@@ -141,6 +158,11 @@ impl ConsumerLoop {
             phase: Phase::Ready,
             terminate: None,
             pid: None,
+            crashes: delivery.crashes,
+            member: task.is_some() && !options.acks_late && member::is_member(headers, message),
+            once: false,
+            kept: None,
+            last: None,
             joining: None,
         }
     }
@@ -190,7 +212,7 @@ impl ConsumerLoop {
     }
 
     /// Lets a held request wait for a slot.
-    fn make_ready(&mut self, tag: RequestTag) {
+    pub(super) fn make_ready(&mut self, tag: RequestTag) {
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;
@@ -218,9 +240,9 @@ impl ConsumerLoop {
         self.park(request, now.after(wait + Duration::from_millis(1)));
     }
 
-    fn refuse(&mut self, source: u32, delivery: &Delivery, reason: DeadReason, detail: String) {
+    fn refuse(&mut self, source: u32, delivery: Delivery, reason: DeadReason, detail: String) {
         self.stats.refused.add(1);
-        self.tell_refused(delivery, &detail);
+        self.tell_refused(&delivery, &detail);
         self.log.line(Level::Error, "celery.worker.consumer.consumer", || {
             let queue = &delivery.queue;
             format!(
@@ -228,9 +250,30 @@ impl ConsumerLoop {
                 reason.as_str()
             )
         });
-        let commit =
-            Commit { claim: Some(delivery.claim), settle: Settle::Dead(reason, detail), ..nothing() };
-        self.commits.push(Entry { consumer: source, commit, what: What::End, suspect: false, chord: None });
+        let mode = Mode::Refused(detail.clone());
+        let settle = Settle::Dead(reason, detail);
+        let Some((id, name)) = member::named(&delivery.message) else {
+            let commit = Commit { claim: Some(delivery.claim), settle, ..nothing() };
+            self.commits.push(Entry {
+                consumer: source,
+                commit,
+                what: What::End,
+                suspect: false,
+                chord: None,
+            });
+            return;
+        };
+        // Whoever waits for it learns of it. Nothing but its headers goes to a child.
+        let message = Arc::new(Message { body: Bytes::new(), ..delivery.message.clone() });
+        let headers = TaskHeaders { id: id.into(), task: name.into(), ..TaskHeaders::default() };
+        let task = self.tasks.number(&headers.task);
+        let mut request = self.request(source, &delivery, &headers, task, &message);
+        (request.mode, request.last, request.phase) = (mode, Some(settle), Phase::Turn);
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        self.prefetch.bytes += message.size();
+        self.requests.insert(tag, request);
+        self.make_ready(tag);
     }
 
     /// Requests whose time has come.

@@ -193,9 +193,9 @@ impl ConsumerLoop {
         }
         waiting.sort_unstable();
         for (tag, runs) in waiting {
-            let handed = |request: &Request| request.claim.is_some() && request.joining.is_none();
-            let claimed = self.requests.get(&tag).is_some_and(handed);
-            if runs || claimed {
+            let handed =
+                |request: &Request| request.claim.is_some() && !request.once && request.joining.is_none();
+            if runs || self.requests.get(&tag).is_some_and(handed) {
                 self.hand_back(tag);
             } else {
                 // It was acknowledged, and its end is not stored yet: this worker alone knows of it. Or it is to call the
@@ -307,7 +307,12 @@ impl ConsumerLoop {
     /// Nothing more can be done for a request here.
     fn give_up(&mut self, tag: u64) {
         let Some(request) = self.remove(tag) else { return };
-        if request.claim.is_some() {
+        if request.once {
+            // It has begun, and is not given back: when the consumer is closed it goes to whoever concludes it.
+            self.log.task(Level::Error, "celery.worker.request", &request, || {
+                format!("Task {}[{}] did not end before the worker did", request.name, request.id)
+            });
+        } else if request.claim.is_some() {
             self.stats.released.add(1);
             self.settle(&request, Settle::Release);
         } else {

@@ -54,6 +54,7 @@ impl Log {
                 format!("Received unregistered task of type '{}'. It is kept as a dead letter.", request.name)
             }),
             Mode::Revoked(_) => self.discarded(request),
+            Mode::Lost(_) => self.lost(request),
             _ => {}
         }
     }
@@ -88,7 +89,7 @@ impl Log {
                 )
             }),
             Mode::Revoked(_) => self.discarded(request),
-            Mode::Run | Mode::Unknown | Mode::Join(_) => {}
+            Mode::Run | Mode::Unknown | Mode::Refused(_) | Mode::Join(_) => {}
         }
     }
 

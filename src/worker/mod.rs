@@ -4,7 +4,7 @@
 //! - `consumer`: the main loop; `intake`: a delivery becomes a decision (`strategy`, `rate_limit`,
 //!   `revoked`) and a `request`; `eta`: what waits for its time;
 //! - `running`: requests go to the `pool`, and come back as outcomes; `request` says what that does to the
-//!   claim;
+//!   claim; `member`: what is never lost silently, since others wait for it;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
@@ -24,9 +24,11 @@ mod eta;
 mod events;
 mod health;
 mod intake;
+mod keeping;
 mod lifecycle;
 mod link;
 mod log;
+mod member;
 mod metrics;
 mod notice;
 mod options;
@@ -37,6 +39,7 @@ mod revoked;
 mod running;
 mod saved;
 mod service;
+mod stalled;
 mod stats;
 mod strategy;
 mod tasks;
@@ -184,6 +187,9 @@ impl Worker {
         let now = Instant::now();
         let log = self.stores.log.clone();
         let monitor = events::Events::new(&self.options, self.lamport, &log);
+        let keeps_members = self.stores.broker.counts_crashes();
+        let stalled = stalled::StalledLook::new(self.options.chord_lost_after, &self.stores);
+        let keeping = keeping::Keeping::new(&self.stores, &self.options.node, self.options.lease);
         ConsumerLoop {
             monitor,
             tasks: Tasks::new(self.options.tasks.clone()),
@@ -213,6 +219,9 @@ impl Worker {
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,
+            keeps_members,
+            keeping,
+            stalled,
             sources: Vec::new(),
             claim_after: None,
             renew_at: now,

@@ -50,6 +50,9 @@ pub struct WorkerOptions {
     pub disable_rate_limits: bool,
     /// A queue with a backlog from which nothing comes for this long is consumed anew.
     pub watchdog: Duration,
+    /// A chord of which no part ends for so long, and whose parts are in no queue, is lost (`result_chord_lost_after`);
+    /// none looks for no such.
+    pub chord_lost_after: Option<Duration>,
     /// How often a worker that starts tries to reach its broker; none: until it can, or is stopped.
     pub connect_attempts: Option<u32>,
     /// The pool grows and shrinks between these bounds; none: it keeps its size.
@@ -143,6 +146,7 @@ impl Default for WorkerOptions {
             result_expires_ms: None,
             disable_rate_limits: false,
             watchdog: Duration::from_secs(20),
+            chord_lost_after: None,
             connect_attempts: None,
             autoscale: None,
             log_level: super::notice::Level::Warning as u8,

@@ -39,6 +39,17 @@ pub(crate) struct Request {
     pub(crate) terminate: Option<i32>,
     /// The process that has begun it.
     pub(crate) pid: Option<u32>,
+    /// How often its process died before.
+    pub(crate) crashes: u32,
+    /// It is acknowledged early, and others wait for it: its claim is kept to the end, so that whoever gets it after a
+    /// crash of this worker concludes it.
+    pub(crate) member: bool,
+    /// Its early acknowledgement is in the store, as a mark: it must not run again.
+    pub(crate) once: bool,
+    /// It is kept beside the results under this tag, its own at first ([`super::keeping`]).
+    pub(crate) kept: Option<RequestTag>,
+    /// How its claim is settled when it has been concluded, if that was decided before.
+    pub(crate) last: Option<Settle>,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
 }
@@ -89,7 +100,9 @@ impl Request {
             hard_limit: match self.mode {
                 Mode::Run => self.hard_limit,
                 Mode::Join(_) => Some(JOIN_LIMIT),
-                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown => None,
+                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown | Mode::Refused(_) => {
+                    None
+                }
             },
             short,
         }

@@ -146,13 +146,20 @@ impl ConsumerLoop {
                 continue;
             };
             // The pool may have given it back in the meantime.
-            if matches!(request.phase, Phase::Running(_))
-                && request.mode == Mode::Run
-                && let Some(claim) = request.claim.take()
-            {
-                let ack = Commit { claim: Some(claim), settle: Settle::Ack, begun: true, ..nothing() };
-                self.commit_meanwhile(tag, ack);
-            }
+            let runs = matches!(request.phase, Phase::Running(_)) && request.mode == Mode::Run;
+            let Some(claim) = request.claim.filter(|_| runs) else { continue };
+            let settle = if request.member && self.keeps_members {
+                request.once = true;
+                Settle::Once
+            } else if request.member && self.keeping.is_some() {
+                request.once = true;
+                self.keep_begun(tag);
+                continue;
+            } else {
+                request.claim = None;
+                Settle::Ack
+            };
+            self.commit_meanwhile(tag, Commit { claim: Some(claim), settle, begun: true, ..nothing() });
         }
         while let Some(tag) = pop_due(&mut self.marks, now) {
             let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { continue };
@@ -164,7 +171,7 @@ impl ConsumerLoop {
     }
 
     fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant) {
-        let Some(request) = self.remove(tag) else { return };
+        let Some(mut request) = self.remove(tag) else { return };
         self.last_finish = now;
         if request.joining.is_some() {
             return self.joined(request, outcome);
@@ -174,12 +181,16 @@ impl ConsumerLoop {
         self.count(&outcome);
         if request.stale {
             self.stats.stale.add(1);
+            if let Some(kept) = request.kept {
+                self.forget_begun(kept);
+            }
             return;
         }
         let options = self.tasks.options(request.task);
-        let settle = match request.claim {
-            Some(_) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
-            None => Settle::Keep,
+        let settle = match (request.claim, request.last.take()) {
+            (Some(_), Some(settle)) => settle,
+            (Some(_), None) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
+            (None, _) => Settle::Keep,
         };
         self.event_ended(&request, &outcome, &settle);
         if request.claim.is_none() {
@@ -194,6 +205,8 @@ impl ConsumerLoop {
         if request.claim.is_some() || !results.is_empty() || !publications.is_empty() {
             let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
             self.commit_end(&request, commit);
+        } else if let Some(kept) = request.kept {
+            self.forget_begun(kept);
         }
     }
 
@@ -276,7 +289,12 @@ impl ConsumerLoop {
             }
             return;
         }
-        let fate = self.fate(&request, loss);
+        let mut fate = self.fate(&request, loss.clone());
+        if fate == Fate::Settle(Settle::Crashed) && request.crashes + 1 >= self.options.max_crashes {
+            // The last time: whoever waits for it learns of it before the message is put aside.
+            request.last = Some(Settle::Crashed);
+            fate = Fate::Conclude(Mode::Lost(loss.how));
+        }
         match fate {
             Fate::Conclude(mode) => {
                 request.mode = mode;

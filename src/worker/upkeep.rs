@@ -11,7 +11,9 @@ use super::control::mingle::Met;
 use super::events::Told;
 use super::link::Link;
 use super::notice::Level;
+use super::pool::RequestTag;
 use super::request::Phase;
+use crate::backend::{BackendError, Left, Stalled};
 use crate::broker::{BrokerError, Consumer, ConsumerOptions, Renewal};
 
 /// Between two looks at everything that need not be exact.
@@ -45,6 +47,14 @@ pub(super) enum Chore {
     /// A step of asking the other workers.
     Met(Met),
     Buried,
+    /// Requests that have begun are kept.
+    Kept(Vec<RequestTag>),
+    /// Requests that have ended are not kept any more.
+    Forgotten,
+    /// Chords that are lost.
+    Stalled(Vec<Stalled>),
+    /// What workers have left that are gone.
+    Left(Result<Left, BackendError>),
     Nap,
     /// Monitors were told.
     Told(Told),
@@ -63,7 +73,7 @@ impl ConsumerLoop {
     }
 
     /// A third of the lease, and never rare: every second when the lease is short.
-    fn renew_every(&self) -> Duration {
+    pub(super) fn renew_every(&self) -> Duration {
         let third = self.options.lease / 3;
         let most = if self.options.lease < Duration::from_secs(10) { 1 } else { 10 };
         third.min(Duration::from_secs(most)).max(Duration::from_millis(10))
@@ -151,7 +161,8 @@ impl ConsumerLoop {
                 return None;
             }
             request.suspect = true;
-            let waits = request.phase == Phase::Ready || request.phase.is_held();
+            // One that has begun and is only to be concluded must not run again, should the claim be ours after all.
+            let waits = (request.phase == Phase::Ready || request.phase.is_held()) && !request.once;
             if !waits {
                 self.orphans.insert(request.id.clone(), *tag);
             }
@@ -207,6 +218,10 @@ impl ConsumerLoop {
             | Chore::Marked
             | Chore::Buried
             | Chore::Answered => {}
+            Chore::Kept(tags) => self.begun_kept(tags),
+            Chore::Forgotten => self.begun_forgotten(),
+            Chore::Left(left) => self.begun_left(left),
+            Chore::Stalled(lost) => self.stalled_found(lost),
             Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Told(told) => self.told(told),
@@ -247,6 +262,8 @@ impl ConsumerLoop {
         self.hand_back_stuck(now);
         self.close_old_sources();
         self.save_when_due(now);
+        self.renew_begun(now);
+        self.look_for_stalled(now);
         self.watch(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_EVERY;

@@ -282,6 +282,21 @@ async fn ready_messages_are_counted_and_purged_and_held_ones_are_not() {
     .await;
 }
 
+/// A connection has 2,047 numbers for channels, and each of these questions costs one for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_often_for_a_queue_that_is_not_there_never_runs_out_of_channels() {
+    in_time(async {
+        let broker = shared().host().worker(Vec::new());
+        for _ in 0..21 {
+            let asked = futures_util::future::try_join_all((0..100).map(|_| broker.purge("unknown"))).await;
+            assert_eq!(asked.expect("no queue, nothing purged").iter().sum::<u64>(), 0);
+        }
+        setup_publish(&*broker, "q", "a").await;
+        assert_eq!(broker.purge("q").await.expect("purges"), 1);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_of_thousands_is_confirmed_in_order_for_many_callers() {
     in_time(async {

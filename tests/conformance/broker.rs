@@ -371,3 +371,23 @@ pub(crate) async fn sweep_keeps_what_lives(setup: Setup) {
     assert_eq!(names(&take(&*consumer, 1).await), ["p"]);
     assert!(setup.backend.read(&["t".to_owned()]).await.expect("reads")[0].is_some());
 }
+
+pub(crate) async fn what_may_still_be_run_is_searched_for_texts(setup: Setup) {
+    setup.publish("q", &["claimed-one", "dead-one", "gone-one"]).await;
+    let consumer = setup.consumer("w", &["q"]).await;
+    let taken = take(&*consumer, 3).await;
+    let dead = Settle::Dead(DeadReason::Rejected, "no".into());
+    assert_eq!(commit(&*consumer, &taken[1], dead).await, Committed::Done);
+    assert_eq!(commit(&*consumer, &taken[2], Settle::Ack).await, Committed::Done);
+    setup.publish("q", &["ready-one"]).await;
+    setup.broker.publish(vec![due("q", "parked-one", START.after(MINUTE))]).await.expect("publishes");
+    let mut headed = publication("q", "x");
+    headed.message.headers = r#"{"task": "t", "group": "in-headers"}"#.into();
+    setup.broker.publish(vec![headed]).await.expect("publishes");
+
+    let texts = ["claimed-one", "dead-one", "gone-one", "ready-one", "parked-one", "in-headers"];
+    let texts = texts.map(ToString::to_string);
+    let found = setup.broker.mentions(&texts).await.expect("looks");
+
+    assert_eq!(found, Some(vec![true, false, false, true, true, true]));
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use celeriac::backend::{ChordClaim, Counted};
+use celeriac::backend::{ChordClaim, Counted, Stalled};
 use celeriac::protocol::ChordPart;
 
 use crate::setup::Setup;
@@ -230,4 +230,55 @@ pub(crate) async fn a_thousand_parts_are_counted_and_gathered(setup: Setup) {
     let found = elements(&setup).await;
     assert_eq!(found.len(), 1000);
     assert!(found.iter().zip(&parts).all(|(found, part)| found.as_bytes() == part.element));
+}
+
+async fn stalled(setup: &Setup) -> Vec<Stalled> {
+    setup.backend.stalled_chords(Duration::ZERO, Duration::ZERO).await.expect("looks")
+}
+
+pub(crate) async fn a_chord_without_progress_is_told_of_until_something_is_counted(setup: Setup) {
+    start(&setup, 4).await;
+    setup.backend.guard_chord("g", "a message".into()).await.expect("guards");
+    count(&setup, &[part(0), part(2)]).await;
+    assert_eq!(stalled(&setup).await, [], "the first look notes what was counted");
+
+    let expected = |times| Stalled {
+        group_id: "g".to_owned(),
+        message: "a message".into(),
+        size: 4,
+        counted: 2,
+        missing: vec![1, 3],
+        times,
+    };
+    assert_eq!(stalled(&setup).await, [expected(1)]);
+    assert_eq!(stalled(&setup).await, [expected(2)]);
+    setup.backend.spare_chords(&["g".to_owned()], Duration::ZERO).await.expect("spares");
+    assert_eq!(stalled(&setup).await, [expected(1)]);
+    count(&setup, &[part(1)]).await;
+    assert_eq!(stalled(&setup).await, []);
+    assert_eq!((stalled(&setup).await[0].counted, stalled(&setup).await[0].times), (3, 2));
+}
+
+pub(crate) async fn a_chord_that_is_being_ended_or_over_is_not_told_of(setup: Setup) {
+    start(&setup, 1).await;
+    setup.backend.guard_chord("g", "a message".into()).await.expect("guards");
+    let claim = completed(&setup, part(0)).await;
+    for _ in 0..3 {
+        assert_eq!(stalled(&setup).await, []);
+    }
+
+    assert!(setup.backend.finish_chord(&claim).await.expect("finishes"));
+    for _ in 0..3 {
+        assert_eq!(stalled(&setup).await, []);
+    }
+}
+
+pub(crate) async fn a_chord_that_is_looked_at_is_not_told_of_before_its_next_look(setup: Setup) {
+    start(&setup, 2).await;
+    setup.backend.guard_chord("g", "a message".into()).await.expect("guards");
+
+    for _ in 0..3 {
+        let found = setup.backend.stalled_chords(LONG, LONG).await.expect("looks");
+        assert_eq!(found, []);
+    }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use celeriac::broker::{BrokerError, Commit, Committed, Consumer, Credit, Delivery, Settle};
+use celeriac::broker::{BrokerError, Commit, Committed, Consumer, Credit, DeadReason, Delivery, Settle};
 
 use crate::setup::{
     LEASE, Setup, commit, credit, name, names, nothing, options, publication, record, settle, take,
@@ -154,21 +154,73 @@ pub(crate) async fn a_consumer_dropped_without_goodbye_gives_back_to_its_namesak
     assert!(taken.iter().all(|delivery| delivery.redelivered && delivery.crashes == 0));
 }
 
+/// Also when there were too many: the worker that gets it ends it.
 pub(crate) async fn a_begun_claim_of_a_dead_consumer_counts_one_crash(setup: Setup) {
     setup.publish("q", &["bomb", "waiting"]).await;
-    for crashes in 0..3 {
+    for crashes in 0..5 {
         let consumer = setup.consumer("w", &["q"]).await;
-        let taken = take(&*consumer, 2).await;
+        let mut taken = take(&*consumer, 2).await;
+        taken.sort_by_key(name);
         assert_eq!(names(&taken), ["bomb", "waiting"]);
+        assert!(taken.iter().all(|delivery| &*delivery.queue == "q"));
         assert_eq!(taken.iter().map(|delivery| delivery.crashes).collect::<Vec<_>>(), [crashes, 0]);
         let begun = Commit { begun: true, ..settle(&taken[0], Settle::Keep) };
         assert_eq!(consumer.commit(&[begun]).await.expect("commits"), [Committed::Done]);
     }
 
     let consumer = setup.consumer("w", &["q"]).await;
-    assert_eq!(names(&take(&*consumer, 1).await), ["waiting"]);
+    let taken = take(&*consumer, 2).await;
+    let bomb = taken.iter().find(|delivery| name(delivery) == "bomb").expect("it comes again");
+    let dead = settle(bomb, Settle::Dead(DeadReason::Crashed, "often".into()));
+    assert_eq!(consumer.commit(&[dead]).await.expect("commits"), [Committed::Done]);
     let letters = setup.broker.dead_letters(Some("q"), 10).await.expect("lists");
-    assert_eq!((letters.len(), &*letters[0].reason), (1, "crashed"));
+    assert_eq!((letters.len(), &*letters[0].reason, letters[0].crashes), (1, "crashed", 5));
+}
+
+pub(crate) async fn what_may_run_only_once_comes_again_with_a_crash_however_its_consumer_ends(setup: Setup) {
+    setup.publish("q", &["only once", "waiting"]).await;
+    for crashes in 0..2 {
+        let consumer = setup.consumer("w", &["q"]).await;
+        let mut taken = take(&*consumer, 2).await;
+        taken.sort_by_key(name);
+        assert_eq!(names(&taken), ["only once", "waiting"]);
+        assert!(taken.iter().all(|delivery| &*delivery.queue == "q"));
+        assert_eq!(taken.iter().map(|delivery| delivery.crashes).collect::<Vec<_>>(), [crashes, 0]);
+        assert_eq!(commit(&*consumer, &taken[0], Settle::Once).await, Committed::Done);
+        if crashes == 1 {
+            consumer.close().await.expect("closes");
+        }
+    }
+
+    let consumer = setup.consumer("w", &["q"]).await;
+    let mut taken = take(&*consumer, 2).await;
+    taken.sort_by_key(name);
+    assert_eq!(taken.iter().map(|delivery| delivery.crashes).collect::<Vec<_>>(), [2, 0]);
+    for delivery in &taken {
+        assert_eq!(commit(&*consumer, delivery, Settle::Ack).await, Committed::Done);
+    }
+    let queues = setup.broker.queues().await.expect("lists");
+    let left = queues.iter().map(|queue| queue.ready + queue.claimed + queue.parked).sum::<u64>();
+    assert_eq!(left, 0);
+}
+
+pub(crate) async fn what_may_run_only_once_can_be_acknowledged_and_given_back(setup: Setup) {
+    setup.publish("q", &["a", "b"]).await;
+    let consumer = setup.consumer("w", &["q"]).await;
+    let taken = take(&*consumer, 2).await;
+    for delivery in &taken {
+        assert_eq!(commit(&*consumer, delivery, Settle::Once).await, Committed::Done);
+    }
+
+    assert_eq!(commit(&*consumer, &taken[0], Settle::Ack).await, Committed::Done);
+    assert_eq!(commit(&*consumer, &taken[1], Settle::Release).await, Committed::Done);
+
+    // As if it had never begun.
+    let again = take(&*consumer, 1).await;
+    assert_eq!((names(&again), again[0].crashes), (vec!["b".to_owned()], 0));
+    drop(consumer);
+    let next = setup.consumer("w", &["q"]).await;
+    assert_eq!(take(&*next, 1).await[0].crashes, 0);
 }
 
 pub(crate) async fn closing_gives_back_in_order_and_counts_nothing(setup: Setup) {

@@ -64,6 +64,7 @@ macro_rules! conformance {
                 a_broadcast_reaches_all_who_listen_and_only_those,
                 a_reply_reaches_the_inbox_it_is_for_and_no_other,
                 what_is_recalled_is_due_now,
+                what_may_still_be_run_is_searched_for_texts,
                 sweep_keeps_what_lives,
             );
             suite!($make; claims:
@@ -76,6 +77,8 @@ macro_rules! conformance {
                 an_old_fence_is_stale,
                 a_consumer_dropped_without_goodbye_gives_back_to_its_namesake,
                 a_begun_claim_of_a_dead_consumer_counts_one_crash,
+                what_may_run_only_once_comes_again_with_a_crash_however_its_consumer_ends,
+                what_may_run_only_once_can_be_acknowledged_and_given_back,
                 closing_gives_back_in_order_and_counts_nothing,
                 a_closed_consumer_refuses_and_its_waiting_claim_ends,
                 a_commit_publishes_stores_and_settles_together,
@@ -142,6 +145,9 @@ macro_rules! chords {
                 the_last_part_has_the_claim_and_all_are_gathered_in_order,
                 a_part_without_an_index_comes_last,
                 parts_of_many_chords_are_counted_in_one_batch,
+                a_chord_without_progress_is_told_of_until_something_is_counted,
+                a_chord_that_is_being_ended_or_over_is_not_told_of,
+                a_chord_that_is_looked_at_is_not_told_of_before_its_next_look,
                 a_part_counts_once_and_as_it_was_first,
                 parts_that_come_before_the_size_is_known_are_counted,
                 a_failed_part_ends_the_chord_at_once,

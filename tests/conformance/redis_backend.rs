@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use celeriac::backend::{BackendError, ResultBackend};
+use celeriac::backend::{BackendError, Keeper, Kept, Left, ResultBackend};
 use celeriac::clock::Clock;
 use celeriac::driver::{ConnectOptions, connect_backend};
 use celeriac::protocol::ResultRecord;
@@ -240,4 +240,35 @@ fn broker_and_backend_of_one_server_know_it_and_their_places_differ() {
     assert_ne!(one.location(), two.location());
     assert_ne!(one.store_id(), backend("redis://h:6380/1").store_id());
     assert_eq!(one.display_url(), "redis://:**@h/1");
+}
+
+fn keeper(name: &str, lease: Duration) -> Keeper {
+    Keeper { place: "amqp://broker".to_owned(), name: name.to_owned(), lease }
+}
+
+fn kept(id: &str) -> Kept {
+    Kept { id: id.to_owned(), message: format!("message of {id}").into() }
+}
+
+#[tokio::test]
+async fn what_a_keeper_leaves_is_taken_over_by_one_and_kept_until_it_is_forgotten() {
+    let room = Room::new();
+    let backend = in_room(&room);
+    let (gone, lives) = (keeper("gone", Duration::ZERO), keeper("lives", Duration::from_secs(60)));
+    backend.keep_begun(&gone, &[kept("a"), kept("b")]).await.expect("keeps");
+    backend.keep_begun(&lives, &[kept("c")]).await.expect("keeps");
+    backend.forget_begun(&gone, &["b".to_owned()]).await.expect("forgets");
+    let stranger = Keeper { place: "amqp://other".to_owned(), ..keeper("stranger", Duration::ZERO) };
+    assert_eq!(backend.renew_begun(&stranger).await.expect("renews").begun, []);
+
+    let next = keeper("next", Duration::from_secs(60));
+    let taken = backend.renew_begun(&next).await.expect("renews");
+    assert_eq!(taken, Left { lost: true, begun: vec![kept("a")] });
+    assert_eq!(backend.renew_begun(&next).await.expect("renews"), Left::default());
+    assert_eq!(backend.renew_begun(&lives).await.expect("renews"), Left::default());
+    assert!(backend.renew_begun(&gone).await.expect("renews").lost, "it was taken for dead");
+    backend.forget_begun(&next, &["a".to_owned()]).await.expect("forgets");
+    backend.forget_begun(&lives, &["c".to_owned()]).await.expect("forgets");
+    let left: Vec<String> = room.connection().keys("*begun:*:*").expect("reads");
+    assert_eq!(left, Vec::<String>::new());
 }

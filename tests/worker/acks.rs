@@ -128,7 +128,10 @@ async fn a_lost_process_brings_the_message_back_when_the_task_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_task_that_kills_its_process_again_and_again_becomes_a_dead_letter() {
     let world = World::new();
-    let pool = ScriptedPool::new(1, |_| Scene::dies("signal 9 (SIGKILL)").after(Duration::from_millis(5)));
+    let pool = ScriptedPool::new(1, |execution| match execution.mode {
+        Mode::Run => Scene::dies("signal 9 (SIGKILL)").after(Duration::from_millis(5)),
+        ref mode => Scene::outcome(outcome(execution, usual(mode))),
+    });
     let played = pool.played();
     let rejects = TaskOptions { reject_on_worker_lost: true, ..late() };
     let worker = world.start(options(&[("t", rejects)]), pool);
@@ -137,7 +140,9 @@ async fn a_task_that_kills_its_process_again_and_again_becomes_a_dead_letter() {
     world.drained().await;
 
     worker.stop(Stop::Warm).await;
-    assert_eq!(modes(&played, "t-0"), vec![Mode::Run; 3]);
+    let lost = Mode::Lost("signal 9 (SIGKILL)".into());
+    assert_eq!(modes(&played, "t-0"), [Mode::Run, Mode::Run, Mode::Run, lost]);
+    assert_eq!(world.result("t-0").await.unwrap().state, "FAILURE", "whoever waits learns of it");
     let dead = world.dead().await;
     assert_eq!((dead[0].reason.as_str(), dead[0].crashes), ("crashed", 3));
 }

@@ -197,7 +197,8 @@ pub(crate) fn outcome(execution: &Execution, kind: OutcomeKind) -> Outcome {
 }
 
 pub(crate) fn id_of(execution: &Execution) -> String {
-    execution.message.task_headers().unwrap().id.into_owned()
+    let headers: Value = serde_json::from_slice(&execution.message.headers).unwrap();
+    headers["id"].as_str().unwrap().to_owned()
 }
 
 /// A pool whose executions end as their mode says, with a stored state, after some time.

@@ -47,6 +47,8 @@ pub(crate) struct Flaky {
     one_store: bool,
     /// How often claims get nothing, although there is something.
     pub(crate) deaf: Arc<AtomicBool>,
+    /// A worker that dies takes along what it has begun, as on RabbitMQ.
+    pub(crate) forgets_crashes: AtomicBool,
     /// How often each record was stored by a call that went through.
     stored: Arc<Mutex<HashMap<String, u32>>>,
 }
@@ -59,6 +61,7 @@ impl Flaky {
             cut: Arc::default(),
             one_store: true,
             deaf: Arc::default(),
+            forgets_crashes: AtomicBool::new(false),
             stored: Arc::default(),
         }
     }
@@ -102,6 +105,10 @@ impl Broker for Flaky {
             cut: self.cut.clone(),
             deaf: AtomicBool::new(self.deaf.swap(false, Ordering::SeqCst)),
         }))
+    }
+
+    fn counts_crashes(&self) -> bool {
+        !self.forgets_crashes.load(Ordering::SeqCst)
     }
 
     async fn purge(&self, queue: &str) -> Result<u64, BrokerError> {

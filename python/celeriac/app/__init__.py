@@ -1,19 +1,29 @@
 """The application object, its parts, and `shared_task`: tasks for whichever app there is."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: its name would hide the module `annotations` of this package.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from celeriac import _state as current
+from celeriac import _state
 from celeriac.app.base import Celery
-from celeriac.app.current import app_or_default, set_default_app
+from celeriac.app.bugreport import bugreport
+from celeriac.app.current import app_or_default, pop_current_task, push_current_task, set_default_app
 from celeriac.local import Proxy
 
 if TYPE_CHECKING:
     from celeriac.app.decorators import TaskDecorator
 
-__all__ = ["Celery", "SharedTask", "app_or_default", "default_app", "set_default_app", "shared_task"]
+__all__ = [
+    "Celery",
+    "SharedTask",
+    "app_or_default",
+    "bugreport",
+    "default_app",
+    "pop_current_task",
+    "push_current_task",
+    "set_default_app",
+    "shared_task",
+]
 
 
 class SharedTask(Proxy):
@@ -32,14 +42,14 @@ def _shared_task(fun: Callable[..., Any] | None = None, **options: Any) -> Any:
         return app._task_from_fun(function, name=name, **options)
 
     # Apps made later, and those that are finalised already.
-    current.connect_on_app_finalize(declare)
-    for app in current.active_apps():
+    _state.connect_on_app_finalize(declare)
+    for app in _state.active_apps():
         if app.finalized:
             with app._lock:
                 declare(app)
 
     def task_of_current_app() -> Any:
-        app = current.get_current_app()
+        app = _state.get_current_app()
         return app.tasks[name or app.gen_task_name(function.__name__, function.__module__)]
 
     return SharedTask(task_of_current_app, doc=function.__doc__)
@@ -47,6 +57,6 @@ def _shared_task(fun: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 #: Decorator like `app.task`, for modules that do not know their app: the task exists in every app, and the
 #: name stands for that of the current one.
-shared_task: TaskDecorator = cast("TaskDecorator", _shared_task)
+shared_task: "TaskDecorator" = cast("TaskDecorator", _shared_task)
 
-default_app: Celery = cast("Celery", Proxy(current.get_default_app))
+default_app: Celery = _state.default_app

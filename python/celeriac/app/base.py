@@ -16,7 +16,7 @@ from celeriac.app.builtins import add_builtin_tasks
 from celeriac.app.engine import Engine
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
-from celeriac.app.settings import Settings
+from celeriac.app.settings import PendingConfiguration, Settings
 from celeriac.app.task import Task
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.result.async_result import AsyncResult
@@ -26,6 +26,7 @@ from celeriac.utils.time import zone
 if TYPE_CHECKING:
     from celeriac._core import Client, ResultRecord
     from celeriac.app.amqp import AMQP
+    from celeriac.app.backends import Backends
     from celeriac.app.connection import Connection
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     SetClass = type[ResultSet]
     GroupClass = type[GroupResult]
 
-__all__ = ["Celery"]
+__all__ = ["Celery", "PendingConfiguration"]
 
 
 class Celery:
@@ -58,6 +59,7 @@ class Celery:
         task_cls: Class of tasks made by the decorator.
         amqp: Class of `app.amqp`, or its path; likewise `control`, `events` and `log`.
         loader: Not supported: settings and `include` say what is loaded.
+        fixups: Instead of `builtin_fixups`.
         set_as_current: Make this the app that shared tasks use.
         autofinalize: Finalise on first use; otherwise that is an error.
         strict_typing: Check arguments when a task is called.
@@ -79,6 +81,9 @@ class Celery:
     control_cls: Any = "celeriac.app.control:Control"
     events_cls: Any = "celeriac.app.events:Events"
     log_cls: Any = "celeriac.app.log:Logging"
+    loader_cls = "celeriac.loaders.app:AppLoader"
+    #: Functions, or paths of them, that make integrations with frameworks: each is called with the app.
+    builtin_fixups: Iterable[Any] = ("celeriac.fixups.django:fixup",)
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class Celery:
         include: Iterable[str] | None = None,
         changes: Mapping[str, Any] | None = None,
         config_source: Any = None,
-        fixups: Any = None,
+        fixups: Iterable[Any] | None = None,
         task_cls: Any = None,
         autofinalize: bool = True,
         namespace: str | None = None,
@@ -130,17 +135,23 @@ class Celery:
         self._lock = threading.RLock()
         self._engine = Engine(self)
         self._router: tuple[int, Router] | None = None
-        # Both made on first use.
+        # These are made on first use.
+        self._backends: Backends | None = None
         self._events: Events | None = None
         self._clock: LamportClock | None = None
+        self._loader: Any = None
         # Made of `task_cls` on first use, or set by hand.
         self._task_class: Any = None
+        #: Set by a child of a worker: ends the body of a chord that a backend written in Python has given up.
+        self._child_chord_error: Callable[[Any, BaseException], None] | None = None
         #: Set by a child of a worker: takes `update_state` of running tasks to the supervisor.
         self._child_update: Callable[[int, ResultRecord], None] | None = None
         if set_as_current:
             self.set_current()
         current.register_app(self)
         self.on_init()
+        #: Integrations with frameworks that were wanted.
+        self._fixups = _made_fixups(self, self.builtin_fixups if fixups is None else fixups)
 
     def on_init(self) -> None:
         """Called at the end of the constructor; for subclasses."""
@@ -240,12 +251,39 @@ class Celery:
     def uses_embedded_broker(self) -> bool:
         """Whether nobody named a broker."""
         conf = self.conf
-        return not any(conf[name] for name in ("broker_url", "broker_read_url", "broker_write_url", "broker_host"))
+        return not current.celery_defaults and not any(
+            conf[name] for name in ("broker_url", "broker_read_url", "broker_write_url", "broker_host")
+        )
 
     @property
     def results_enabled(self) -> bool:
         """Whether results are kept."""
-        return self.result_backend_effective is not None
+        return self.result_backend_effective is not None or self.has_own_backend
+
+    @property
+    def has_own_backend(self) -> bool:
+        """Whether results are kept by a backend that is written in Python."""
+        return stores.own_backend(self.conf.values_now()["result_backend"]) is not None
+
+    @property
+    def backend_counts_chords(self) -> bool:
+        """Whether a result backend that is written in Python counts the parts of chords itself."""
+        from celeriac.backends.base import Backend
+
+        return self.has_own_backend and type(self.backend).apply_chord is not Backend.apply_chord
+
+    @property
+    def backend(self) -> Any:
+        """Where results are kept, as an object with the methods of Celery's backends; each thread has its own.
+
+        Raises:
+            ImproperlyConfigured: The class that `result_backend` names cannot be imported.
+        """
+        if self._backends is None:
+            from celeriac.app.backends import Backends
+
+            self._backends = Backends(self)
+        return self._backends.get()
 
     @property
     def timezone(self) -> tzinfo:
@@ -353,7 +391,7 @@ class Celery:
         """Imports `<package>.tasks` of each package, when the worker imports its modules.
 
         Args:
-            packages: Names, or something that is called for them.
+            packages: Names, or something that is called for them; those of Django's installed apps unless given.
             related_name: Module to look for; None imports the packages themselves.
             force: Import now.
         """
@@ -362,12 +400,18 @@ class Celery:
             self._import_discovered(packages, related_name)
 
     def import_default_modules(self) -> None:
-        """Imports what the settings name (`imports`, `include`) and what is to be discovered."""
+        """Imports what the settings name (`imports`, `include`) and what is to be discovered.
+
+        Raises:
+            Exception: What a receiver of `import_modules` has raised, such as Django's set-up.
+        """
         from importlib import import_module
 
         from celeriac.signals import import_modules
 
-        import_modules.send(self)
+        for _, answer in import_modules.send(self):
+            if isinstance(answer, Exception):
+                raise answer
         for name in (*(self.conf.imports or ()), *(self.conf.include or ())):
             import_module(name)
         for packages, related_name in self._autodiscover:
@@ -376,6 +420,9 @@ class Celery:
     def _import_discovered(self, packages: Any, related_name: str | None) -> None:
         from celeriac.app.autodiscover import autodiscover
 
+        if packages is None:
+            # What the frameworks know: Django's installed apps.
+            packages = [name for fixup in self._fixups for name in fixup.autodiscover_tasks()]
         names = packages() if callable(packages) else packages
         autodiscover([names] if isinstance(names, str) else names or (), related_name)
 
@@ -561,6 +608,18 @@ class Celery:
         self.amqp.queues.select(queues)
 
     @property
+    def loader(self) -> Any:
+        """Imports the modules of this app."""
+        if self._loader is None:
+            self._loader = symbol_by_name(self.loader_cls)(self)
+        return self._loader
+
+    @property
+    def has_own_task_class(self) -> bool:
+        """Whether tasks are of a class that the project has chosen."""
+        return self.task_cls is not Celery.task_cls
+
+    @property
     def events(self) -> Events:
         """Events: `Receiver`, `Dispatcher`, `State`."""
         if self._events is None:
@@ -652,3 +711,11 @@ class Celery:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'} at {id(self):#x}>"
+
+
+def _made_fixups(app: Celery, fixups: Iterable[Any]) -> list[Any]:
+    # The only one that there is by itself costs an app without Django no import.
+    wanted = [
+        fixup for fixup in fixups if fixup not in Celery.builtin_fixups or os.environ.get("DJANGO_SETTINGS_MODULE")
+    ]
+    return [made for fixup in wanted if (made := symbol_by_name(fixup)(app)) is not None]

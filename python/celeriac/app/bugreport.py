@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celeriac._core import __version__
+from celeriac.app.stores import shown_backend
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -23,7 +24,7 @@ def bugreport(app: Celery | None = None) -> str:
         f"software -> celeriac:{__version__} py:{platform.python_version()}",
         f"platform -> system:{platform.system()} arch:{platform.machine()} imp:{platform.python_implementation()}",
         f"broker   -> {app.conf.table(with_defaults=True)['broker_url'] or app.broker_url_effective}",
-        f"results  -> {app.conf.table(with_defaults=True)['result_backend'] or app.result_backend_effective or 'off'}",
+        f"results  -> {shown_backend(app)}",
         "",
         app.conf.humanize(),
     )

@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app import stores
-from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -26,7 +25,7 @@ def add_builtin_tasks(app: Celery) -> None:
         def backend_cleanup() -> None:
             """Removes results that have expired, where the result backend does not by itself."""
             if stores.needs_cleanup(app):
-                raise ImproperlyConfigured("this result backend cannot be cleaned up by this version of celeriac")
+                app.backend.cleanup()
 
         app._task_from_fun(backend_cleanup, name=_CLEANUP, ignore_result=True)
     functions: dict[str, Any] = {
@@ -117,9 +116,7 @@ def _chord(
     from celeriac.canvas.chord import chord
 
     whole = chord(header, body, app=self.app)
-    return whole.run(
-        whole.tasks, whole.body, partial_args, self.app, interval, countdown, max_retries, **kwargs
-    )
+    return whole.run(whole.tasks, whole.body, partial_args, self.app, interval, countdown, max_retries, **kwargs)
 
 
 def _chord_unlock(

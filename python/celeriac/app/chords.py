@@ -9,8 +9,9 @@ from celeriac.result.record import expires_ms
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
+    from celeriac.canvas.composition import Composition
 
-__all__ = ["chord_expires_ms", "counts_chords", "grow_chord", "start_chord"]
+__all__ = ["chord_expires_ms", "counts_chords", "grow_chord", "guard_chords", "start_chord"]
 
 _NO_BACKEND = (
     "Starting chords requires a result backend to be configured: the results of the header are kept there until all are "
@@ -59,6 +60,17 @@ def grow_chord(app: Celery, group_id: str, by: int = 1) -> None:
     """
     counts_chords(app)
     app.client.grow_chord(group_id, by)
+
+
+def guard_chords(app: Celery, composition: Composition) -> None:
+    """Has the chords of a composition looked after, once they are started (`result_chord_lost_after`).
+
+    Raises:
+        OperationalError: The result backend cannot be reached.
+    """
+    if app.conf.values_now()["result_chord_lost_after"]:
+        ids = [group_id for group_id, _ in composition.chords]
+        app.client.guard_chords(ids, [message.publication for message in composition.messages])
 
 
 def chord_expires_ms(app: Celery) -> int | None:

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from celeriac._core import Publication
+from celeriac.entities import as_exchange, as_queue
 from celeriac.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
 from celeriac.serialization import json
 from celeriac.utils import uuid
@@ -17,6 +18,7 @@ from celeriac.utils import uuid
 if TYPE_CHECKING:
     from celeriac._core import Listener
     from celeriac.app.base import Celery
+    from celeriac.entities import Exchange, Queue
 
 __all__ = ["Control", "Inspect", "flatten_reply"]
 
@@ -403,8 +405,8 @@ class Control:
 
     def add_consumer(
         self,
-        queue: str,
-        exchange: str | None = None,
+        queue: str | Queue,
+        exchange: str | Exchange | None = None,
         exchange_type: str = "direct",
         routing_key: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -414,14 +416,19 @@ class Control:
         """Lets workers consume from one more queue.
 
         Args:
-            queue: Its name.
-            exchange: Where it is bound; an exchange of its name unless given.
+            queue: Its name; or itself, then the rest is found in it.
+            exchange: Where it is bound, by name or itself; an exchange of the queue's name unless given.
             exchange_type: What kind of exchange that is.
             routing_key: With which key; its name unless given.
             options: More of the queue: `durable`, `auto_delete`, `queue_arguments`, `max_priority`, ...
             destination: Node names; all workers unless given.
             **kwargs: As for `broadcast`.
         """
+        if not isinstance(queue, str):
+            return self._add_consumer_of(as_queue(queue), options, destination, **kwargs)
+        if exchange is not None and not isinstance(exchange, str):
+            bound = as_exchange(exchange)
+            exchange, exchange_type = bound.name, bound.type
         arguments = {
             "queue": queue,
             "exchange": exchange,
@@ -431,9 +438,28 @@ class Control:
         }
         return self.broadcast("add_consumer", arguments, destination=destination, **kwargs)
 
-    def cancel_consumer(self, queue: str, destination: Iterable[str] | None = None, **kwargs: Any) -> Replies | None:
-        """Lets workers no longer consume from a queue. What they have taken from it they run."""
-        return self.broadcast("cancel_consumer", {"queue": queue}, destination=destination, **kwargs)
+    def _add_consumer_of(
+        self, queue: Queue, options: Mapping[str, Any] | None, destination: Iterable[str] | None, **kwargs: Any
+    ) -> Replies | None:
+        said = queue.declaration()
+        own = {name: said[name] for name in ("durable", "exclusive", "auto_delete", "no_declare")}
+        arguments = {
+            "queue": queue.name,
+            "exchange": queue.exchange.name or None,
+            "exchange_type": queue.exchange.type,
+            "routing_key": queue.routing_key or None,
+            **own,
+            "queue_arguments": said["arguments"],
+            **(options or {}),
+        }
+        return self.broadcast("add_consumer", arguments, destination=destination, **kwargs)
+
+    def cancel_consumer(
+        self, queue: str | Queue, destination: Iterable[str] | None = None, **kwargs: Any
+    ) -> Replies | None:
+        """Lets workers no longer consume from a queue, given by name or itself. What they have taken from it they run."""
+        name = getattr(queue, "name", queue)
+        return self.broadcast("cancel_consumer", {"queue": name}, destination=destination, **kwargs)
 
     def enable_events(self, destination: Iterable[str] | None = None, **kwargs: Any) -> Replies | None:
         """Lets workers send events of tasks."""

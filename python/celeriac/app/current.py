@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from celeriac._state import (
     active_apps,
     allow_join_result,
     app_or_default,
     connect_on_app_finalize,
+    current_app,
+    current_task,
     denied_join_result,
     get_current_app,
     get_current_task,
@@ -19,11 +19,6 @@ from celeriac._state import (
     set_current_app,
     set_default_app,
 )
-from celeriac.local import Proxy
-
-if TYPE_CHECKING:
-    from celeriac.app.base import Celery
-    from celeriac.app.task import Task
 
 __all__ = [
     "active_apps",
@@ -42,6 +37,3 @@ __all__ = [
     "set_current_app",
     "set_default_app",
 ]
-
-current_app: Celery = Proxy(get_current_app)  # type: ignore[assignment]
-current_task: Task[..., Any] = Proxy(get_current_task)  # type: ignore[assignment]

@@ -265,6 +265,7 @@ SETTINGS: dict[str, Setting] = {
     "beat_missed_runs": Setting("string", "once", ""),
     "beat_missed_runs_limit": Setting("int", 100, ""),
     "beat_schedule_name": Setting("string", None, ""),
+    "result_chord_lost_after": Setting("float", 21600.0, ""),
     "result_max_bytes": Setting("int", None, ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
@@ -274,3 +275,9 @@ SETTINGS: dict[str, Setting] = {
 }
 
 OLD_NAMES: dict[str, str] = {setting.old: name for name, setting in SETTINGS.items() if setting.old}
+
+DEFAULTS: dict[str, Any] = {name: setting.default for name, setting in SETTINGS.items()}
+DEFAULT_PROCESS_LOG_FMT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+DEFAULT_TASK_LOG_FMT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+DEFAULT_ACCEPT_CONTENT = ("json",)
+DEFAULT_POOL = "prefork"

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from celeriac import _state
+from celeriac.app.kombu_publish import around_publish
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Engine:
     def client(self) -> Client:
         """The client of this process."""
         held = self._held
-        if held is not None and held[0] == os.getpid():
+        if held is not None and held[0] == _state.pid:
             return held[1]
         return self._connect()
 
@@ -51,9 +53,18 @@ class Engine:
             held = self._held
             if held is None or held[0] != pid:
                 # A client inherited through fork is left alone: its threads and sockets are the parent's.
-                held = (pid, Client(app.broker_url_effective, app.result_backend_effective, options))
-                self._held, self._behind = held, None
+                client = Client(app.broker_url_effective, app.result_backend_effective, options)
+                held = (pid, self._with_own_results(around_publish(app, client)))
+                self._held, self._behind = held, client
         return held[1]
+
+    def _with_own_results(self, client: Client) -> Client:
+        """The client, or what reads results elsewhere: in a backend that is written in Python."""
+        if not self._app.has_own_backend:
+            return client
+        from celeriac.app.backends import OwnResults
+
+        return cast("Client", OwnResults(self._app, client))
 
     @property
     def core(self) -> Client:
@@ -68,7 +79,7 @@ class Engine:
             make: Makes, of the client, what the app uses instead from now on.
         """
         client = self.core
-        front = make(client)
+        front = make(self.client)
         with self._lock:
             self._held, self._behind = (os.getpid(), cast("Client", front)), client
         return front
@@ -99,7 +110,7 @@ class Engine:
     @property
     def thread_oid(self) -> str:
         """Where replies go (`reply_to`): the queue of `rpc://`; else a name of the app in this thread and process."""
-        key = (os.getpid(), self._app.conf._generation)
+        key = (_state.pid, self._app.conf._generation)
         held: tuple[tuple[int, int], str] | None = getattr(self._names, "held", None)
         if held is None or held[0] != key:
             held = self._names.held = (key, self._name(key[0]))

@@ -219,4 +219,13 @@ def _as_app(found: Any) -> Celery | None:
         return found
     extensions = getattr(found, "extensions", None)
     held = extensions.get("celery") if isinstance(extensions, dict) else None
-    return held if isinstance(held, Celery) else None
+    return held if isinstance(held, Celery) else _adopted(found) or _adopted(held)
+
+
+def _adopted(found: Any) -> Celery | None:
+    """Ours for an app that was made by Celery itself."""
+    cls = getattr(sys.modules.get("celery.app.base"), "Celery", None)
+    if cls is None or not isinstance(found, cls):
+        return None
+    app: Celery = import_module("celeriac.foreign").adopt(found)
+    return app

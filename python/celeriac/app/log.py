@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from celeriac import signals
+from celeriac.app.defaults import DEFAULT_PROCESS_LOG_FMT, DEFAULT_TASK_LOG_FMT
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.utils.log import ColorFormatter
 from celeriac.utils.nodenames import node_format
 
 #: What the parent process is called in log lines; children are `ForkPoolWorker-N`.
 MAIN_PROCESS = "MainProcess"
-DEFAULT_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
-DEFAULT_TASK_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+DEFAULT_FORMAT = DEFAULT_PROCESS_LOG_FMT
+DEFAULT_TASK_FORMAT = DEFAULT_TASK_LOG_FMT
 TASK_LOGGER = "celery.task"
 REDIRECTED_LOGGER = "celery.redirected"
 
@@ -267,7 +268,9 @@ class _NamedRecords:
 
 
 def emit(level: int, name: str, message: str, created: float, task_id: str | None, task_name: str | None) -> None:
-    """Logs a line of the engine, with the time at which it was written there."""
+    """Logs a line of the engine, with the time at which it was written there, under a name like those of Celery's."""
+    if name.startswith("celeriac"):
+        name = "celery" + name.removeprefix("celeriac").replace("::", ".")
     logger = logging.getLogger(name)
     if not logger.isEnabledFor(level):
         return

@@ -64,6 +64,7 @@ def worker_options(
         "time_limit": conf.task_time_limit,
         "soft_time_limit": conf.task_soft_time_limit,
         "lease_seconds": float(conf.worker_lease_seconds or DEFAULT_LEASE_SECONDS),
+        "chord_lost_after_seconds": float(conf.result_chord_lost_after or 0) or None,
         "max_crashes": int(conf.worker_max_crashes or DEFAULT_MAX_CRASHES),
         **stop_options(conf),
         "max_tasks_per_child": conf.worker_max_tasks_per_child,

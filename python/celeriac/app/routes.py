@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celeriac.entities import Exchange, Queue, as_queue, is_broadcast
+from celeriac.entities import Exchange, Queue, as_exchange, as_queue, is_broadcast
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.utils.imports import symbol_by_name
 
@@ -42,9 +42,12 @@ class Queues(dict[str, Queue]):
         """
         super().__init__()
         self._conf = conf
-        self.default_name: str = conf.task_default_queue
-        self.default_exchange = Exchange(
-            conf.task_default_exchange or self.default_name, conf.task_default_exchange_type
+        self.default_name: str = getattr(conf.task_default_queue, "name", conf.task_default_queue)
+        exchange = conf.task_default_exchange
+        self.default_exchange = (
+            Exchange(exchange or self.default_name, conf.task_default_exchange_type)
+            if exchange is None or isinstance(exchange, str)
+            else as_exchange(exchange)
         )
         self._default_key: str = conf.task_default_routing_key or self.default_name
         #: Other names of queues.
@@ -148,6 +151,9 @@ class Queues(dict[str, Queue]):
         return queue
 
     def _default_queue(self) -> Queue:
+        given = self._conf.task_default_queue
+        if not isinstance(given, str):
+            return as_queue(given)
         arguments = self._typed("task_default_queue_type")
         return Queue(self.default_name, self.default_exchange, self._default_key, queue_arguments=arguments)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac._core import Publication, saferepr
 from celeriac._state import get_current_worker_task
-from celeriac.app import protocol_1, templates
+from celeriac.app import protocol_1, sizes, templates
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
@@ -209,6 +209,8 @@ def compose(
             retry_policy=options.get("retry_policy"),
         )
     data = _encode(body, serializer, compression, written, properties)
+    if len(data) > sizes.NEVER_TOO_LARGE:
+        sizes.check_size(app, name, len(data), (args, kwargs, embed), serializer)
     publication = Publication(
         written, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms, declare=target.declare
     )
@@ -253,6 +255,8 @@ def _fill(
     )
     if publication is None:
         return None
+    if publication.size > sizes.NEVER_TOO_LARGE:
+        sizes.check_size(app, task.name, publication.size, (args, kwargs, embed), "json")
     return Message(publication, task.name, task_id, held.ignores, (args, kwargs, embed))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from celeriac.app.defaults import OLD_NAMES, SETTINGS
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.utils.urls import without_password
+from celeriac.utils.secrets import masked
 
 __all__ = ["Settings"]
 
@@ -26,8 +26,6 @@ ENVIRONMENT_PREFIX = "CELERIAC_"
 
 _TRUE = frozenset({"1", "true", "yes", "on", "y", "t"})
 _FALSE = frozenset({"0", "false", "no", "off", "n", "f", ""})
-_SECRET_WORDS = ("PASS", "PASSWORD", "SECRET", "TOKEN", "KEY", "SIGNATURE", "CREDENTIAL")
-_NOT_SECRET = frozenset({"task_default_routing_key", "result_key_prefix"})
 
 
 class Settings(MutableMapping[str, Any]):
@@ -147,6 +145,15 @@ class Settings(MutableMapping[str, Any]):
         """The first of these settings that has a value."""
         return next((value for name in names if (value := self.get(name)) is not None), None)
 
+    def find_value_for_key(self, name: str, namespace: str = "celery") -> Any:
+        """A setting by the parts of its name, as libraries ask for it: `("extended", "result")` is `result_extended`."""
+        joined = f"{namespace}_{name}"
+        return self[joined if _new_name(joined) in self._values() else name]
+
+    def get_by_parts(self, *parts: str) -> Any:
+        """A setting by the parts of its name; None where there is none."""
+        return self.get("_".join(part for part in parts if part))
+
     def chosen(self, name: str) -> Any:
         """The value of a setting that someone has set, be it the default's; None when nobody has."""
         value = self._values().get(name)
@@ -163,7 +170,7 @@ class Settings(MutableMapping[str, Any]):
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """The settings as a dict, secrets masked."""
         values = dict(self._values()) if with_defaults else self.without_defaults()
-        return {name: _mask(name, value) if censored else value for name, value in values.items() if name[:1] != "_"}
+        return {name: masked(name, value) if censored else value for name, value in values.items() if name[:1] != "_"}
 
     def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
         """The settings as text, one a line, secrets masked."""
@@ -354,13 +361,5 @@ def _refuse_mixture(values: Mapping[str, Any]) -> None:
     )
 
 
-def _mask(name: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _mask(str(key), item) for key, item in value.items()}
-    if isinstance(value, str) and ("url" in name.lower() or "backend" in name.lower()):
-        return without_password(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_mask(name, item) for item in value)
-    if value and name not in _NOT_SECRET and any(word in name.upper().split("_") for word in _SECRET_WORDS):
-        return "********"
-    return value
+#: Its name before the first read, with Celery; here it is the same object.
+PendingConfiguration = Settings

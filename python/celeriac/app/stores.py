@@ -9,18 +9,34 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from celeriac import _state as current
+from celeriac.backends.find import own_backend
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.result.record import expires_ms
 from celeriac.serialization import registry
+from celeriac.utils.imports import qualname
+from celeriac.utils.urls import without_password
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.settings import Settings
 
-__all__ = ["EMBEDDED_URL", "broker_url", "connection_options", "plain", "result_backend", "tls_options", "uses_replies"]
+__all__ = [
+    "EMBEDDED_URL",
+    "broker_url",
+    "connection_options",
+    "own_backend",
+    "plain",
+    "result_backend",
+    "shown_backend",
+    "tls_options",
+    "uses_replies",
+]
 
 #: Carries messages and results when nobody names a broker.
 EMBEDDED_URL = "sqlite:///celeriac.db"
+#: The same where `celery` is celeriac: what Celery connects to when nobody names a broker.
+CELERY_URL = "amqp://guest@localhost//"
 
 _DISABLED = frozenset({"disabled", "disabled://"})
 _EMBEDDED = ("sqlite", "memory")
@@ -58,7 +74,9 @@ def broker_url(conf: Mapping[str, Any], role: str = "write") -> str:
     """
     found = conf[f"broker_{role}_url"] or conf["broker_url"]
     if not found:
-        return _from_parts(conf) if conf["broker_host"] else EMBEDDED_URL
+        if conf["broker_host"]:
+            return _from_parts(conf)
+        return CELERY_URL if current.celery_defaults else EMBEDDED_URL
     urls = found.split(";") if isinstance(found, str) else [str(url) for url in found]
     if len(urls) > 1:
         urls = _ordered(urls, conf["broker_failover_strategy"])
@@ -69,17 +87,20 @@ def broker_url(conf: Mapping[str, Any], role: str = "write") -> str:
 
 
 def result_backend(conf: Mapping[str, Any]) -> str | None:
-    """Where results go; None when results are off.
+    """Where the engine keeps results; None when results are off, or kept by a backend that is written in Python.
 
     Raises:
         ImproperlyConfigured: `rpc://` with a broker that it does not go with.
     """
     found: str | None = conf["result_backend"]
-    if found in _DISABLED:
+    if found in _DISABLED or own_backend(found) is not None:
         return None
     if not found:
         named = conf["broker_url"] or conf["broker_write_url"] or conf["broker_host"]
-        return None if named else EMBEDDED_URL
+        return None if named or current.celery_defaults else EMBEDDED_URL
+    if found.startswith("cache+memory://"):
+        # What Celery's test apps have.
+        return "memory://"
     scheme, _, rest = found.partition("://")
     if scheme == "rpc" and not rest.strip("/"):
         return _replies(conf)
@@ -89,8 +110,16 @@ def result_backend(conf: Mapping[str, Any]) -> str | None:
 
 
 def needs_cleanup(app: Celery) -> bool:
-    """Whether results stay in the backend until a task removes them: in a database of Celery's tables they do."""
-    return (app.result_backend_effective or "").startswith("db+")
+    """Whether results stay in the backend until a task removes them: in the engine's stores they vanish by themselves."""
+    return app.has_own_backend and not app.backend.supports_autoexpire
+
+
+def shown_backend(app: Celery) -> str:
+    """Where results go, for people to read; `disabled://` when they are off."""
+    found = app.result_backend_effective
+    if found is None and app.has_own_backend:
+        found = app.conf.result_backend
+    return without_password(found if isinstance(found, str) else qualname(found) if found else "disabled://")
 
 
 def uses_replies(conf: Mapping[str, Any]) -> bool:

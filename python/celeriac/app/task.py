@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
 from celeriac._state import get_current_app, pop_current_task, push_current_task
 from celeriac.app import send
@@ -105,9 +105,17 @@ class Task(Generic[P, R]):
     _template: templates.Held | None = None
     _template_values: tuple[Any, ...] | None = None
 
-    def __init__(self) -> None:
-        self.request_stack = RequestStack()
-        self._default_request: Context | None = None
+    #: What `celery.app.trace.trace_task` keeps here.
+    __trace__: Callable[..., Any] | None = None
+    request_stack: RequestStack
+    _default_request: Context | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Not in `__init__`, which subclasses replace without calling it.
+        task = super().__new__(cls)
+        task.request_stack = RequestStack()
+        task._default_request = None
+        return task
 
     # -- belonging to an app
 
@@ -162,6 +170,12 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the task here and now, as a plain function with a request of its own."""
+        if type(self).__call__ is not _own_call:
+            running = self.request_stack.top
+            if running is not None and not (running.called_directly or running._protected):
+                # A class's own `__call__` calls this one from within a request: it is that request's run.
+                running._protected = True
+                return cast("R", self.run(*args, **kwargs))
         request = Context(args=args, kwargs=kwargs)
         push_current_task(self)
         self.request_stack.push(request)
@@ -423,9 +437,11 @@ class Task(Generic[P, R]):
         if request._follow_ups is None:
             again.apply_async()
         else:
-            message = again.compose()
-            request._follow_ups.append(message.publication)
-            send._published(message)
+            # Another `apply_async` than this class's has a say in what is sent.
+            own = type(self).apply_async is _own_apply_async
+            for message in [again.compose()] if own else again.compose_all().messages:
+                request._follow_ups.append(message.publication)
+                send._published(message)
 
     # -- changing the workflow it is in
 
@@ -575,7 +591,11 @@ class Task(Generic[P, R]):
         task_id = task_id or request.id
         if task_id is None or not app.results_enabled:
             return
-        record = build_record(app, task_id, state or "", meta, request=request if task_id == request.id else None)
+        own = request if task_id == request.id else None
+        if app.has_own_backend:
+            app.backend.store_result(task_id, meta, state or "", request=own)
+            return
+        record = build_record(app, task_id, state or "", meta, request=own)
         hook = app._child_update
         if hook is not None and request._tag is not None and task_id == request.id:
             hook(request._tag, record)
@@ -615,9 +635,19 @@ class Task(Generic[P, R]):
         return f"<@task: {self.name}{app}>"
 
 
+# As they are here: libraries replace them in the class.
+_own_call = Task.__call__
+_own_apply_async = Task.apply_async
+
+
+#: Other names that code written for Celery uses.
+BaseTask = Task
+TaskType = type
+
+
 def entry_point(task: Task[..., Any]) -> Callable[..., Any]:
     """What a worker calls: `run`, or the class's own `__call__` (such as one that enters a Flask context)."""
-    return task.run if type(task).__call__ is Task.__call__ else task.__call__
+    return task.run if type(task).__call__ is _own_call else task.__call__
 
 
 def _raise(exc: BaseException) -> NoReturn:

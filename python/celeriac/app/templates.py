@@ -6,10 +6,10 @@ arguments, ids and follow-ups. Whatever else a message depends on is compared wi
 
 from __future__ import annotations
 
-import os
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
+from celeriac import _state
 from celeriac._core import CallTemplate
 from celeriac.serialization import json
 
@@ -54,7 +54,7 @@ class Held:
         self._app = app
         self._generation = app.conf._generation
         # `origin` names the process.
-        self._pid = os.getpid()
+        self._pid = _state.pid
         self._sizes = (app.argsrepr_maxsize, app.kwargsrepr_maxsize)
         self._name = task.name
         self.template = template
@@ -65,7 +65,7 @@ class Held:
         return (
             self._app is app
             and self._generation == app.conf._generation
-            and self._pid == os.getpid()
+            and self._pid == _state.pid
             and self._name == name
             and self._sizes == (app.argsrepr_maxsize, app.kwargsrepr_maxsize)
         )

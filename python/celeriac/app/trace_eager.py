@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_always_eager", "run_eagerly"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("celery.app.trace")
 
 
 def apply_always_eager(task: Task[..., Any], args: Any, kwargs: Any, options: dict[str, Any]) -> EagerResult[Any]:
@@ -90,7 +90,15 @@ def run_eagerly(
         },
         **(options.get("headers") or {}),
     )
-    return _EagerCall(task, request, throw).run()
+    call = _EagerCall(task, request, throw)
+    from celeriac.app import trace
+
+    if trace.is_patched():
+        traced = trace.TracedRequest(request, call.run)
+        around = trace.build_tracer(task.name, task, eager=True, propagate=throw, app=app)
+        found: EagerResult[Any] = around(task_id, args, kwargs, traced).retval
+        return found
+    return call.run()
 
 
 class _EagerCall:
@@ -194,6 +202,9 @@ class _EagerCall:
             return
         from celeriac.result.record import build_record
 
+        if task.app.has_own_backend:
+            task.app.backend.store_result(self.request.id, value, state, traceback=text, request=self.request)
+            return
         record = build_record(task.app, self.request.id or "", state, value, traceback=text, request=self.request)
         task.app.client.store([record])
 

@@ -23,7 +23,7 @@ def counts_chords(app: Celery) -> bool:
     Raises:
         NotImplementedError: It cannot join chords at all.
     """
-    if (app.result_backend_effective or "").startswith("db+"):
+    if app.has_own_backend or (app.result_backend_effective or "").startswith("db+"):
         return False
     return chords.counts_chords(app)
 
@@ -50,7 +50,7 @@ def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) 
 
 async def asend(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
     """The same for a coroutine: the event loop goes on meanwhile."""
-    if composition.chords or composition.groups:
+    if composition.chords or composition.groups or composition.told:
         await asyncio.to_thread(begin, app, composition)
     messages = composition.messages
     if len(messages) == 1:
@@ -81,9 +81,14 @@ def begin(app: Celery, composition: Composition) -> None:
     """What has to be there before the first message arrives."""
     for group in composition.groups:
         group.save()
+    for header, body, size in composition.told:
+        counted = body.clone()
+        counted["chord_size"] = size
+        app.backend.apply_chord((header.id, header.results), counted)
     if composition.chords:
         for group_id, size in composition.chords:
             chords.start_chord(app, group_id, size)
+        chords.guard_chords(app, composition)
 
 
 def pieces(composition: Composition) -> Iterator[batch.Piece]:

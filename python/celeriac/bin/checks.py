@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from celeriac.app.unused import without_effect
 from celeriac.exceptions import ImproperlyConfigured, OperationalError
+from celeriac.utils.imports import qualname
 from celeriac.utils.urls import without_password
 
 if TYPE_CHECKING:
@@ -355,6 +356,14 @@ def results(app: Celery, report: dict[str, Any] | None) -> Iterator[Finding]:
     wanting = [
         task.name for task in app.tasks.values() if not task.ignore_result and not task.name.startswith("celery.")
     ]
+    if app.has_own_backend:
+        try:
+            backend = app.backend
+        except ImproperlyConfigured as exc:
+            yield error("result backend", str(exc), "is its package installed?")
+        else:
+            yield ok("result backend", f"{qualname(type(backend))}, written in Python, is there")
+        return
     if url is None:
         if wanting and not conf.task_ignore_result:
             yield info("result backend", f"there is none, and {_some(sorted(wanting))} may be asked for a result",

@@ -9,9 +9,11 @@ import sys
 
 def main() -> None:
     """Runs the beat that the worker describes: how to make the app, in the environment; the rest as arguments."""
+    from celeriac.compat import install_if_wanted
     from celeriac.worker.process import die_with_parent
     from celeriac.worker.setup import Setup
 
+    install_if_wanted()
     parent, options = int(sys.argv[1]), json.loads(sys.argv[2])
     die_with_parent(parent)
     setup = Setup.from_environment()

@@ -63,13 +63,14 @@ def workers(shared: Shared, /, options: tuple[str, ...]) -> None:
     OPTIONS: nodes:a,b and threads:4,2 instead of asking; generic (no addresses), enumerate, wmax:N workers and tmax:N
     slots at the most (0: all), broker:URL, backend:URL.
     """
+    from celeriac.app.stores import shown_backend
     from celeriac.utils.urls import without_password
 
     args = {name: value for name, _, value in (option.partition(":") for option in options)}
     app = shared.load_app()
     with friendly_errors():
         broker = args.get("broker") or without_password(app.broker_url_effective)
-        backend = args.get("backend") or without_password(app.result_backend_effective or "")
+        backend = args.get("backend") or ("" if not app.results_enabled else shown_backend(app))
         found = _named(args) if "nodes" in args else _asked(app)
     generic = "generic" in args
     lines = ["digraph workers {", f"    {_quoted(_place('Broker', broker, generic))} [shape=cylinder];"]

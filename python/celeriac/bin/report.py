@@ -16,12 +16,13 @@ from celeriac.bin.options import Shared, command, friendly_errors
 def main(shared: Shared, /, as_json: bool) -> None:
     """Show versions, and the settings that differ from their defaults. Secrets are masked."""
     from celeriac import __version__
+    from celeriac.app import stores
     from celeriac.utils.urls import without_password
 
     app = shared.load_app()
     with friendly_errors():
         broker = without_password(app.broker_url_effective)
-        results = without_password(app.result_backend_effective or "disabled")
+        results = stores.shown_backend(app).removesuffix("://")
         if as_json:
             found = {
                 "celeriac": __version__,

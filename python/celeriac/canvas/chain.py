@@ -99,9 +99,7 @@ class chain(Workflow[R]):
 
     def run(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
         """Sends it, always by message."""
-        return cast(
-            "AsyncResult[R]", self.app._send_composition(self.compose_all(args, kwargs, **options), options)
-        )
+        return cast("AsyncResult[R]", self.app._send_composition(self.compose_all(args, kwargs, **options), options))
 
     def _plan(
         self, composition: Composition, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
@@ -129,9 +127,7 @@ class chain(Workflow[R]):
         """Arguments for the first step."""
         return tuple(self["args"]) if self["immutable"] else (*args, *self["args"])
 
-    def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Runs the steps here, one after the other; a step that fails raises."""
         merged = {**self["options"], **options}
         link, task_id = as_list(merged.pop("link", None)), merged.pop("task_id", None)

@@ -239,7 +239,10 @@ class chord(Workflow[R]):
         from celeriac.result.result_set import GroupResult
 
         if not composition.counts_chords():
-            unlock.plan(composition, body, result, looks)
+            if composition.app.backend_counts_chords:
+                composition.told.append((result, body, sum(map(parts_of, header.tasks))))
+            else:
+                unlock.plan(composition, body, result, looks)
         elif any(isinstance(member, GroupResult) for member in result.results):
             composition.groups.append(result)
         add_to_parent = options.pop("add_to_parent", True)

@@ -141,9 +141,7 @@ class chunks(Signature[list[Any]]):
         """`apply_async` for coroutines."""
         return await self.group().aapply_async(args, kwargs, **{**self["options"], **options})
 
-    def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Runs the group here."""
         return self.group().apply(args, kwargs, **options)
 

@@ -19,7 +19,7 @@ class Composition:
     to it instead of publishing it, whatever subclasses and libraries have put around them.
     """
 
-    __slots__ = ("app", "chords", "counted", "groups", "messages", "result", "trail")
+    __slots__ = ("app", "chords", "counted", "groups", "messages", "result", "told", "trail")
 
     def __init__(self, app: Celery) -> None:
         self.app = app
@@ -27,6 +27,8 @@ class Composition:
         self.messages: list[Message] = []
         #: Group ids and numbers of parts; to be started before anything is published.
         self.chords: list[tuple[str, int]] = []
+        #: Results of headers, bodies and numbers of parts: chords that a result backend written in Python counts.
+        self.told: list[tuple[Any, Any, int]] = []
         #: Results of headers with groups among their members: whoever joins needs to know how they are nested.
         self.groups: list[Any] = []
         #: Results that are children of the task which sends this.

@@ -114,9 +114,7 @@ class group(Workflow[list[R]]):
             return self.freeze()
         options, group_id, root_id = self._with_group_id(options)
         members = list(self._leaves(self.app))
-        results = [
-            member.freeze(group_id=group_id, root_id=root_id, group_index=index) for index, member in members
-        ]
+        results = [member.freeze(group_id=group_id, root_id=root_id, group_index=index) for index, member in members]
         self._plan_members(composition, [member for _, member in members], group_id, args, kwargs, options)
         return self._planned(composition, group_id, results, add_to_parent)
 
@@ -170,9 +168,7 @@ class group(Workflow[list[R]]):
             elif not is_empty_chain(member):
                 yield index, member
 
-    def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Runs the members here, one after the other."""
         from celeriac.result.result_set import GroupResult
 
@@ -209,9 +205,7 @@ class group(Workflow[list[R]]):
         parent_id = options.setdefault("parent_id", parent_id)
         self["kwargs"]["tasks"] = members = self._flattened()
         results = [
-            member.freeze(
-                group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index
-            )
+            member.freeze(group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index)
             for index, member in enumerate(members)
         ]
         return GroupResult(own_id, results, app=self.app)

@@ -68,7 +68,8 @@ class _Painter:
         first: list[str] = []
         last: list[str] = []
         for step in steps:
-            starts, ends = self.draw(step)
+            # What waits for several is the body of a chord, whether it is called one yet or not.
+            starts, ends = self.draw(step, _BODY if len(last) > 1 else _TASK)
             if not starts:
                 # An empty group.
                 continue

@@ -115,9 +115,7 @@ def stamp_chord(sig: chord[Any], visitor: StampingVisitor | None, append: bool, 
         sig.body.stamp(visitor, append, **_stamps(sig, said, append, stamps))
 
 
-def stamp_links(
-    sig: Signature[Any], visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
-) -> None:
+def stamp_links(sig: Signature[Any], visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]) -> None:
     """Stamps what is linked to a signature."""
     for option in ("link", "link_error"):
         links = as_list(sig["options"].get(option))

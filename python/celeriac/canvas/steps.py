@@ -11,7 +11,17 @@ from celeriac.canvas.signature import Signature
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
-__all__ = ["Preparation", "StepIds", "drop_header_links", "is_empty_chain", "is_empty_group", "is_led_by_task", "kind_of", "parts_of", "unrolled"]
+__all__ = [
+    "Preparation",
+    "StepIds",
+    "drop_header_links",
+    "is_empty_chain",
+    "is_empty_group",
+    "is_led_by_task",
+    "kind_of",
+    "parts_of",
+    "unrolled",
+]
 
 
 def kind_of(sig: Any) -> str | None:
@@ -54,40 +64,68 @@ def parts_of(sig: Any) -> int:
 
 
 def drop_header_links(sig: Any) -> None:
-    """Takes the copies of a chord's body off the members of its header, at every depth.
+    """Leaves one copy of a chord's body in a signature that is written into a message, at every depth.
 
-    Freezing puts them there, and sending the header puts them there again. Written into a message that holds the
-    chord as a whole they would multiply: each member has the body, with all chords in it and their bodies.
+    Freezing puts the body on every member of the header, and sending the header puts it there again. A workflow
+    that is a part of a chord would have it in its own options and in those of its ends. Each copy holds all chords
+    around it with their bodies, so that they multiply.
     """
     match kind_of(sig):
         case "chord":
             _drop_chord(sig.tasks)
-            for part in (sig.tasks, sig.body):
+            for part in (*_listed(sig.tasks), sig.body):
                 drop_header_links(part)
-        case "group" | "chain":
+            if _is_part(sig.body):
+                sig["options"].pop("chord", None)
+        case "group":
             for member in sig.tasks:
+                # Its own option is enough: it is passed on when the group is sent.
+                if sig["options"].get("chord") is not None:
+                    _drop_chord(member)
                 drop_header_links(member)
+        case "chain":
+            for step in sig.tasks:
+                drop_header_links(step)
+            if sig.tasks and _is_part(sig.tasks[-1]):
+                sig["options"].pop("chord", None)
+
+
+def _is_part(sig: Any) -> bool:
+    """Whether it says itself which chord it is a part of, or its end does."""
+    if not isinstance(sig, Signature):
+        return False
+    if sig["options"].get("chord") is not None:
+        return True
+    match kind_of(sig):
+        case "chain":
+            return bool(sig.tasks) and _is_part(sig.tasks[-1])  # type: ignore[attr-defined]
+        case "chord":
+            return _is_part(sig.body)  # type: ignore[attr-defined]
+    return False
+
+
+def _listed(header: Any) -> list[Any]:
+    """The members of a header, frozen or not."""
+    return header if isinstance(header, list) else header.tasks  # type: ignore[no-any-return]
 
 
 def _drop_chord(sig: Any) -> None:
     """Takes it off the tasks that a member ends with."""
-    if isinstance(sig, list):
-        members: Iterable[Any] = sig
-    elif isinstance(sig, Signature):
+    if isinstance(sig, Signature):
         sig["options"].pop("chord", None)
-        match kind_of(sig):
-            case "group":
-                members = sig.tasks  # type: ignore[attr-defined]
-            case "chain":
-                members = sig.tasks[-1:]  # type: ignore[attr-defined]
-            case "chord":
-                members = (sig.body,)  # type: ignore[attr-defined]
-            case _:
-                return
-    else:
-        return
-    for member in members:
-        _drop_chord(member)
+    match kind_of(sig):
+        case None if isinstance(sig, list):
+            ends = sig
+        case "group":
+            ends = sig.tasks
+        case "chain":
+            ends = sig.tasks[-1:]
+        case "chord":
+            ends = [sig.body]
+        case _:
+            return
+    for end in ends:
+        _drop_chord(end)
 
 
 class StepIds(NamedTuple):

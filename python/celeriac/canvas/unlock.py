@@ -26,9 +26,7 @@ def plan(composition: Composition, body: Any, header: Any, looks: Looks) -> None
     options = body["options"]
     task = body._known_type()
     stamps = options.get("stamped_headers") or ()
-    route = {
-        name: options[name] for name in _ROUTE if options.get(name) is not None and name not in stamps
-    }
+    route = {name: options[name] for name in _ROUTE if options.get(name) is not None and name not in stamps}
     queue = options.get("queue") or getattr(task, "queue", None)
     if queue is not None:
         route["queue"] = queue

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventReceiver"]
 
-logger = logging.getLogger("celeriac.events.receiver")
+logger = logging.getLogger("celery.events.receiver")
 
 #: How often a capture looks at `should_stop`.
 TICK = 1.0

@@ -14,7 +14,7 @@ from celeriac.utils.imports import symbol_by_name
 
 __all__ = ["Polaroid", "evcam"]
 
-logger = logging.getLogger("celeriac.evcam")
+logger = logging.getLogger("celery.evcam")
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

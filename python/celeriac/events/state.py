@@ -24,7 +24,7 @@ from celeriac.utils.lru import LRUCache
 
 __all__ = ["State", "Task", "Worker", "heartbeat_expires"]
 
-logger = logging.getLogger("celeriac.events.state")
+logger = logging.getLogger("celery.events.state")
 
 #: A worker is gone when its last heartbeat is older than this, in per cent of its interval.
 HEARTBEAT_EXPIRE_WINDOW = 200

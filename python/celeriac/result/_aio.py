@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from celeriac._core import Completions
 
-__all__ = ["call"]
+__all__ = ["answer", "call", "is_expected"]
 
 # Loop -> its reader; an entry goes with its loop. The lock is for loops in several threads.
 _readers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reader] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
+# Answers that are on their way: a loop itself keeps tasks only weakly.
+_running: set[asyncio.Future[None]] = set()
 
 
 class _Reader:
@@ -45,13 +47,21 @@ class _Reader:
 
     def _drain(self) -> None:
         for token, result in self.completions.drain():
-            future = self._futures.pop(token, None)
-            if future is None or future.done():
-                continue
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            self.settle(token, result)
+
+    def expects(self, token: int) -> bool:
+        """Whether somebody waits."""
+        return token in self._futures
+
+    def settle(self, token: int, result: Any) -> None:
+        """Resolves the future of a token, if somebody waits; with an exception, if that is what came."""
+        future = self._futures.pop(token, None)
+        if future is None or future.done():
+            return
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
 
 
 def _reader(loop: asyncio.AbstractEventLoop) -> _Reader:
@@ -60,6 +70,26 @@ def _reader(loop: asyncio.AbstractEventLoop) -> _Reader:
         if reader is None:
             reader = _readers[loop] = _Reader(loop)
         return reader
+
+
+def is_expected(token: int) -> bool:
+    """Whether somebody on the running loop waits for this token."""
+    return _reader(asyncio.get_running_loop()).expects(token)
+
+
+def answer(token: int, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Resolves a token by a coroutine on the running loop, where it is not the engine that answers."""
+    reader = _reader(asyncio.get_running_loop())
+
+    async def run() -> None:
+        try:
+            reader.settle(token, await coroutine)
+        except Exception as exc:
+            reader.settle(token, exc)
+
+    task = asyncio.ensure_future(run())
+    _running.add(task)
+    task.add_done_callback(_running.discard)
 
 
 async def call(start: Callable[[Completions, int], None]) -> Any:

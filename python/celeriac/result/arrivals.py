@@ -44,7 +44,12 @@ class _Awaited:
 
     @property
     def ids(self) -> list[str]:
-        return [*self._before, *self._wanted]
+        return list(self._wanted)
+
+    @property
+    def before(self) -> list[str]:
+        """Only their failure matters."""
+        return list(self._before)
 
     def take(self, record: ResultRecord) -> list[Any]:
         """The results that this is the record of.
@@ -97,7 +102,7 @@ def each_as_it_ends(
     if not awaited.left:
         return
     deadline = _Deadline(timeout)
-    source = _source(client_of(app), awaited.ids, timeout)
+    source = _source(client_of(app), awaited, timeout)
     while awaited.left:
         left = deadline.left()
         turn = left if on_interval is None else (interval if left is None else min(left, interval))
@@ -124,7 +129,7 @@ async def each_as_it_ends_later(
     if not awaited.left:
         return
     deadline = _Deadline(timeout)
-    arrivals = client_of(app).arrivals(awaited.ids)
+    arrivals = client_of(app).arrivals(awaited.ids, awaited.before)
     while awaited.left:
         try:
             records: list[ResultRecord] = await _aio.call(partial(arrivals.next_later, deadline.left()))
@@ -135,10 +140,11 @@ async def each_as_it_ends_later(
                 yield leaf
 
 
-def _source(client: Client, task_ids: list[str], timeout: float | None) -> Callable[[float | None], list[ResultRecord]]:
+def _source(client: Client, awaited: _Awaited, timeout: float | None) -> Callable[[float | None], list[ResultRecord]]:
     if timeout is None or timeout > 0:
-        return client.arrivals(task_ids).next
-    stored = [record for record in client.read(task_ids) if record is not None and record.state in states.READY_STATES]
+        return client.arrivals(awaited.ids, awaited.before).next
+    read = client.read([*awaited.before, *awaited.ids])
+    stored = [record for record in read if record is not None and record.state in states.READY_STATES]
 
     def once(_: float | None) -> list[ResultRecord]:
         if not stored:

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
-from celeriac._core import ResultRecord, json_record
+from celeriac._core import ResultRecord, decompress, json_record
 from celeriac.serialization import failure, json, registry
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.context import Context
 
-__all__ = ["build_group", "build_record", "expires_ms", "read_group", "read_record"]
+__all__ = ["StoredMeta", "build_group", "build_record", "expires_ms", "read_group", "read_record"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMeta:
+    """A record that a backend written in Python has decoded; it takes the place of the engine's `ResultRecord`."""
+
+    task_id: str
+    state: str
+    document: dict[str, Any]
+
+    @property
+    def record(self) -> bytes:
+        """What tells it from another record of the same task."""
+        return repr(self.document).encode()
+
+
+#: In front of what Celery's `result_compression` packed: this, the media type of the method, and a zero.
+_PACKED = b"\0celery-compressed\0"
+#: A packed record may not become larger than this.
+_UNPACKED_BYTES = 256 * 1024 * 1024
 
 
 def build_record(
@@ -73,15 +94,18 @@ def expires_ms(expires: float | timedelta | None) -> int | None:
     return int(seconds * 1000) if seconds else None
 
 
-def read_record(app: Celery, record: ResultRecord | None) -> dict[str, Any]:
+def read_record(app: Celery, record: ResultRecord | StoredMeta | None) -> dict[str, Any]:
     """The document of a stored record, its result an exception where the state says so.
 
     Raises:
         ContentDisallowed: The record's content type is not accepted.
+        DecodeError: It is packed and cannot be unpacked.
         SecurityError, ValueError: The stored exception is not one.
     """
     if record is None:
         return {"status": states.PENDING, "result": None}
+    if isinstance(record, StoredMeta):
+        return record.document
     document = _decode(app, record.record, record.content_type)
     if document.get("status") in states.EXCEPTION_STATES:
         document["result"] = failure.decode(document.get("result"))
@@ -106,6 +130,9 @@ def read_group(app: Celery, data: bytes, content_type: str) -> dict[str, Any]:
 
 def _decode(app: Celery, data: bytes, content_type: str) -> dict[str, Any]:
     conf = app.conf
+    if data.startswith(_PACKED):
+        method, _, packed = data[len(_PACKED) :].partition(b"\0")
+        data = decompress(packed, method.decode("ascii", "replace"), _UNPACKED_BYTES)
     accept = conf.result_accept_content
     if accept is None:
         # What we write ourselves is always read.

@@ -323,6 +323,10 @@ class ResultSet(ResultBase):
             return callback(self)
         return on_error(self) if on_error is not None else None
 
+    def _failed_join_report(self) -> Iterator[Any]:
+        """The members that have failed: result backends for Celery ask for them."""
+        return (result for result in self.results if result.failed())
+
     # -- changing
 
     def forget(self) -> None:

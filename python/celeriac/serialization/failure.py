@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from celeriac import exceptions
 from celeriac.exceptions import SecurityError
@@ -78,7 +78,9 @@ def decode(document: Any) -> BaseException | None:
     if not document:
         return None
     if isinstance(document, BaseException):
-        return document
+        # A pickle: Celery puts what cannot be pickled into a wrapper.
+        restore = getattr(document, "restore", None) if hasattr(document, "exc_cls_name") else None
+        return document if restore is None else cast("BaseException", restore())
     if not isinstance(document, Mapping):
         document = dict(document)
     try:

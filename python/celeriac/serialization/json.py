@@ -14,23 +14,23 @@ CONTENT_TYPE = "application/json"
 CONTENT_ENCODING = "utf-8"
 
 # Filled by register_type, normally at import time; read by every call.
-_encoders: dict[type, tuple[str, Callable[[Any], Any]]] = {}
+_encoders: dict[type, tuple[str | None, Callable[[Any], Any]]] = {}
 _decoders: dict[str, Callable[[Any], Any]] = {}
 
 
 def register_type(
-    type_: type, marker: str, encoder: Callable[[Any], Any], decoder: Callable[[Any], Any] | None = None
+    type_: type, marker: str | None, encoder: Callable[[Any], Any], decoder: Callable[[Any], Any] | None = None
 ) -> None:
     """Teaches JSON a type: it travels as `{"__type__": marker, "__value__": encoder(object)}`.
 
     Args:
         type_: The class; its subclasses are encoded in the same way.
-        marker: Its name on the wire.
+        marker: Its name on the wire; None sends what `encoder` gives, with nothing around it.
         encoder: Gives something that JSON knows.
         decoder: Makes the object again; None leaves the marker unknown to this process.
     """
     _encoders[type_] = (marker, encoder)
-    if decoder is not None:
+    if decoder is not None and marker is not None:
         _decoders[marker] = decoder
 
 
@@ -39,7 +39,8 @@ def default(obj: Any) -> Any:
     for type_ in type(obj).__mro__:
         known = _encoders.get(type_)
         if known is not None:
-            return {"__type__": known[0], "__value__": known[1](obj)}
+            marker, encoder = known
+            return encoder(obj) if marker is None else {"__type__": marker, "__value__": encoder(obj)}
     reducer = getattr(obj, "__json__", None)
     if reducer is not None:
         return reducer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback as tracebacks
 from types import TracebackType
 
@@ -25,6 +26,13 @@ class ExceptionInfo:
             if self.tb is not None and self.tb.tb_next is not None:
                 self.tb = self.tb.tb_next
         self.traceback = traceback if traceback is not None else self._text()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # Libraries ask whether it is billiard's, where that is loaded: to `isinstance` it is both.
+        billiard = sys.modules.get("billiard.einfo")
+        found: type = ExceptionInfo if billiard is None else billiard.ExceptionInfo
+        return found
 
     def _text(self) -> str:
         try:

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module, reload
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
-__all__ = ["gen_task_name", "instantiate", "qualname", "symbol_by_name"]
+__all__ = [
+    "NotAPackage",
+    "cwd_in_path",
+    "find_module",
+    "gen_task_name",
+    "import_from_cwd",
+    "instantiate",
+    "load_extension_class_names",
+    "load_extension_classes",
+    "module_file",
+    "qualname",
+    "reload_from_cwd",
+    "symbol_by_name",
+]
+
+
+class NotAPackage(Exception):
+    """A module is asked for below one that is no package."""
 
 
 def qualname(obj: Any) -> str:
@@ -34,6 +56,74 @@ def symbol_by_name(name: Any) -> Any:
 def instantiate(name: Any, *args: Any, **kwargs: Any) -> Any:
     """Makes an object of a class given by name."""
     return symbol_by_name(name)(*args, **kwargs)
+
+
+@contextmanager
+def cwd_in_path() -> Iterator[None]:
+    """Modules of the working directory can be imported within the block."""
+    here = os.getcwd()
+    if here in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
+def find_module(module: str, path: Any = None, imp: Callable[[str], Any] | None = None) -> Any:
+    """The spec of a module, which is not imported; None when there is none.
+
+    Raises:
+        NotAPackage: A part before the last is no package.
+    """
+    with cwd_in_path():
+        *parents, _ = module.split(".")
+        for place in range(1, len(parents) + 1):
+            name = ".".join(parents[:place])
+            if not hasattr((imp or import_module)(name), "__path__"):
+                raise NotAPackage(name)
+        return find_spec(module)
+
+
+def import_from_cwd(module: str, imp: Callable[..., Any] | None = None, package: str | None = None) -> Any:
+    """Imports a module that may be in the working directory."""
+    with cwd_in_path():
+        return (imp or import_module)(module, package=package)
+
+
+def reload_from_cwd(module: ModuleType, reloader: Callable[[ModuleType], Any] | None = None) -> Any:
+    """Imports a module again."""
+    with cwd_in_path():
+        return (reloader or reload)(module)
+
+
+def module_file(module: ModuleType) -> str:
+    """The path of a module's source."""
+    name = module.__file__ or ""
+    return name[:-1] if name.endswith(".pyc") else name
+
+
+def load_extension_class_names(namespace: str) -> Iterator[tuple[str, str]]:
+    """Names and paths of what packages offer as entry points."""
+    from importlib.metadata import entry_points
+
+    return ((point.name, point.value) for point in entry_points(group=namespace))
+
+
+def load_extension_classes(namespace: str) -> Iterator[tuple[str, Any]]:
+    """The same, imported; one that cannot be imported is warned of."""
+    import warnings
+
+    for name, path in load_extension_class_names(namespace):
+        try:
+            found = symbol_by_name(path)
+        except (ImportError, SyntaxError) as exc:
+            warnings.warn(f"cannot load the extension {path!r} of {namespace}: {exc!r}", stacklevel=2)
+        else:
+            yield name, found
 
 
 def gen_task_name(app: Any, name: str, module_name: str | None) -> str:

@@ -8,20 +8,30 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 
 __all__ = [
+    "LocalTimezone",
+    "add_seconds_to_datetime",
+    "adjust_timestamp",
     "delta_resolution",
     "ffwd",
+    "get_exponential_backoff_interval",
     "get_timezone",
     "humanize_seconds",
     "instants",
     "is_naive",
     "local_zone",
+    "localize",
     "make_aware",
     "maybe_iso8601",
     "maybe_make_aware",
     "maybe_timedelta",
     "parse_iso8601",
+    "rate",
     "remaining",
+    "subtract_datetimes",
+    "timezone",
     "to_milliseconds",
+    "to_utc",
+    "utcoffset",
     "weekday",
     "yearmonth",
     "zone",
@@ -265,3 +275,124 @@ def humanize_seconds(seconds: float, prefix: str = "", sep: str = "", now: str =
             count = round(seconds, 2) / size
             return f"{prefix}{sep}{count:.2f} {unit}{'s' if count > 1 else ''}"
     return now
+
+
+class LocalTimezone(tzinfo):
+    """The machine's zone, as the system has it."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        return _system(dt).utcoffset() or timedelta()
+
+    def dst(self, dt: datetime | None) -> timedelta:
+        return _system(dt).dst() or timedelta()
+
+    def tzname(self, dt: datetime | None) -> str:
+        return _system(dt).tzname() or ""
+
+    def fromutc(self, dt: datetime) -> datetime:
+        return dt.replace(tzinfo=UTC).astimezone(local_zone()).replace(tzinfo=self)
+
+    def __repr__(self) -> str:
+        return "<LocalTimezone>"
+
+
+def _system(value: datetime | None) -> datetime:
+    zone = local_zone()
+    return datetime.now(zone) if value is None else value.replace(tzinfo=zone)
+
+
+class _Zones:
+    """Zones, and dates in them: what libraries know as `timezone`."""
+
+    utc = UTC
+
+    @property
+    def local(self) -> tzinfo:
+        """The machine's."""
+        return local_zone()
+
+    def get_timezone(self, zone: tzinfo | str) -> tzinfo:
+        """A zone from its name, or as it is."""
+        return get_timezone(zone)
+
+    def tz_or_local(self, tzinfo: tzinfo | str | None = None) -> tzinfo:
+        """The zone, or the machine's."""
+        return self.local if tzinfo is None else get_timezone(tzinfo)
+
+    def to_local(self, dt: datetime, local: tzinfo | None = None, orig: tzinfo | None = None) -> datetime:
+        """A date in a zone; a naive one is UTC, or of the zone `orig`."""
+        return localize(make_aware(dt, orig or UTC) if is_naive(dt) else dt, self.tz_or_local(local))
+
+    def to_system(self, dt: datetime) -> datetime:
+        """A date in the machine's zone."""
+        return dt.astimezone()
+
+    def to_local_fallback(self, dt: datetime) -> datetime:
+        """A date in the machine's zone; a naive one is so already."""
+        return make_aware(dt, self.local) if is_naive(dt) else localize(dt, self.local)
+
+
+timezone = _Zones()
+
+
+def localize(dt: datetime, tz: tzinfo) -> datetime:
+    """A date in another zone."""
+    return dt.astimezone(tz)
+
+
+def to_utc(dt: datetime) -> datetime:
+    """A naive date is UTC."""
+    return make_aware(dt, UTC)
+
+
+def add_seconds_to_datetime(dt: datetime, seconds: float) -> datetime:
+    """So many seconds later in real time, in the same zone."""
+    return _later(dt, timedelta(seconds=seconds))
+
+
+def subtract_datetimes(end: datetime, start: datetime) -> timedelta:
+    """How long it is between two dates, in real time."""
+    if start.tzinfo is None or end.tzinfo is None:
+        return end - start
+    return end.astimezone(UTC) - start.astimezone(UTC)
+
+
+_PER_SECOND = {"s": 1, "m": 60, "h": 3600}
+
+
+def rate(r: str | float | None) -> float:
+    """How many a second: of `100/m`, `2/h`, `0.5/s`, or a number."""
+    if not r:
+        return 0
+    if not isinstance(r, str):
+        return r
+    count, _, unit = r.partition("/")
+    return float(count) / _PER_SECOND[unit or "s"]
+
+
+def utcoffset(time: Any = None, localtime: Any = None) -> int:
+    """Hours from the machine's time to UTC, now."""
+    offset = datetime.now().astimezone().utcoffset() or timedelta()
+    return int(-offset.total_seconds() // 3600)
+
+
+def adjust_timestamp(ts: float, offset: int, here: Any = utcoffset) -> float:
+    """A time of a machine that is `offset` hours from UTC, as it is here."""
+    return float(ts - (offset - here()) * 3600)
+
+
+def get_exponential_backoff_interval(factor: int, retries: int, maximum: int, full_jitter: bool = False) -> int:
+    """Seconds before another try: twice as many each time, up to a maximum.
+
+    Args:
+        factor: Seconds before the second try.
+        retries: How many there have been.
+        maximum: The most.
+        full_jitter: Any number up to that, by chance.
+    """
+    countdown = int(min(maximum, factor * (2**retries)))
+    if full_jitter:
+        from random import randrange
+
+        countdown = randrange(countdown + 1)
+    return max(0, int(countdown))

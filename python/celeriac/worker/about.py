@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from celeriac.utils.nodenames import node_format
+from celeriac.utils.secrets import masked
 from celeriac.worker.control import Panel
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _ATTRIBUTES = (
     "track_started", "trail", "typing",
 )  # fmt: skip
 _PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "pyamqp": 5672, "amqps": 5671}
-_SECRET = ("password", "secret", "passwd", "token", "key")
 
 
 def control_options(app: Celery, node: str, *, pool: str, without_mingle: bool = False) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _broker(app: Celery) -> dict[str, Any]:
         "ssl": bool(conf.broker_use_ssl) or scheme in {"rediss", "amqps"},
         "transport": {"pyamqp": "amqp"}.get(scheme, scheme),
         "connect_timeout": conf.broker_connection_timeout,
-        "transport_options": _masked(dict(conf.broker_transport_options or {})),
+        "transport_options": masked("broker_transport_options", dict(conf.broker_transport_options or {})),
         "login_method": (conf.broker_login_method or "PLAIN") if amqp else None,
         "uri_prefix": None,
         "heartbeat": conf.broker_heartbeat,
@@ -111,9 +111,3 @@ def _broker(app: Celery) -> dict[str, Any]:
         "alternates": [],
         "credential_provider": None,
     }
-
-
-def _masked(value: Any, name: str = "") -> Any:
-    if isinstance(value, dict):
-        return {key: _masked(item, str(key)) for key, item in value.items()}
-    return "********" if value and any(part in name.lower() for part in _SECRET) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from celeriac.app import stores
 from celeriac.utils.urls import without_password
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def banner(worker: WorkController, app: Celery) -> str:
         f"   app:          {app.main or '__main__'}",
         f"   transport:    {without_password(app.broker_read_url_effective)}",
         *([f"   publishes to: {without_password(writes)}"] if writes != app.broker_read_url_effective else []),
-        f"   results:      {without_password(app.result_backend_effective or 'disabled://')}",
+        f"   results:      {stores.shown_backend(app)}",
         f"   concurrency:  {worker.concurrency} ({worker.arguments.pool})",
         f"   task events:  {'ON' if conf.worker_send_task_events else 'OFF (enable -E to monitor tasks in this worker)'}",
     ]

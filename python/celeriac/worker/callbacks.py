@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celeriac.utils.einfo import ExceptionInfo
     from celeriac.worker.records import RecordWriter
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 
 def send_after_success(app: Celery, request: Context, value: Any) -> None:
@@ -63,9 +63,9 @@ def send_after_failure(app: Celery, request: Context, exc: BaseException, einfo:
 
 
 def fail_chain(
-    records: RecordWriter, request: Context, exc: BaseException, traceback: str | None
+    records: RecordWriter, request: Context, exc: BaseException, traceback: str | None, state: str = states.FAILURE
 ) -> list[ResultRecord]:
-    """The same failure for every later step of the chain, so that whoever waits for the last one learns of it."""
+    """The same end for every later step of the chain, so that whoever waits for the last one learns of it."""
     failed = []
     for step in later_steps(request.chain):
         options = step.get("options") or {}
@@ -73,7 +73,7 @@ def fail_chain(
         if task_id and not options.get("ignore_result"):
             # Not this request: the step has a group and a name of its own, and no parent yet.
             stand_in = Context(id=task_id, task=step.get("task"), group=options.get("group_id"))
-            failed.append(records.exception(states.FAILURE, stand_in, exc, traceback))
+            failed.append(records.exception(state, stand_in, exc, traceback))
     return failed
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from celeriac import signals
 from celeriac.app import log
-from celeriac.worker import pools, process
+from celeriac.worker import batches, pools, process
 from celeriac.worker.limits import SoftLimit
+from celeriac.worker.patched import end_of_child
 from celeriac.worker.trace import Tracer
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ChildServer:
         signals.worker_process_init.send(sender=self._node)
         code = 0
         try:
+            batches.slots = 1 if self._make_loop is None else self._slots
             if self._make_loop is None:
                 self._serve_one_slot(descriptor)
             else:
@@ -63,6 +65,7 @@ class ChildServer:
             code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
         finally:
             signals.worker_process_shutdown.send(sender=self._node, pid=os.getpid(), exitcode=code)
+            end_of_child()
         return code
 
     def _serve_one_slot(self, descriptor: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from celeriac import states
 from celeriac._core import ChordPart, decompress
+from celeriac._state import get_current_task
 from celeriac.app.chords import chord_expires_ms
 from celeriac.app.context import Context
 from celeriac.exceptions import ChordError, EncodeError, WorkerLostError
@@ -108,6 +109,32 @@ class PartWriter:
         return self._encode([1, task_id, state, value])
 
 
+class ToldParts(PartWriter):
+    """Tells a backend that is written in Python, which counts by itself or does not."""
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__(app)
+        self._app = app
+
+    def add(self, request: Context, state: str, value: Any) -> None:
+        """The request has ended, and its result is stored."""
+        if request.id and request.group:
+            self._app.backend.on_chord_part_return(request, state, value)
+
+    def add_signature(self, request: Context, signature: Signature, state: str, exc: BaseException) -> None:
+        """What a signature stands for will never run."""
+        options = signature.get("options") or {}
+        if options.get("chord"):
+            task_id, group_id = options.get("task_id"), options.get("group_id")
+            stand_in = Context(id=task_id, task=signature.get("task"), group=group_id, chord=options["chord"])
+            self.add(stand_in, state, exc)
+
+
+def make_part_writer(app: Celery) -> PartWriter:
+    """What makes the parts of an app's chords."""
+    return ToldParts(app) if app.has_own_backend else PartWriter(app)
+
+
 class Joiner:
     """Ends the chords of one app."""
 
@@ -187,6 +214,11 @@ class Joiner:
             method, _, data = data[len(_PACKED) :].partition(b"\0")
             data = decompress(data, method.decode(), _MAX_UNPACKED)
         return registry.loads(data, self._content_type, "utf-8", self._accept)
+
+    def give_up(self, body: Signature, exc: BaseException) -> None:
+        """Ends a body on behalf of a backend that is written in Python: the records are stored at once."""
+        task = get_current_task()
+        self._fail(Context() if task is None else task.request, body, exc, (), [])
 
     def _end(self, request: Context, body: Signature, exc: ChordError) -> Ended:
         """The body will not be called: whoever waits for it is told why."""

@@ -6,7 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
+from celeriac.app.stores import uses_replies
 from celeriac.exceptions import (
+    InvalidTaskError,
     NotRegistered,
     Reject,
     TaskRevokedError,
@@ -15,7 +17,7 @@ from celeriac.exceptions import (
 )
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
-from celeriac.worker.chords import Joiner, PartWriter
+from celeriac.worker.chords import Joiner, make_part_writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from celeriac.app.task import Task
     from celeriac.worker.records import RecordWriter
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
+
+#: Not even None.
+_NOTHING: Any = object()
 
 LOG_EXPECTED = "Task %(name)s[%(id)s] raised expected: %(exc)s"
 LOG_UNEXPECTED = "Task %(name)s[%(id)s] raised unexpected: %(exc)s"
@@ -43,8 +48,9 @@ class Concluder:
         self._records = records
         self._keeps: bool = app.results_enabled
         #: Makes the parts that requests are of chords.
-        self.parts = PartWriter(app)
+        self.parts = make_part_writer(app)
         self._joiner = Joiner(app, records, self.parts)
+        app._child_chord_error = self._joiner.give_up
 
     def stores_errors(self, task: Task[..., Any] | None, request: Context) -> bool:
         """Whether a failure of this request leaves a record."""
@@ -98,21 +104,40 @@ class Concluder:
                 exc: BaseException = TimeLimitExceeded(int(limit) if limit == int(limit) else limit)
                 return self.conclude_failure(task, request, exc)
             case "lost":
+                if (value := self._stored(request)) is not _NOTHING:
+                    # Its process died when it had ended: who waits for it has got it, a chord perhaps not.
+                    if request.chord:
+                        self.parts.add(request, states.SUCCESS, value)
+                    return "success", (), (), safe_repr(value), None
                 text = f"Worker exited prematurely: {execution.detail} Job: {execution.number}."
                 return self.conclude_failure(task, request, WorkerLostError(text))
             case "revoked":
                 return self._revoke(task, request, execution.detail)
             case "unknown":
-                return self._unknown(execution, request, name)
+                exc = NotRegistered(name)
+                return "rejected", self.fail_alone(request, exc), request._follow_ups or (), repr(exc), None
+            case "refused":
+                return "failure", self.refuse(request, execution.detail), (), execution.detail, None
             case "join":
                 return self._joiner.join(execution, request)
             case other:
                 raise ValueError(f"the supervisor asked for an unknown mode: {other!r}")
 
+    def _stored(self, request: Context) -> Any:
+        """The result that is stored of it; `_NOTHING` unless it has succeeded."""
+        if not self._keeps or uses_replies(self._app.conf.values_now()):
+            return _NOTHING
+        try:
+            result = self._app.AsyncResult(request.id or "")
+            return result.result if result.state == states.SUCCESS else _NOTHING
+        except Exception as exc:
+            logger.warning("cannot look whether task %s has ended: %r", request.id, exc)
+            return _NOTHING
+
     def conclude_failure(self, task: Task[..., Any] | None, request: Context, exc: BaseException) -> Conclusion:
         """Ends a request that has failed outside of its task's code."""
         if task is None:
-            return "failure", self._failure_alone(request, exc), (), repr(exc), None
+            return "failure", self.fail_alone(request, exc), request._follow_ups or (), repr(exc), None
         einfo = ExceptionInfo(exc, traceback="")
         task.request_stack.push(request)
         try:
@@ -129,23 +154,31 @@ class Concluder:
         if request.chain:
             self.parts.add_failed_steps(request, state, exc)
 
-    def _failure_alone(self, request: Context, exc: BaseException) -> list[ResultRecord]:
+    def fail_alone(self, request: Context, exc: BaseException) -> list[ResultRecord]:
+        """The same as `fail` where this worker does not have the task: without its hooks and signals."""
+        results = []
+        if self.stores_errors(None, request):
+            results.append(self._records.exception(states.FAILURE, request, exc, None))
+        results += callbacks.fail_chain(self._records, request, exc, None)
         self._count(states.FAILURE, request, exc)
-        if not self.stores_errors(None, request):
+        if request.errbacks:
+            callbacks.send_after_failure(self._app, request, exc, ExceptionInfo(exc, traceback=""))
+        return results
+
+    def refuse(self, request: Context, why: str) -> list[ResultRecord]:
+        """The record of a message that nobody can read, or may: who waits for it is not left waiting."""
+        if not self.stores_errors(self._app.tasks.get(request.task or ""), request):
             return []
-        return [self._records.exception(states.FAILURE, request, exc, None)]
+        return [self._records.exception(states.FAILURE, request, InvalidTaskError(why), None)]
 
     def _revoke(self, task: Task[..., Any] | None, request: Context, why: str) -> Conclusion:
         exc = TaskRevokedError(why)
-        self._count(states.REVOKED, request, exc)
         results = []
         if self.stores_errors(task, request):
             results.append(self._records.exception(states.REVOKED, request, exc, None))
+        self._count(states.REVOKED, request, exc)
+        results += callbacks.fail_chain(self._records, request, exc, None, states.REVOKED)
         return "revoked", results, (), why, None
-
-    def _unknown(self, execution: Execution, request: Context, name: str) -> Conclusion:
-        exc = NotRegistered(name)
-        return "rejected", self._failure_alone(request, exc), (), repr(exc), None
 
 
 def _call_hook(task: Task[..., Any], name: str, *args: Any) -> None:

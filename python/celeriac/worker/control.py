@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Panel", "control_command", "controller_info_t", "inspect_command", "nok", "ok"]
 
-logger = logging.getLogger("celeriac.worker.control")
+logger = logging.getLogger("celery.worker.control")
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 

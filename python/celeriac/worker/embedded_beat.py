@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedBeat"]
 
-logger = logging.getLogger("celeriac.worker")
+logger = logging.getLogger("celery.worker")
 
 #: Seconds before a beat that ended is started again: at first, and at the most.
 PAUSE_SECONDS = (1.0, 60.0)

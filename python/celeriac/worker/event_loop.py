@@ -157,7 +157,7 @@ class EventLoop:
 
     def _refuse(self, execution: Execution, exc: Exception) -> None:
         if isinstance(exc, Refused):
-            self._tracer.channel.respond(execution.tag, exc.kind, (), (), str(exc), None)
+            self._tracer.refused(execution, exc)
         else:
             self._tracer.internal_error(execution, exc)
 

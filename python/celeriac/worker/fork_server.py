@@ -191,8 +191,10 @@ def start(serve: Serve, ours: int, theirs: socket.socket) -> int:
 
 def main() -> None:
     """`python -m celeriac.worker.fork_server`: takes the place of one that died; its socket is standard input."""
+    from celeriac.compat import install_if_wanted
     from celeriac.worker.setup import Setup
 
+    install_if_wanted()
     parent = os.getppid()
     process.die_with_parent(parent)
     control = socket.socket(fileno=os.dup(0))

@@ -20,6 +20,17 @@ class Cancelled(BaseException):
     """
 
 
+class SoftLimitException:
+    """What a soft limit raises in the tasks of this process."""
+
+    #: Written once, when the process starts, for tasks that know the exception by another class; read by whoever
+    #: interrupts a task.
+    exception: type[BaseException] = SoftTimeLimitExceeded
+
+
+soft_limit = SoftLimitException()
+
+
 class Limit(Protocol):
     """Where the tracer notes which request's code runs, and who runs coroutines there."""
 
@@ -52,6 +63,6 @@ class SoftLimit:
                 self._otherwise()
             return
         self.running = None
-        if self.coroutines is not None and self.coroutines.interrupt():
+        if self.coroutines is not None and self.coroutines.interrupt(soft_limit.exception):
             return
-        raise SoftTimeLimitExceeded
+        raise soft_limit.exception

@@ -31,6 +31,7 @@ class RecordWriter:
     """Makes the records of one app. Holds no state of a task, so one serves a whole child."""
 
     def __init__(self, app: Celery, node: str) -> None:
+        self._app = app
         conf = app.conf
         self._serializer: str = conf.result_serializer
         self._content_type, _, _ = registry.dumps(None, self._serializer)
@@ -137,6 +138,60 @@ class RecordWriter:
         if request.stamps:
             document["stamped_headers"] = request.stamped_headers
             document.update(request.stamps)
+
+
+class StoringWriter(RecordWriter):
+    """Stores at once, in the child, as Celery does: for backends that are written in Python.
+
+    What it gives back stands for the record; the engine, which has no backend then, drops it.
+    """
+
+    def success(self, request: Context, value: Any) -> ResultRecord:
+        """The task returned.
+
+        Raises:
+            EncodeError: The serializer refuses the value.
+            ResultTooLarge: It takes more bytes than are allowed.
+        """
+        backend = self._backend
+        if self._max_bytes:
+            size = len(registry.dumps(backend.prepare_value(value), self._serializer)[2])
+            if size > self._max_bytes:
+                raise ResultTooLarge(f"the result takes {size} bytes, and result_max_bytes allows {self._max_bytes}")
+        backend.store_result(request.id, value, states.SUCCESS, request=request)
+        return self._stand_in(request.id, states.SUCCESS)
+
+    def exception(
+        self,
+        state: str,
+        request: Context,
+        exc: BaseException,
+        traceback: str | None,
+        *,
+        task_id: str | None = None,
+    ) -> ResultRecord:
+        """The task raised, will be tried again, or was revoked."""
+        task_id = task_id or request.id
+        self._backend.store_result(task_id, exc, state, traceback=traceback, request=request)
+        return self._stand_in(task_id, state)
+
+    def state(self, state: str, request: Context, meta: Any) -> ResultRecord:
+        """A state on the way, such as STARTED."""
+        self._backend.store_result(request.id, meta, state, request=request)
+        return self._stand_in(request.id, state)
+
+    @property
+    def _backend(self) -> Any:
+        # Asked for each time: each thread has its own.
+        return self._app.backend
+
+    def _stand_in(self, task_id: str | None, state: str) -> ResultRecord:
+        return ResultRecord(task_id or "", state, b"", self._content_type, None)
+
+
+def make_writer(app: Celery, node: str) -> RecordWriter:
+    """What makes the records of an app."""
+    return StoringWriter(app, node) if app.has_own_backend else RecordWriter(app, node)
 
 
 def _milliseconds(seconds: float | timedelta | None) -> int | None:

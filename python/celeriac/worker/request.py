@@ -141,3 +141,21 @@ def _describe(value: Any) -> str:
         return f"a list of {len(value)}"
     words: dict[type, str] = {dict: "an object", str: "a text", bytes: "bytes"}
     return words.get(type(value), f"a {type(value).__name__}")
+
+
+def create_request_cls(*args: Any, **kwargs: Any) -> Any:
+    """What makes requests of messages: here it is the engine, so that there is nothing to make.
+
+    Raises:
+        NotImplementedError: Always.
+    """
+    raise NotImplementedError("requests are made by the engine: a task cannot have a request class of its own")
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Request":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # What `task_received` tells of.
+    from celeriac.worker.task_signals import ReceivedRequest
+
+    return ReceivedRequest

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class SoloLoop:
     """One slot on the main thread. Time limits that need a process to kill do not work here."""
 
+    tracer_class: type[Tracer] = Tracer
+
     def __init__(
         self,
         app: Celery,
@@ -30,7 +32,7 @@ class SoloLoop:
     ) -> None:
         self._channel = _core.Child(descriptor)
         self._limit = SoftLimit(self._channel, otherwise=stacks.dump)
-        self._tracer = Tracer(app, node, self._channel, self._limit)
+        self._tracer = self.tracer_class(app, node, self._channel, self._limit)
         self._node = node
         self._notices = notices
         self._take_notices = take_notices
@@ -38,7 +40,7 @@ class SoloLoop:
 
     def run(self) -> None:
         """Serves until the engine has stopped."""
-        signal.signal(signal.SIGUSR1, self._limit.on_signal)
+        self.take_signal()
         signals.worker_process_init.send(sender=self._node)
         poll = select.poll()
         poll.register(self._notices, select.POLLIN)
@@ -55,3 +57,7 @@ class SoloLoop:
                     poll.unregister(self._channel.fileno())
         if self._limit.coroutines is not None:
             self._limit.coroutines.close()
+
+    def take_signal(self) -> None:
+        """Lets the soft limit's signal reach the task."""
+        signal.signal(signal.SIGUSR1, self._limit.on_signal)

@@ -9,7 +9,7 @@ from typing import Any
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.utils.imports import symbol_by_name
 
-logger = logging.getLogger("celeriac.worker")
+logger = logging.getLogger("celery.worker")
 
 #: Components of Celery that steps may require: here they are no steps.
 _BUILT_IN = ("celery.worker.", "celery.concurrency.")

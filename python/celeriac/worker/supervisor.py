@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Any
 from celeriac import signals
 from celeriac.app import log
 from celeriac.app.unused import without_effect
+from celeriac.backends.find import by_url
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.worker import fork_server, pools, process, stacks, task_signals
 from celeriac.worker.banner import banner
+from celeriac.worker.batches import warn_of_batches
 from celeriac.worker.child import ChildServer
+from celeriac.worker.consumer import Consumer
 from celeriac.worker.control import Desk
 from celeriac.worker.embedded_beat import EmbeddedBeat
 from celeriac.worker.pidfile import PidFile
@@ -36,8 +39,9 @@ if TYPE_CHECKING:
     from celeriac import _core
     from celeriac.app.base import Celery
     from celeriac.worker.setup import Setup
+    from celeriac.worker.solo import SoloLoop
 
-logger = logging.getLogger("celeriac.worker")
+logger = logging.getLogger("celery.worker")
 
 #: How long the engine's thread may take to end after it has said that it stopped.
 JOIN_SECONDS = 5.0
@@ -62,15 +66,6 @@ class Arguments:
     #: `-B`: file and class of the scheduler.
     beat: tuple[str | None, str | None] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Consumer:
-    """The sender of `worker_ready`."""
-
-    app: Celery
-    hostname: str
-    controller: WorkController
 
 
 class WorkController:
@@ -119,6 +114,10 @@ class WorkController:
         steps = Steps(self, self.app.steps)
         for name, reason in without_effect(self.app.conf):
             logger.warning("The setting %s does nothing here: %s.", name, reason)
+        if self.app.has_own_backend:
+            # Children need it: whether it can be imported shows here.
+            by_url(self.app.conf.result_backend)
+        warn_of_batches(self.app, self.concurrency, one_process=self.arguments.pool not in pools.ONE_SLOT)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
         if self.arguments.beat is not None:
@@ -212,7 +211,7 @@ class WorkController:
         options["control"] = control_options(
             self.app, self.hostname, pool=self.arguments.pool, without_mingle=without_mingle
         )
-        options["log_level"] = logging.getLogger("celeriac").getEffectiveLevel()
+        options["log_level"] = logging.getLogger("celery").getEffectiveLevel()
         self._task_signals = task_signals.TaskSignals(self.app, self.hostname, self._consumer)
         options.update(self._service.options(), tell=task_signals.wanted())
         return options
@@ -226,11 +225,9 @@ class WorkController:
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         if self.arguments.pool == "solo":
-            from celeriac.worker.solo import SoloLoop
-
             options["child_fd"] = ours.detach()
             engine = self._engine = _core.Worker(options)
-            loop = SoloLoop(
+            loop = self._solo_loop()(
                 self.app, self.hostname, theirs.detach(), engine.fileno(), self._take_notices, self.timer.run_due
             )
             return self._run_engine(engine, loop.run, None, steps)
@@ -261,11 +258,7 @@ class WorkController:
         return self._run_engine(engine, lambda: self._wait(engine), pid, steps)
 
     def _run_engine(self, engine: _core.Worker, wait: Callable[[], None], pid: int | None, steps: Steps) -> int:
-        wake_read, wake_write = os.pipe()
-        for descriptor in (wake_read, wake_write):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self._install_signals()
+        let_go = self._take_signals()
         try:
             steps.start()
             engine.start()
@@ -283,9 +276,7 @@ class WorkController:
             signals.worker_shutdown.send(sender=self)
             if pid is not None:
                 _reap(pid)
-            signal.set_wakeup_fd(-1)
-            os.close(wake_read)
-            os.close(wake_write)
+            let_go()
         return self.exitcode if self.exitcode is not None else 1
 
     def _wait(self, engine: _core.Worker) -> None:
@@ -322,6 +313,27 @@ class WorkController:
                     if text:
                         logger.error("%s", text)
         return self.exitcode is not None
+
+    def _solo_loop(self) -> type[SoloLoop]:
+        """What serves the solo pool."""
+        from celeriac.worker.solo import SoloLoop
+
+        return SoloLoop
+
+    def _take_signals(self) -> Callable[[], None]:
+        """Makes the signals of this process orders to this worker; gives what lets go of them."""
+        wake_read, wake_write = os.pipe()
+        for descriptor in (wake_read, wake_write):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._install_signals()
+
+        def let_go() -> None:
+            signal.set_wakeup_fd(-1)
+            os.close(wake_read)
+            os.close(wake_write)
+
+        return let_go
 
     def _install_signals(self) -> None:
         quit_on_term = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"

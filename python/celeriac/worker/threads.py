@@ -8,8 +8,7 @@ import select
 import threading
 from typing import TYPE_CHECKING, Any
 
-from celeriac.exceptions import SoftTimeLimitExceeded
-from celeriac.worker.limits import Cancelled
+from celeriac.worker.limits import Cancelled, soft_limit
 from celeriac.worker.trace import Tracer
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ class ThreadLoop:
 
 def exception_of(order: str) -> type[BaseException]:
     """What an order of the supervisor becomes in the task."""
-    return SoftTimeLimitExceeded if order == "soft_limit" else Cancelled
+    return soft_limit.exception if order == "soft_limit" else Cancelled
 
 
 def _raise_in(thread: int, exception: type[BaseException] | None) -> None:

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import _core, signals, states
 from celeriac._state import current_tasks
+from celeriac.app import trace as hooks
 from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
 from celeriac.worker import callbacks
+from celeriac.worker.batches import BatchTracer, gathers
 from celeriac.worker.conclude import Concluder
 from celeriac.worker.limits import Cancelled
-from celeriac.worker.records import RecordWriter
+from celeriac.worker.patched import PatchedTracer
+from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from celeriac.worker.event_loop import LoopLimit
     from celeriac.worker.limits import Limit
 
-logger = logging.getLogger("celeriac.app.trace")
+logger = logging.getLogger("celery.app.trace")
 
 LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
 LOG_IGNORED = "Task %(name)s[%(id)s] ignored"
@@ -48,9 +51,11 @@ class Tracer:
         self.channel = channel
         self.limit = limit
         self.opener = Opener(app, node)
-        self.records = RecordWriter(app, node)
+        self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
+        # Found out once: libraries patch when the app is imported, or when its process starts.
+        self._trace_by: Any = PatchedTracer if hooks.is_patched() else TaskTracer
         app._child_update = channel.update
 
     def trace(self, execution: Execution) -> None:
@@ -62,9 +67,14 @@ class Tracer:
             else:
                 self._conclude(execution)
         except Refused as exc:
-            self.channel.respond(execution.tag, exc.kind, (), (), str(exc), None)
+            self.refused(execution, exc)
         except Exception as exc:
             self.internal_error(execution, exc)
+
+    def refused(self, execution: Execution, exc: Refused) -> None:
+        """The message cannot be read, or may not be."""
+        results = self.concluder.refuse(self.opener.unopened(execution), str(exc))
+        self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None)
 
     def trace_one_of_many(self, execution: Execution) -> None:
         """The same in a child of several slots: what would end the process fails this request alone."""
@@ -102,17 +112,29 @@ class Tracer:
         """What runs requests of this task."""
         tracer = self._tasks.get(name)
         if tracer is None:
-            tracer = self._tasks[name] = TaskTracer(self, self.app.tasks[name])
+            task = self.app.tasks[name]
+            # A task of an app that Celery itself has made brings its own.
+            make = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            tracer = self._tasks[name] = make(self, task)
         return tracer
 
+    def plain_task(self, task: Task[..., Any]) -> TaskTracer:
+        """The same with nothing around it."""
+        return TaskTracer(self, task)
+
     def _conclude(self, execution: Execution) -> None:
-        try:
-            request = self.opener.open(execution)
-        except Refused:
-            # Whatever its arguments are: the request must end, and its id is in the headers.
-            request = self.opener.unopened(execution)
+        request = self._readable(execution)
         outcome = self.concluder.conclude(execution, request)
         self.channel.respond(execution.tag, *outcome, None, request._parts)
+
+    def _readable(self, execution: Execution) -> Context:
+        """The request, as far as it can be read: it must end whatever its arguments are, and its id is in the headers."""
+        if execution.mode == "refused":
+            return self.opener.unopened(execution)
+        try:
+            return self.opener.open(execution)
+        except Refused:
+            return self.opener.unopened(execution)
 
     def internal_error(self, execution: Execution, exc: Exception) -> None:
         """The worker's own code failed: the request fails, the child goes on."""
@@ -120,9 +142,10 @@ class Tracer:
         task_id = headers.get("id")
         einfo = ExceptionInfo(exc)
         logger.critical(LOG_INTERNAL, {"name": headers.get("task"), "id": task_id, "exc": repr(exc)}, exc_info=exc)
-        results = []
+        results: list[ResultRecord] = []
         try:
-            request = self.opener.unopened(execution)
+            request = self._readable(execution)
+            results += callbacks.fail_chain(self.records, request, exc, einfo.traceback)
             results.append(self.records.exception(states.FAILURE, request, exc, einfo.traceback))
             signals.task_internal_error.send(
                 sender=self.app.tasks.get(str(headers.get("task"))),
@@ -313,7 +336,7 @@ class TaskTracer:
             return "ignored", states.IGNORED, (), einfo
         if isinstance(exc, Reject):
             logger.warning(LOG_REJECTED, context, exc_info=_exc_info(einfo), extra={"data": context})
-            if exc.requeue:
+            if exc.requeue and (self._task.acks_late or not _is_awaited(request)):
                 return "requeued", states.REJECTED, (), einfo
             failed = self._concluder.fail(self._task, request, exc, ExceptionInfo(exc, traceback=""), hooks=False)
             return "rejected", states.REJECTED, failed, einfo
@@ -353,6 +376,11 @@ def _why(exc: Exception) -> str:
     if not isinstance(exc, Retry):
         return safe_repr(exc)
     return "None" if exc.exc is None else safe_repr(exc.exc)
+
+
+def _is_awaited(request: Context) -> bool:
+    """Whether others wait for the end of this one: acknowledged early and given back, it would never come."""
+    return bool(request.chain or request.callbacks or request.errbacks or request.chord or request.group)
 
 
 def _overridden(task: Task[..., Any], name: str) -> Any:

@@ -171,6 +171,11 @@ impl Broker for AmqpBroker {
         self.publisher.deliver(vec![letter]).await
     }
 
+    /// The server only says that a message was delivered before.
+    fn counts_crashes(&self) -> bool {
+        false
+    }
+
     fn store_id(&self) -> Option<String> {
         None
     }

@@ -14,7 +14,7 @@ use lapin::Channel;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::link::Link;
 use super::publish::Publisher;
@@ -71,6 +71,10 @@ pub(super) struct State {
     incarnation: u64,
     /// How many may be delivered and not settled.
     pub(super) wanted: usize,
+    /// How many would be within the bytes of the last credit.
+    pub(super) fitting: usize,
+    /// When something was claimed last. Written by claims, read by the task, which gives back what nobody claims.
+    pub(super) claimed: Option<Instant>,
     /// The server sends nothing until something is wanted again.
     pub(super) paused: bool,
     /// Claims that wait.
@@ -253,6 +257,7 @@ impl State {
     fn want(&mut self, credit: Credit) -> bool {
         let fitting = if self.average > 0.0 { (credit.bytes as f64 / self.average) as usize } else { MOST };
         let needed = (self.held.len() + credit.count.min(fitting.max(1))).min(MOST);
+        self.fitting = self.held.len().saturating_add(fitting);
         if self.paused || needed > self.wanted || self.wanted > 2 * needed {
             let changed = self.paused || self.wanted != needed;
             self.wanted = needed;
@@ -282,6 +287,9 @@ impl State {
     }
 
     fn hold(&mut self, taken: Vec<Delivery>) -> Vec<Delivery> {
+        if !taken.is_empty() {
+            self.claimed = Some(Instant::now());
+        }
         for delivery in &taken {
             let held = Held {
                 fence: delivery.claim.fence,

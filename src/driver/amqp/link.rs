@@ -17,10 +17,17 @@ use tokio::time::{Instant, timeout};
 
 use super::address::Addresses;
 use super::failure;
+use crate::backoff::Backoff;
 use crate::broker::BrokerError;
 use crate::driver::{ConnectOptions, TlsOptions, tls};
 use crate::protocol::Queue;
 use crate::url::StoreUrl;
+
+/// Channel numbers in a row that cannot be used any more; then the connection is left.
+const SPENT_CHANNELS: usize = 16;
+/// Between attempts to have again what was lost with a connection.
+pub(super) const BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 
 /// A way to the servers, for one purpose.
 pub(super) struct Link {
@@ -87,12 +94,37 @@ impl Link {
     }
 
     /// A channel of a connection.
+    ///
+    /// lapin never uses the number of a channel again that the server has closed with an error, but gives it out once all
+    /// numbers had their turn, and then tells that old error. Such numbers are passed over; a connection with many of
+    /// them in a row is left for a new one.
     pub(super) async fn channel(&self) -> Result<(Arc<Live>, Channel), BrokerError> {
-        let live = self.live().await?;
-        let opened = timeout(self.connect_timeout, live.connection.create_channel()).await;
-        let opened = opened
-            .map_err(|_| failure::timeout(&self.url, self.connect_timeout, "it does not open a channel"))?;
-        Ok((live, opened.map_err(|error| self.error(&error))?))
+        let mut refused = 0;
+        loop {
+            let live = self.live().await?;
+            let opened = timeout(self.connect_timeout, live.connection.create_channel()).await;
+            let opened = opened.map_err(|_| {
+                failure::timeout(&self.url, self.connect_timeout, "it does not open a channel")
+            })?;
+            match opened {
+                Ok(channel) => return Ok((live, channel)),
+                Err(error) if failure::code(&error).is_none() || refused == 2 * SPENT_CHANNELS => {
+                    return Err(self.error(&error));
+                }
+                Err(_) => refused += 1,
+            }
+            if refused == SPENT_CHANNELS {
+                self.leave(&live).await;
+            }
+        }
+    }
+
+    /// Makes the next caller connect anew; whoever uses the connection goes on with it.
+    async fn leave(&self, spent: &Arc<Live>) {
+        let mut slot = self.live.lock().await;
+        if slot.as_ref().is_some_and(|live| Arc::ptr_eq(live, spent)) {
+            *slot = None;
+        }
     }
 
     pub(super) fn error(&self, error: &lapin::Error) -> BrokerError {

@@ -1,7 +1,6 @@
 //! Broadcasts: control commands and events, as Celery's pidbox and event exchanges carry them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -10,15 +9,13 @@ use lapin::types::ShortString;
 use lapin::{Channel, Consumer as Stream};
 use serde_json::json;
 
-use super::link::{Link, Live};
+use super::link::{BACKOFF, Link, Live};
 use super::{declare, table, wire};
-use crate::backoff::Backoff;
+use crate::backoff::Attempts;
 use crate::broker::{BrokerError, Listener};
 use crate::protocol::{Arguments, Exchange, Message};
 
 const EVENTS: &str = "celeryev";
-const BACKOFF: Backoff =
-    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 
 /// Where a listener hears: an exchange, and what its own queue on it is like.
 struct Place {
@@ -97,7 +94,7 @@ pub(super) struct AmqpListener {
     place: Place,
     /// None after a loss.
     ear: Option<Ear>,
-    attempt: u32,
+    attempts: Attempts,
 }
 
 struct Ear {
@@ -119,7 +116,7 @@ impl AmqpListener {
 
     async fn at(link: Arc<Link>, place: Place) -> Result<Self, BrokerError> {
         let ear = Some(open(&link, &place).await?);
-        Ok(Self { link, place, ear, attempt: 0 })
+        Ok(Self { link, place, ear, attempts: Attempts::begun(BACKOFF) })
     }
 }
 
@@ -150,15 +147,16 @@ impl Listener for AmqpListener {
         loop {
             if let Some(ear) = &mut self.ear {
                 if let Some(Ok(delivery)) = ear.stream.next().await {
-                    self.attempt = 0;
                     return Ok(wire::read(&delivery.properties, delivery.data, false).message);
                 }
                 self.ear = None;
             }
-            tokio::time::sleep(BACKOFF.delay(self.attempt, &mut fastrand::Rng::new())).await;
-            self.attempt = self.attempt.saturating_add(1);
+            tokio::time::sleep(self.attempts.ended()).await;
             match open(&self.link, &self.place).await {
-                Ok(ear) => self.ear = Some(ear),
+                Ok(ear) => {
+                    self.attempts.began();
+                    self.ear = Some(ear);
+                }
                 Err(error) => tracing::debug!(%error, "cannot listen to {}", self.place.exchange.name),
             }
         }

@@ -15,20 +15,22 @@ use lapin::types::ShortString;
 use lapin::{Channel, ErrorKind};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::consumer::Shared;
-use super::link::Live;
+use super::consumer::{Shared, State};
+use super::link::{BACKOFF, Live};
 use super::{declare, delay, failure, table, wire};
-use crate::backoff::Backoff;
+use crate::backoff::Attempts;
 use crate::broker::{BrokerError, Delivery};
 
-const BACKOFF: Backoff =
-    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 /// What nobody claims for this long goes back.
 const UNCLAIMED: Duration = Duration::from_millis(100);
 /// How often a channel is looked at that is silent.
 const LOOK: Duration = Duration::from_secs(1);
 /// A server that does not answer for this long is taken for gone.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Deliveries are quick when all that are wanted at a time came within this.
+const QUICK: Duration = Duration::from_secs(1);
+/// And when at least so many are wanted at a time: fewer are held by tasks that run.
+const MANY: usize = 100;
 
 /// A channel that consumes.
 pub(super) struct Session {
@@ -38,7 +40,26 @@ pub(super) struct Session {
     /// The queues that are consumed, with their consumer tags.
     consuming: HashMap<Arc<str>, ShortString>,
     /// What the server was told last.
-    prefetch: u16,
+    limit: Limit,
+    flow: Flow,
+}
+
+/// How much the server may send ahead; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Limit {
+    /// To the consumer of each queue. Holds from its beginning.
+    each: u16,
+    /// To the channel. Quorum queues do not know it. Others ask a process of the channel before each delivery, and
+    /// whichever queue asks first after an acknowledgement may get all that was freed.
+    all: u16,
+}
+
+/// Whether deliveries come, and are settled, so quickly that each queue may have the whole limit for itself: then no
+/// queue is held up by another one, and what is taken in beyond the credit waits for a moment only.
+struct Flow {
+    since: Instant,
+    count: usize,
+    quick: bool,
 }
 
 /// One item of the stream of a queue's consumer, which its tag names; none at its end.
@@ -59,8 +80,8 @@ pub(super) async fn establish(shared: &Shared) -> Result<Session, BrokerError> {
             declare_queue(shared, &live, &channel, queue).await?;
         }
         shared.begin(&channel);
-        let streams = SelectAll::new();
-        Ok(Session { live, channel, streams, consuming: HashMap::new(), prefetch: 0 })
+        let (streams, limit) = (SelectAll::new(), Limit::default());
+        Ok(Session { live, channel, streams, consuming: HashMap::new(), limit, flow: Flow::new() })
     };
     let made = timeout(ANSWER, making).await;
     made.unwrap_or_else(|_| Err(failure::timeout(&shared.link.url, ANSWER, "it does not answer")))
@@ -87,10 +108,9 @@ async fn declare_queue(
 /// Runs until the consumer is closed.
 pub(super) async fn run(shared: Arc<Shared>, first: Session) {
     let mut session = Some(first);
-    let mut attempt = 0;
+    let mut attempts = Attempts::begun(BACKOFF);
     loop {
         if let Some(mut running) = session.take() {
-            let began = Instant::now();
             match pump(&shared, &mut running).await {
                 End::Closed => {
                     let closing = running.channel.close(200, "closed".into());
@@ -102,18 +122,16 @@ pub(super) async fn run(shared: Arc<Shared>, first: Session) {
                     shared.lose(why);
                 }
             }
-            // One that is lost at once each time must not be made in a busy loop.
-            attempt = if began.elapsed() > BACKOFF.max { 0 } else { attempt + 1 };
         }
-        if pause(&shared, attempt).await {
+        if pause(&shared, attempts.ended()).await {
             break;
         }
         match establish(&shared).await {
-            Ok(made) => session = Some(made),
-            Err(error) => {
-                attempt += 1;
-                shared.failed(error);
+            Ok(made) => {
+                attempts.began();
+                session = Some(made);
             }
+            Err(error) => shared.failed(error),
         }
     }
     shared.state.lock().channel = None;
@@ -121,8 +139,8 @@ pub(super) async fn run(shared: Arc<Shared>, first: Session) {
 }
 
 /// Waits before the next attempt; true if the consumer is closed.
-async fn pause(shared: &Shared, attempt: u32) -> bool {
-    let until = Instant::now() + BACKOFF.delay(attempt, &mut fastrand::Rng::new());
+async fn pause(shared: &Shared, delay: Duration) -> bool {
+    let until = Instant::now() + delay;
     loop {
         if shared.state.lock().closed {
             return true;
@@ -157,11 +175,14 @@ async fn pump(shared: &Shared, session: &mut Session) -> End {
                 }
             }
             () = until(give_back), if give_back.is_some() => {
-                if let Err(error) = session.stop(shared).await {
+                unclaimed = None;
+                let claims = shared.state.lock().claimed.is_some_and(|at| at.elapsed() < UNCLAIMED);
+                if !claims && let Err(error) = session.stop(shared).await {
                     return End::Lost(lost_text(&error));
                 }
             }
             _ = look.tick() => {
+                session.flow.came(0, shared.state.lock().wanted, Instant::now());
                 if !session.channel.status().connected() || !session.live.is_up() {
                     return End::Lost("the connection was lost".to_owned());
                 }
@@ -184,12 +205,12 @@ impl Session {
     fn came(&mut self, shared: &Shared, first: Came) -> Option<End> {
         let mut next = Some(first);
         let mut end = None;
-        let mut pushed = false;
+        let mut pushed = 0;
         while let Some((queue, tag, item)) = next {
             match item {
                 Some(Ok(delivery)) => {
                     push(shared, queue, delivery);
-                    pushed = true;
+                    pushed += 1;
                 }
                 Some(Err(error)) => {
                     end = Some(End::Lost(lost_text(&error)));
@@ -204,21 +225,22 @@ impl Session {
             }
             next = futures_util::FutureExt::now_or_never(self.streams.next()).flatten();
         }
-        if pushed && end.is_none() {
+        if pushed > 0 && end.is_none() {
             shared.arrived.notify_waiters();
+            self.flow.came(pushed, shared.state.lock().wanted, Instant::now());
         }
         end
     }
 
     /// Tells the server what has changed: queues, and how much it may send.
     async fn adjust(&mut self, shared: &Shared) -> lapin::Result<()> {
-        let (queues, wanted, resume) = {
+        let (queues, limit, resume) = {
             let mut state = shared.state.lock();
             let resume = state.paused && state.waiting > 0 && state.wanted > 0;
             if resume {
                 state.paused = false;
             }
-            (state.queues.clone(), state.wanted, !state.paused)
+            (state.queues.clone(), self.limit(shared, &state), !state.paused)
         };
         let gone: Vec<_> = self.consuming.keys().filter(|queue| !queues.contains(queue)).cloned().collect();
         for queue in gone {
@@ -230,9 +252,8 @@ impl Session {
         if !resume {
             return Ok(());
         }
-        let prefetch = u16::try_from(wanted.max(1)).unwrap_or(u16::MAX);
-        if prefetch != self.prefetch {
-            self.set_prefetch(shared, prefetch).await?;
+        if limit != self.limit {
+            self.set_limit(shared, limit).await?;
         }
         for queue in queues {
             if !self.consuming.contains_key(&queue) {
@@ -242,19 +263,38 @@ impl Session {
         Ok(())
     }
 
-    /// For quorum queues the limit is each consumer's own, and holds from its beginning.
-    async fn set_prefetch(&mut self, shared: &Shared, prefetch: u16) -> lapin::Result<()> {
-        let each = shared.publisher.topology.any_quorum();
-        let shrinks = prefetch < self.prefetch;
-        if each {
+    /// What the server may send now.
+    fn limit(&self, shared: &Shared, state: &State) -> Limit {
+        let wanted = state.wanted.max(1);
+        // Each change ends the consumers and begins them anew, so it is for more than is wanted.
+        let ahead = wanted.next_power_of_two();
+        let quick = self.flow.quick && wanted >= MANY && ahead * state.queues.len() <= state.fitting;
+        let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+        match (quick, shared.publisher.topology.any_quorum()) {
+            (true, _) => Limit { each: number(ahead), all: 0 },
+            (false, true) => Limit { each: number(wanted), all: 0 },
+            (false, false) => Limit { each: 0, all: number(wanted) },
+        }
+    }
+
+    async fn set_limit(&mut self, shared: &Shared, limit: Limit) -> lapin::Result<()> {
+        let before = std::mem::replace(&mut self.limit, limit);
+        if limit.each != before.each {
             let consuming: Vec<_> = self.consuming.keys().cloned().collect();
             for queue in consuming {
                 self.cancel(&queue).await?;
             }
             self.drain(shared);
+            self.channel.basic_qos(limit.each, BasicQosOptions { global: false }).await?;
         }
-        self.channel.basic_qos(prefetch, BasicQosOptions { global: !each }).await?;
-        self.prefetch = prefetch;
+        if limit.all != before.all {
+            self.channel.basic_qos(limit.all, BasicQosOptions { global: true }).await?;
+        }
+        let shrinks = match (before.each, limit.each) {
+            (0, 0) => limit.all < before.all,
+            (0, _) => false,
+            (before, now) => now < before,
+        };
         if shrinks {
             let tags = shared.state.lock().surplus(false);
             self.give_back(&tags).await?;
@@ -317,6 +357,7 @@ impl Session {
             state.paused = true;
             state.surplus(true)
         };
+        self.flow = Flow::new();
         self.give_back(&tags).await
     }
 
@@ -326,6 +367,24 @@ impl Session {
             done?;
         }
         Ok(())
+    }
+}
+
+impl Flow {
+    fn new() -> Self {
+        Self { since: Instant::now(), count: 0, quick: false }
+    }
+
+    /// So many came. They were quick when they are as many as are wanted at a time, in little time; slow when they are
+    /// fewer after twice that time.
+    fn came(&mut self, count: usize, wanted: usize, now: Instant) {
+        self.count += count;
+        let (enough, took) = (self.count >= wanted.max(MANY), now.duration_since(self.since));
+        if enough && took <= QUICK {
+            *self = Self { since: now, count: 0, quick: true };
+        } else if took > 2 * QUICK {
+            *self = Self { since: now, count: 0, quick: self.quick && enough };
+        }
     }
 }
 
@@ -365,4 +424,38 @@ fn lost_text(error: &lapin::Error) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_are_quick_when_all_that_are_wanted_come_within_a_second() {
+        let mut flow = Flow::new();
+        let start = flow.since;
+        let after = |ms| start + Duration::from_millis(ms);
+
+        flow.came(499, 500, after(900));
+        assert!(!flow.quick, "not all of them");
+        flow.came(1, 500, after(1_000));
+        assert!(flow.quick);
+
+        flow.came(600, 500, after(2_500));
+        assert!(flow.quick, "slower, but not slow");
+        flow.came(0, 500, after(3_100));
+        assert!(flow.quick, "as many in twice the time");
+        flow.came(499, 500, after(5_200));
+        assert!(!flow.quick);
+    }
+
+    #[test]
+    fn a_few_at_a_time_are_never_quick() {
+        let mut flow = Flow::new();
+        let since = flow.since;
+
+        flow.came(MANY - 1, 4, since + Duration::from_millis(1));
+
+        assert!(!flow.quick);
+    }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -17,11 +16,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::link::{Link, Live};
+use super::link::{BACKOFF, Link, Live};
 use super::publish::Publisher;
 use super::{declare, table, wire};
 use crate::backend::{BackendError, ResultBackend, Watch};
-use crate::backoff::Backoff;
+use crate::backoff::Attempts;
 use crate::broker::BrokerError;
 use crate::driver::connect::backend_error;
 use crate::driver::{ConnectOptions, ReplyOptions};
@@ -31,8 +30,6 @@ use crate::url::StoreUrl;
 /// Records that are kept at the most, and their bytes.
 const KEPT: usize = 50_000;
 const KEPT_BYTES: usize = 64 << 20;
-const BACKOFF: Backoff =
-    Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2), jitter: 0.5 };
 /// The state of a record that is not JSON, which only whoever wrote it could read out of it.
 const STATE: &str = "celeriac_state";
 
@@ -131,21 +128,22 @@ impl Queue {
 /// Reads replies for as long as the backend lives.
 async fn read(link: Arc<Link>, queue: Queue, first: Ear, inbox: Arc<Inbox>) {
     let mut ear = Some(first);
-    let mut attempt = 0;
+    let mut attempts = Attempts::begun(BACKOFF);
     loop {
         if let Some(mut reading) = ear.take() {
             while let Some(Ok(delivery)) = reading.stream.next().await {
-                attempt = 0;
                 let received = wire::read(&delivery.properties, delivery.data, false);
                 inbox.arrived(record(received.message));
                 // One that is not acknowledged comes again, which changes nothing.
                 let _ = reading.channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await;
             }
         }
-        tokio::time::sleep(BACKOFF.delay(attempt, &mut fastrand::Rng::new())).await;
-        attempt = attempt.saturating_add(1);
+        tokio::time::sleep(attempts.ended()).await;
         match queue.open(&link).await {
-            Ok(opened) => ear = Some(opened),
+            Ok(opened) => {
+                attempts.began();
+                ear = Some(opened);
+            }
             Err(error) => tracing::debug!(%error, "cannot read replies"),
         }
     }

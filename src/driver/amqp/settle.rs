@@ -71,7 +71,7 @@ fn plan(
             answers[place] = Committed::Stale;
             continue;
         };
-        if commit.settle == Settle::Keep {
+        if matches!(commit.settle, Settle::Keep | Settle::Once) {
             continue;
         }
         let mut plan = settle(shared, held, &commit.settle, &mut dead)?;
@@ -95,7 +95,7 @@ fn settle(shared: &Shared, held: &Held, settle: &Settle, dead: &mut bool) -> Res
         dead::letter(publisher, &held.queue, &held.message, reason, detail, crashes)
     };
     Ok(match settle {
-        Settle::Keep | Settle::Ack => plan(Answer::Ack, None),
+        Settle::Keep | Settle::Once | Settle::Ack => plan(Answer::Ack, None),
         Settle::Release => plan(Answer::Release, None),
         Settle::Requeue => {
             let copy = wire::again(&held.message, &[]);

@@ -55,20 +55,37 @@ pub(super) fn from_text(headers: &[u8]) -> Option<FieldTable> {
 
 /// A field table as header text, in Celery's order.
 pub(super) fn to_text(table: &FieldTable) -> Vec<u8> {
-    let mut out = vec![b'{'];
     let fields = table.inner();
-    let known = HEADER_ORDER.iter().filter_map(|name| fields.get_key_value(*name));
-    let other = fields.iter().filter(|(name, _)| !HEADER_ORDER.contains(&name.as_str()));
-    for (name, value) in known.chain(other) {
-        if out.len() > 1 {
-            out.extend_from_slice(b", ");
+    let mut out = Vec::with_capacity(64 + 32 * fields.len());
+    out.push(b'{');
+    let mut known = 0;
+    for (name, value) in HEADER_ORDER.iter().filter_map(|name| fields.get_key_value(*name)) {
+        write_field(&mut out, name, value);
+        known += 1;
+    }
+    // Mostly there are no others.
+    if known < fields.len() {
+        for (name, value) in fields.iter().filter(|(name, _)| !HEADER_ORDER.contains(&name.as_str())) {
+            write_field(&mut out, name, value);
         }
-        json::write(&mut out, name.as_str());
-        out.extend_from_slice(b": ");
-        json::write(&mut out, &json_value(value));
     }
     out.push(b'}');
     out
+}
+
+fn write_field(out: &mut Vec<u8>, name: &ShortString, value: &AMQPValue) {
+    if out.len() > 1 {
+        out.extend_from_slice(b", ");
+    }
+    json::write(out, name.as_str());
+    out.extend_from_slice(b": ");
+    // As `json_value` has it, without one in between.
+    match value {
+        AMQPValue::Void => out.extend_from_slice(b"null"),
+        AMQPValue::LongString(text) => json::write(out, &*String::from_utf8_lossy(text.as_bytes())),
+        AMQPValue::LongInt(number) => json::write(out, number),
+        value => json::write(out, &json_value(value)),
+    }
 }
 
 /// What others write is read as far as JSON has a word for it.

@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{MemoryStore, Shared};
-use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Watch};
+use crate::backend::{
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
+};
 use crate::protocol::{ChordPart, ResultRecord};
 
 #[async_trait]
@@ -38,6 +40,26 @@ impl ResultBackend for MemoryStore {
         Ok(())
     }
 
+    fn keeps_begun(&self) -> bool {
+        true
+    }
+
+    async fn keep_begun(&self, keeper: &Keeper, begun: &[Kept]) -> Result<(), BackendError> {
+        let now = self.0.clock.now();
+        self.0.state.lock().keepers.keep(keeper, begun.to_vec(), now);
+        Ok(())
+    }
+
+    async fn forget_begun(&self, keeper: &Keeper, ids: &[String]) -> Result<(), BackendError> {
+        self.0.state.lock().keepers.forget(keeper, ids);
+        Ok(())
+    }
+
+    async fn renew_begun(&self, keeper: &Keeper) -> Result<Left, BackendError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().keepers.renew(keeper, now))
+    }
+
     async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
         self.store(vec![group.into_result()]).await
     }
@@ -50,6 +72,23 @@ impl ResultBackend for MemoryStore {
 
     async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
         self.forget(&[GroupRecord::key(group_id)]).await
+    }
+
+    async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
+        let now = self.0.clock.now();
+        self.0.state.lock().chords.guard(group_id, message, now);
+        Ok(())
+    }
+
+    async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().chords.stalled(after, again, now))
+    }
+
+    async fn spare_chords(&self, group_ids: &[String], after: Duration) -> Result<(), BackendError> {
+        let now = self.0.clock.now();
+        self.0.state.lock().chords.spare(group_ids, after, now);
+        Ok(())
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

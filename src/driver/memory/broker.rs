@@ -84,6 +84,11 @@ impl Broker for MemoryStore {
         Ok(self.0.state.lock().statuses(self.0.clock.now()))
     }
 
+    async fn mentions(&self, texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {
+        let state = self.0.state.lock();
+        Ok(Some(texts.iter().map(|text| state.mentions(text)).collect()))
+    }
+
     async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
         Ok(self.0.state.lock().dead_letters(queue, limit))
     }
@@ -237,8 +242,9 @@ impl Consumer for MemoryConsumer {
             let carry_out = |commit| state.commit(owner, self.options.max_crashes, commit, now);
             batch.iter().map(carry_out).collect()
         };
-        let comes_back =
-            |commit: &Commit| !matches!(commit.settle, Settle::Keep | Settle::Ack | Settle::Dead(..));
+        let comes_back = |commit: &Commit| {
+            !matches!(commit.settle, Settle::Keep | Settle::Once | Settle::Ack | Settle::Dead(..))
+        };
         if batch.iter().any(|commit| !commit.publications.is_empty() || comes_back(commit)) {
             self.store.messages.notify_waiters();
         }

@@ -1,10 +1,11 @@
 //! What the store in memory keeps of chords.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::backend::{ChordClaim, Counted};
+use crate::backend::{ChordClaim, Counted, Stalled, missing};
 use crate::clock::UnixMillis;
 use crate::driver::chords::Chord;
 use crate::protocol::ChordPart;
@@ -19,6 +20,18 @@ struct Kept {
     elements: BTreeMap<(i64, u64), Bytes>,
     /// Whether the part has failed, by its name.
     members: HashMap<String, bool>,
+    /// One of its messages, if it is looked after.
+    guard: Option<Guard>,
+}
+
+struct Guard {
+    message: Bytes,
+    /// When it is looked at next.
+    look: UnixMillis,
+    /// Parts that were counted at the last look.
+    counted: Option<u64>,
+    /// Looks without progress.
+    times: u32,
 }
 
 impl Chords {
@@ -39,7 +52,7 @@ impl Chords {
     }
 
     pub(super) fn count(&mut self, part: &ChordPart, now: UnixMillis) -> Counted {
-        let Kept { chord, elements, members } = self.of(&part.group_id, now);
+        let Kept { chord, elements, members, .. } = self.of(&part.group_id, now);
         if chord.over {
             return Counted::Ended;
         }
@@ -64,10 +77,50 @@ impl Chords {
         let kept = self.of(&claim.group_id, now);
         let held = kept.chord.finish(claim, now);
         if held {
+            kept.guard = None;
             kept.elements.clear();
             kept.members.clear();
         }
         held
+    }
+
+    pub(super) fn guard(&mut self, group_id: &str, message: Bytes, now: UnixMillis) {
+        self.of(group_id, now).guard = Some(Guard { message, look: now, counted: None, times: 0 });
+    }
+
+    pub(super) fn stalled(&mut self, after: Duration, again: Duration, now: UnixMillis) -> Vec<Stalled> {
+        let mut found = Vec::new();
+        for (group_id, kept) in &mut self.0 {
+            let (chord, members) = (&kept.chord, &kept.members);
+            let (Some(guard), Some(size)) = (&mut kept.guard, chord.size) else { continue };
+            if guard.look > now {
+                continue;
+            }
+            let stalls = guard.counted == Some(chord.counted) && !chord.is_held(now);
+            guard.times = if stalls { guard.times + 1 } else { 0 };
+            guard.look = now.after(if stalls { again } else { after });
+            guard.counted = Some(chord.counted);
+            if stalls {
+                let size = size + chord.grown;
+                found.push(Stalled {
+                    group_id: group_id.clone(),
+                    message: guard.message.clone(),
+                    size,
+                    counted: chord.counted,
+                    missing: missing(size, members.keys().map(String::as_str)),
+                    times: guard.times,
+                });
+            }
+        }
+        found
+    }
+
+    pub(super) fn spare(&mut self, group_ids: &[String], after: Duration, now: UnixMillis) {
+        for group_id in group_ids {
+            if let Some(guard) = &mut self.of(group_id, now).guard {
+                (guard.look, guard.times) = (now.after(after), 0);
+            }
+        }
     }
 
     pub(super) fn sweep(&mut self, now: UnixMillis) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chord::Chords;
+use super::keep::Keepers;
 use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
@@ -33,6 +34,7 @@ pub(super) struct State {
     broadcasts: BTreeMap<u64, Broadcast>,
     schedules: HashMap<String, Schedule>,
     pub(super) chords: Chords,
+    pub(super) keepers: Keepers,
 }
 
 #[derive(Default)]
@@ -60,13 +62,14 @@ struct Claim {
     owner: u64,
     fence: u64,
     begun: bool,
+    /// It must not run again, even if its owner says goodbye.
+    once: bool,
     stored: Stored,
 }
 
 struct Owner {
     node: String,
     expires: UnixMillis,
-    max_crashes: u32,
     /// Its consumer was dropped without a goodbye, which is as if its process had died.
     gone: bool,
 }
@@ -144,12 +147,7 @@ impl State {
 
     pub(super) fn register(&mut self, options: &ConsumerOptions, now: UnixMillis) -> u64 {
         let id = self.number();
-        let owner = Owner {
-            node: options.node.clone(),
-            expires: now.after(options.lease),
-            max_crashes: options.max_crashes,
-            gone: false,
-        };
+        let owner = Owner { node: options.node.clone(), expires: now.after(options.lease), gone: false };
         self.owners.insert(id, owner);
         id
     }
@@ -178,23 +176,20 @@ impl State {
 
     /// Gives back the claims of all owners but `but` that are dead; returns how many.
     pub(super) fn recover(&mut self, but: Option<u64>, now: UnixMillis) -> usize {
-        let dead: Vec<(u64, u32)> = self
+        let dead: Vec<u64> = self
             .owners
             .iter()
             .filter(|(id, owner)| Some(**id) != but && (owner.gone || owner.expires <= now))
-            .map(|(id, owner)| (*id, owner.max_crashes))
+            .map(|(id, _)| *id)
             .collect();
         let mut count = 0;
-        for (owner, max_crashes) in dead {
+        for owner in dead {
             self.owners.remove(&owner);
             for mut claim in self.take_claims(owner) {
                 count += 1;
                 claim.stored.redelivered = true;
-                if claim.begun {
-                    self.count_crash(claim.stored, max_crashes, now);
-                } else {
-                    self.make_ready(claim.stored);
-                }
+                claim.stored.crashes += u32::from(claim.begun);
+                self.make_ready(claim.stored);
             }
         }
         count
@@ -205,6 +200,7 @@ impl State {
         self.owners.remove(&owner);
         for mut claim in self.take_claims(owner) {
             claim.stored.redelivered = true;
+            claim.stored.crashes += u32::from(claim.once);
             self.make_ready(claim.stored);
         }
     }
@@ -291,7 +287,7 @@ impl State {
                 }
                 let stored = entry.remove();
                 taken.push(delivery(&stored, fence));
-                self.claimed.insert(stored.id, Claim { owner, fence, begun: false, stored });
+                self.claimed.insert(stored.id, Claim { owner, fence, begun: false, once: false, stored });
             }
         }
         if taken.is_empty() {
@@ -338,15 +334,16 @@ impl State {
     }
 
     fn settle(&mut self, id: ClaimId, commit: &Commit, max_crashes: u32, now: UnixMillis) -> Committed {
-        if commit.settle == Settle::Keep {
+        if matches!(commit.settle, Settle::Keep | Settle::Once) {
             if let Some(claim) = self.claimed.get_mut(&id.id) {
-                claim.begun |= commit.begun;
+                claim.once |= commit.settle == Settle::Once;
+                claim.begun |= commit.begun || claim.once;
             }
             return Committed::Done;
         }
         let Some(Claim { mut stored, .. }) = self.claimed.remove(&id.id) else { return Committed::Stale };
         match &commit.settle {
-            Settle::Keep | Settle::Ack => {}
+            Settle::Keep | Settle::Once | Settle::Ack => {}
             Settle::Requeue => {
                 stored.place = self.number();
                 stored.redelivered = true;
@@ -393,6 +390,13 @@ impl State {
             dead: self.dead.values().filter(|letter| *letter.queue == **name).count() as u64,
         };
         self.queues.iter().map(|(name, queue)| status(name, queue)).collect()
+    }
+
+    /// Whether a text may occur in any message that may still be run.
+    pub(super) fn mentions(&self, text: &str) -> bool {
+        let ready = self.queues.values().flat_map(|queue| queue.ready.values());
+        let claimed = self.claimed.values().map(|claim| &claim.stored);
+        ready.chain(claimed).chain(self.parked.values()).any(|stored| stored.message.may_mention(text))
     }
 
     pub(super) fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Vec<DeadLetter> {

@@ -9,12 +9,16 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::groups;
+use super::guard;
 use super::inspect;
+use super::keep;
 use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
-use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Watch};
+use crate::backend::{
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
+};
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
@@ -112,6 +116,22 @@ impl ResultBackend for RedisBackend {
         Ok(())
     }
 
+    fn keeps_begun(&self) -> bool {
+        true
+    }
+
+    async fn keep_begun(&self, keeper: &Keeper, begun: &[Kept]) -> Result<(), BackendError> {
+        Ok(keep::keep(&self.link, &self.place, keeper, begun).await?)
+    }
+
+    async fn forget_begun(&self, keeper: &Keeper, ids: &[String]) -> Result<(), BackendError> {
+        Ok(keep::forget(&self.link, &self.place, keeper, ids).await?)
+    }
+
+    async fn renew_begun(&self, keeper: &Keeper) -> Result<Left, BackendError> {
+        Ok(keep::renew(&self.link, &self.place, keeper).await?)
+    }
+
     async fn save_group(&self, group: GroupRecord) -> Result<(), BackendError> {
         Ok(groups::save(&self.link, &self.place, &group).await?)
     }
@@ -129,6 +149,18 @@ impl ResultBackend for RedisBackend {
 
     async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
         Ok(groups::forget(&self.link, &self.place, group_id).await?)
+    }
+
+    async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
+        Ok(guard::guard(&self.link, &self.place, group_id, &message).await?)
+    }
+
+    async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
+        Ok(guard::stalled(&self.link, &self.place, after, again).await?)
+    }
+
+    async fn spare_chords(&self, group_ids: &[String], after: Duration) -> Result<(), BackendError> {
+        Ok(guard::spare(&self.link, &self.place, group_ids, after).await?)
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -169,6 +169,10 @@ impl Broker for RedisBroker {
         self.unpark(queue).await
     }
 
+    async fn mentions(&self, texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {
+        self.0.mentions(texts).await
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         self.0.statuses().await
     }

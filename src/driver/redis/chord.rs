@@ -13,6 +13,7 @@ use redis::{FromRedisValue as _, pipe};
 
 use super::backend::{CHUNK, CHUNK_BYTES, RedisBackend};
 use super::groups;
+use super::guard;
 use super::scripts::{COUNT, FINISH_CHORD, HOLD_CHORD};
 use super::settle::{Arg, text};
 use crate::backend::{BackendError, ChordClaim, Counted, nonce};
@@ -113,8 +114,12 @@ impl RedisBackend {
     }
 
     pub(super) async fn finish_chord_here(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
-        let keys = [".c", ".j", ".t", ".s", ".d"].map(|what| self.chord_key(&claim.group_id, what));
-        let args = [Cow::Borrowed(claim.token.as_bytes()), text(claim.remembered_ms().map_or(0, seconds))];
+        let mut keys =
+            [".c", ".j", ".t", ".s", ".d"].map(|what| self.chord_key(&claim.group_id, what)).to_vec();
+        keys.extend([guard::key(&self.place, &claim.group_id), guard::guarded(&self.place)]);
+        let remembered = text(claim.remembered_ms().map_or(0, seconds));
+        let args =
+            [Cow::Borrowed(claim.token.as_bytes()), remembered, Cow::Borrowed(claim.group_id.as_bytes())];
         Ok(yes(self.link.script(&FINISH_CHORD, &keys, &args).await?))
     }
 }

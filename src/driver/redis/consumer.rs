@@ -298,7 +298,8 @@ impl Inner {
     }
 }
 
-/// Makes claims look as if they had been made now, before consumers of kombu take them for lost.
+/// Makes claims look as if they had been made now, before consumers of kombu take them for lost. Those that must not
+/// run again look as if they were made in a far future, and stay so.
 async fn refresh(inner: Weak<Inner>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
@@ -315,7 +316,7 @@ async fn refresh(inner: Weak<Inner>, every: Duration) {
         let score = inner.store.score();
         for chunk in tags.chunks(CHUNK) {
             let mut pipeline = pipe();
-            let command = pipeline.cmd("ZADD").arg(inner.store.layout.unacked_index()).arg("XX");
+            let command = pipeline.cmd("ZADD").arg(inner.store.layout.unacked_index()).arg("XX").arg("GT");
             for tag in chunk {
                 command.arg(&score).arg(tag);
             }

@@ -13,6 +13,7 @@ use redis::{PushInfo, Value};
 use tokio::task::JoinHandle;
 
 use super::broker::Shared;
+use super::keys::LOST;
 use super::link::Pushes;
 use super::scripts::HEAR;
 use crate::broker::BrokerError;
@@ -45,8 +46,12 @@ pub(super) fn list_of(node: &str, queue: &Queue) -> String {
 
 /// The queue that a list is for, as users know it.
 pub(super) fn shown(list: &Arc<str>) -> Arc<str> {
-    let of_node = list.strip_prefix(HEARD).and_then(|rest| rest.split_once(':'));
-    of_node.map_or_else(|| list.clone(), |(_, queue)| queue.into())
+    let queue = list.strip_prefix(LOST).unwrap_or(list);
+    match queue.strip_prefix(HEARD).and_then(|rest| rest.split_once(':')) {
+        Some((_, queue)) => queue.into(),
+        None if queue.len() == list.len() => list.clone(),
+        None => queue.into(),
+    }
 }
 
 /// What listens for a consumer.

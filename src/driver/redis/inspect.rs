@@ -6,6 +6,7 @@ use redis::{cmd, pipe};
 
 use super::broker::Shared;
 use super::errors::LinkError;
+use super::keys::LOST;
 use super::link::Link;
 use crate::broker::{BrokerError, QueueStatus};
 use crate::clock::UnixMillis;
@@ -34,13 +35,14 @@ impl Shared {
             for list in self.layout.lists(name) {
                 counts.cmd("LLEN").arg(list);
             }
+            counts.cmd("LLEN").arg(self.layout.list(&format!("{LOST}{name}"), 0));
             let parked = self.layout.parked(name);
             // What is due counts as ready, though nobody has moved it yet.
             counts.cmd("ZCOUNT").arg(&parked).arg("-inf").arg(self.now().0);
             counts.cmd("ZCARD").arg(&parked);
         }
         let counts: Vec<u64> = self.link.pipeline(&counts).await.map_err(|error| self.failed(error))?;
-        let each = self.layout.steps.len() + 2;
+        let each = self.layout.steps.len() + 3;
         Ok(names
             .into_iter()
             .zip(counts.chunks(each))
@@ -63,7 +65,10 @@ impl Shared {
         let mut foreign = Vec::new();
         for tag in tags {
             match queue_of(tag) {
-                Some(queue) => *claimed.entry(queue.to_owned()).or_default() += 1,
+                Some(queue) => {
+                    let queue = queue.strip_prefix(LOST).unwrap_or(queue);
+                    *claimed.entry(queue.to_owned()).or_default() += 1;
+                }
                 None => foreign.push(tag),
             }
         }

@@ -17,6 +17,10 @@ const VISIBILITY: Duration = Duration::from_secs(3600);
 /// Dead letters that are kept; the oldest go.
 const DEAD_LETTERS: u64 = 10_000;
 
+/// In front of the name of a queue: what a dead worker had begun and must not run again, and what has crashed too
+/// often. Only consumers of ours take from these lists, and end what they take.
+pub(super) const LOST: &str = "celeriac:lost:";
+
 /// How kombu and we lay out a database, as the transport options say.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -185,7 +189,7 @@ pub(super) struct Queues {
     pub(super) json: Vec<String>,
     /// The parked sets of the queues.
     pub(super) parked: Vec<String>,
-    /// The lists, step by step, in each step queue by queue.
+    /// The lists, step by step, in each step queue by queue; then, as if they were another step, those of [`LOST`].
     pub(super) lists: Vec<String>,
 }
 
@@ -208,6 +212,7 @@ impl Queues {
                 .steps
                 .iter()
                 .flat_map(|step| names.iter().map(|name| layout.list(name, *step)))
+                .chain(names.iter().map(|name| layout.list(&format!("{LOST}{name}"), 0)))
                 .collect(),
             names,
         }
@@ -215,8 +220,13 @@ impl Queues {
 
     /// Queue and step of a list, by its number.
     pub(super) fn place(&self, layout: &Layout, list: usize) -> Option<(Arc<str>, u8)> {
-        let step = layout.steps.get(list / self.names.len().max(1))?;
-        Some((self.names[list % self.names.len()].clone(), *step))
+        let names = self.names.len().max(1);
+        let name = self.names.get(list % names)?;
+        match layout.steps.get(list / names) {
+            Some(step) => Some((name.clone(), *step)),
+            None if list / names == layout.steps.len() => Some((format!("{LOST}{name}").into(), 0)),
+            None => None,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::broker::Shared;
 use super::inspect::queue_of;
+use super::keys::LOST;
 use super::scripts::{RECOVER, RESTORE};
 use crate::broker::BrokerError;
 use crate::driver::process::Process;
@@ -92,7 +93,6 @@ impl Shared {
             how.to_owned(),
             self.now().0.to_string(),
             max_crashes.to_string(),
-            self.layout.dead_letters.to_string(),
             self.layout.prefix.clone(),
             self.layout.separator.clone(),
         ];
@@ -147,8 +147,9 @@ impl Shared {
         let mut keys = vec![self.layout.unacked().to_owned(), self.layout.unacked_index().to_owned()];
         if let Some(claim) = &claim {
             let priority = Envelope::decode(claim.element.as_bytes());
-            let priority =
-                priority.ok().and_then(|envelope| envelope.message.properties.priority).unwrap_or(0);
+            let priority = priority.ok().and_then(|envelope| envelope.message.properties.priority);
+            let only_to_be_ended = claim.routing_key.starts_with(LOST);
+            let priority = priority.filter(|_| !only_to_be_ended).unwrap_or(0);
             let lists = self.lists_of(&claim.exchange, &claim.routing_key, priority).await?;
             if lists.is_empty() {
                 // Its queue is bound no more: kombu would lose the message now, so it stays where it is.

@@ -48,7 +48,7 @@ impl Entry<'_> {
     }
 
     fn keeps(&self) -> bool {
-        matches!(self.kind, 'k' | 'b')
+        matches!(self.kind, 'k' | 'b' | 'o')
     }
 }
 
@@ -113,7 +113,7 @@ impl Inner {
                 continue;
             };
             let (mut kind, extras) = kind(commit);
-            if kind == 'b' {
+            if matches!(kind, 'b' | 'o') {
                 // Marked from now on, as far as anyone can know before the answer.
                 held.marked = true;
             } else if kind != 'k' {
@@ -253,6 +253,7 @@ fn kind(commit: &Commit) -> (char, Vec<Arg<'_>>) {
     match &commit.settle {
         Settle::Keep if commit.begun => ('b', Vec::new()),
         Settle::Keep => ('k', Vec::new()),
+        Settle::Once => ('o', Vec::new()),
         Settle::Ack => ('a', Vec::new()),
         Settle::Requeue => ('q', Vec::new()),
         Settle::Release => ('r', Vec::new()),

@@ -63,11 +63,15 @@ struct Registry {
     fresh: Vec<String>,
     /// Keys that lost their last watch: to be unsubscribed from, if they have none still.
     gone: Vec<String>,
+    /// How many keys were ever watched.
+    entered: u64,
 }
 
 /// A task that somebody waits for.
 struct Watched {
     task_id: String,
+    /// Its place among all that were ever watched.
+    place: u64,
     inboxes: Vec<Arc<Inbox>>,
 }
 
@@ -114,14 +118,18 @@ impl Watches {
         let mut keys = Vec::with_capacity(task_ids.len());
         {
             let mut registry = state.registry.lock();
+            let Registry { by_key, fresh, entered, .. } = &mut *registry;
             for task_id in task_ids {
                 let key = state.place.key(&task_id);
-                let watched = registry
-                    .by_key
-                    .entry(key.clone())
-                    .or_insert_with(|| Watched { task_id, inboxes: Vec::new() });
+                *entered += 1;
+                let place = *entered;
+                let watched = by_key.entry(key.clone()).or_insert_with(|| Watched {
+                    task_id,
+                    place,
+                    inboxes: Vec::new(),
+                });
                 watched.inboxes.push(inbox.clone());
-                registry.fresh.push(key.clone());
+                fresh.push(key.clone());
                 keys.push(key);
             }
         }
@@ -196,7 +204,9 @@ impl State {
     /// On a new connection everything is new.
     fn again(&self) {
         let mut registry = self.registry.lock();
-        registry.fresh = registry.by_key.keys().cloned().collect();
+        let mut all: Vec<_> = registry.by_key.iter().map(|(key, watched)| (watched.place, key)).collect();
+        all.sort_unstable();
+        registry.fresh = all.into_iter().map(|(_, key)| key.clone()).collect();
         registry.gone.clear();
     }
 

@@ -11,8 +11,8 @@ use super::fault::Fault;
 use super::step::{Step, last_number};
 use super::watch::{self, Inbox};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, chord, results};
-use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Watch};
+use super::{Shared, SqliteStore, chord, guard, results};
+use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Stalled, Watch};
 use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
@@ -118,6 +118,20 @@ impl ResultBackend for SqliteStore {
     async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
         let claim = claim.clone();
         self.change(move |step| chord::finish(step, &claim)).await
+    }
+
+    async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
+        let group_id = group_id.to_owned();
+        self.change(move |step| guard::guard(step, &group_id, &message)).await
+    }
+
+    async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
+        self.change(move |step| guard::stalled(step, after, again)).await
+    }
+
+    async fn spare_chords(&self, group_ids: &[String], after: Duration) -> Result<(), BackendError> {
+        let group_ids = group_ids.to_vec();
+        self.change(move |step| guard::spare(step, &group_ids, after)).await
     }
 
     fn store_id(&self) -> Option<String> {

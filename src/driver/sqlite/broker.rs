@@ -89,6 +89,13 @@ impl Broker for SqliteStore {
             .map_err(self.broker_error())
     }
 
+    async fn mentions(&self, texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {
+        let found = self.0.read(|connection| {
+            texts.iter().map(|text| queue::mentions(connection, text)).collect::<rusqlite::Result<_>>()
+        });
+        found.map(Some).map_err(self.broker_error())
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         let now = self.0.clock.now();
         self.0.read(|connection| queue::statuses(connection, now)).map_err(self.broker_error())

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
+use super::guard;
 use super::step::Step;
 use crate::backend::{ChordClaim, Counted};
 use crate::clock::UnixMillis;
@@ -27,6 +28,7 @@ pub(super) fn hold(step: &Step<'_>, claim: &ChordClaim, until: UnixMillis) -> Re
 pub(super) fn finish(step: &Step<'_>, claim: &ChordClaim) -> Result<bool> {
     let held = change(step, &claim.group_id, |chord| chord.finish(claim, step.now))?;
     if held {
+        guard::forget(step, &claim.group_id)?;
         forget_parts(step, &claim.group_id)?;
     }
     Ok(held)
@@ -109,7 +111,14 @@ fn change<T>(step: &Step<'_>, group_id: &str, how: impl FnOnce(&mut Chord) -> T)
     Ok(answer)
 }
 
-fn read(step: &Step<'_>, group_id: &str) -> Result<Chord> {
+/// Names of the parts that were counted.
+pub(super) fn members(step: &Step<'_>, group_id: &str) -> Result<Vec<String>> {
+    step.sql("SELECT member FROM chord_part WHERE group_id = ?1")?
+        .query_map([group_id], |row| row.get(0))?
+        .collect()
+}
+
+pub(super) fn read(step: &Step<'_>, group_id: &str) -> Result<Chord> {
     let found = step
         .sql(
             "SELECT size, grown, counted, claim, claim_until_ms, over, expires_ms FROM chord WHERE group_id = ?1",

@@ -145,7 +145,9 @@ impl Consumer for SqliteConsumer {
         self.check_open()?;
         self.store.check_sizes(batch.iter().flat_map(|commit| &commit.publications))?;
         let only_begins = |commit: &Commit| {
-            commit.settle == Settle::Keep && commit.results.is_empty() && commit.publications.is_empty()
+            matches!(commit.settle, Settle::Keep | Settle::Once)
+                && commit.results.is_empty()
+                && commit.publications.is_empty()
         };
         let durability =
             if batch.iter().all(only_begins) { Durability::Relaxed } else { Durability::Durable };

@@ -22,6 +22,7 @@ mod connection;
 mod consumer;
 mod doorbell;
 mod fault;
+mod guard;
 mod owner;
 mod queue;
 mod results;

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Result, params};
 
-use super::queue::{self, Standing};
+use super::queue::{self, Begun, Standing};
 use super::step::Step;
 use crate::broker::ConsumerOptions;
 use crate::clock::UnixMillis;
@@ -45,8 +45,9 @@ pub(super) fn renew(step: &Step<'_>, id: i64) -> Result<bool> {
 /// Ends an owner; its claims go back uncounted.
 pub(super) fn close(step: &mut Step<'_>, id: i64) -> Result<()> {
     step.run("DELETE FROM owner WHERE id = ?1", &[&id])?;
-    for (standing, _) in claims(step, id)? {
-        queue::make_ready(step, standing.delivered())?;
+    for (standing, begun) in claims(step, id)? {
+        let ran = begun == Begun::Once;
+        queue::make_ready(step, if ran { standing.crashed() } else { standing.delivered() })?;
     }
     step.run("DELETE FROM claimed WHERE owner = ?1", &[&id])?;
     Ok(())
@@ -63,39 +64,36 @@ pub(super) fn recover(step: &mut Step<'_>, but: i64) -> Result<usize> {
     // After the clock stepped back a lease would last for longer than anyone asked for.
     step.run("UPDATE owner SET expires_ms = ?1 + lease_ms WHERE expires_ms > ?1 + lease_ms", &[&step.now.0])?;
     let mut count = 0;
-    for (id, max_crashes) in dead(step.connection, step.now, but)? {
+    for id in dead(step.connection, step.now, but)? {
         step.run("DELETE FROM owner WHERE id = ?1", &[&id])?;
         for (standing, begun) in claims(step, id)? {
             count += 1;
-            if begun {
-                queue::count_crash(step, standing, max_crashes)?;
-            } else {
-                queue::make_ready(step, standing.delivered())?;
-            }
+            let ran = begun != Begun::No;
+            queue::make_ready(step, if ran { standing.crashed() } else { standing.delivered() })?;
         }
         step.run("DELETE FROM claimed WHERE owner = ?1", &[&id])?;
     }
     Ok(count)
 }
 
-/// Owners whose lease ran out or whose process is seen to be gone, with the crashes they allow.
-pub(super) fn dead(connection: &Connection, now: UnixMillis, but: i64) -> Result<Vec<(i64, u32)>> {
-    let mut statement = connection
-        .prepare_cached("SELECT id, max_crashes, expires_ms, host, pid, started FROM owner WHERE id <> ?1")?;
+/// Owners whose lease ran out or whose process is seen to be gone.
+pub(super) fn dead(connection: &Connection, now: UnixMillis, but: i64) -> Result<Vec<i64>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id, expires_ms, host, pid, started FROM owner WHERE id <> ?1")?;
     let mut rows = statement.query([but])?;
     let mut dead = Vec::new();
     while let Some(row) = rows.next()? {
-        let process = Process { host: row.get(3)?, pid: row.get(4)?, started: row.get(5)? };
-        if row.get::<_, i64>(2)? <= now.0 || process.is_gone() {
-            dead.push((row.get(0)?, row.get(1)?));
+        let process = Process { host: row.get(2)?, pid: row.get(3)?, started: row.get(4)? };
+        if row.get::<_, i64>(1)? <= now.0 || process.is_gone() {
+            dead.push(row.get(0)?);
         }
     }
     Ok(dead)
 }
 
 /// There are as many rows in `claimed` as workers may hold, so it has no index by owner.
-fn claims(step: &Step<'_>, owner: i64) -> Result<Vec<(Standing, bool)>> {
+fn claims(step: &Step<'_>, owner: i64) -> Result<Vec<(Standing, Begun)>> {
     step.sql("SELECT message, place, history, begun FROM claimed WHERE owner = ?1")?
-        .query_map([owner], |row| Ok((Standing::read(row)?, row.get(3)?)))?
+        .query_map([owner], |row| Ok((Standing::read(row)?, Begun::read(row.get(3)?))))?
         .collect()
 }

@@ -41,7 +41,7 @@ impl Standing {
         Self { history: self.history | 1, ..self }
     }
 
-    fn crashed(self) -> Self {
+    pub(super) fn crashed(self) -> Self {
         Self { history: (self.history + 2) | 1, ..self }
     }
 }
@@ -111,7 +111,7 @@ pub(super) fn make_ready(step: &mut Step<'_>, standing: Standing) -> Result<()> 
 }
 
 /// Puts a message back whose process died, or buries it when it was the last allowed time.
-pub(super) fn count_crash(step: &mut Step<'_>, standing: Standing, max_crashes: u32) -> Result<Committed> {
+fn count_crash(step: &mut Step<'_>, standing: Standing, max_crashes: u32) -> Result<Committed> {
     let standing = standing.crashed();
     if standing.crashes() < max_crashes {
         make_ready(step, standing)?;
@@ -323,8 +323,8 @@ pub(super) fn commit(
         (Some(claim), Settle::Ack) if acknowledge(step, owner, claim)? => None,
         (Some(_), Settle::Ack) => return Ok(Committed::Stale),
         (Some(claim), settle) => {
-            let held = if *settle == Settle::Keep {
-                keep(step, owner, claim, commit.begun)?
+            let held = if matches!(settle, Settle::Keep | Settle::Once) {
+                keep(step, owner, claim, Begun::of(commit))?
             } else {
                 let_go(step, owner, claim)?
             };
@@ -358,12 +358,40 @@ fn acknowledge(step: &Step<'_>, owner: i64, claim: ClaimId) -> Result<bool> {
     Ok(ended == 1)
 }
 
-fn keep(step: &Step<'_>, owner: i64, claim: ClaimId, begun: bool) -> Result<Option<Standing>> {
+/// What the column `begun` of a claim says.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Begun {
+    No,
+    /// A crash is counted if its consumer dies.
+    Yes,
+    /// Even if its consumer says goodbye: it must not run again.
+    Once,
+}
+
+impl Begun {
+    fn of(commit: &Commit) -> Self {
+        match commit.settle {
+            Settle::Once => Self::Once,
+            _ if commit.begun => Self::Yes,
+            _ => Self::No,
+        }
+    }
+
+    pub(super) fn read(number: i64) -> Self {
+        match number {
+            0 => Self::No,
+            1 => Self::Yes,
+            _ => Self::Once,
+        }
+    }
+}
+
+fn keep(step: &Step<'_>, owner: i64, claim: ClaimId, begun: Begun) -> Result<Option<Standing>> {
     step.sql(
-        "UPDATE claimed SET begun = begun OR ?4 WHERE message = ?1 AND owner = ?2 AND fence = ?3
+        "UPDATE claimed SET begun = max(begun, ?4) WHERE message = ?1 AND owner = ?2 AND fence = ?3
          RETURNING message, place, history",
     )?
-    .query_row(params![claim.id as i64, owner, claim.fence as i64, begun], Standing::read)
+    .query_row(params![claim.id as i64, owner, claim.fence as i64, begun as i64], Standing::read)
     .optional()
 }
 
@@ -380,7 +408,7 @@ pub(super) fn let_go(step: &Step<'_>, owner: i64, claim: ClaimId) -> Result<Opti
 fn settle(step: &mut Step<'_>, standing: Standing, settle: &Settle, max_crashes: u32) -> Result<Committed> {
     match settle {
         // An acknowledgement has been carried out where the claim was looked at.
-        Settle::Keep | Settle::Ack => {}
+        Settle::Keep | Settle::Once | Settle::Ack => {}
         Settle::Requeue => {
             let place = step.numbers(1)?;
             make_ready(step, Standing { place, ..standing.delivered() })?;
@@ -429,6 +457,16 @@ pub(super) fn recall(step: &mut Step<'_>, queue: &str) -> Result<u64> {
         step.rings.add(Kind::Messages);
     }
     Ok(moved as u64)
+}
+
+/// Whether a text may occur in any message that may still be run: a compressed body may hold anything.
+pub(super) fn mentions(connection: &Connection, text: &str) -> Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM message WHERE id NOT IN (SELECT message FROM dead)
+             AND (instr(headers, ?1) OR instr(body, ?1) OR instr(headers, ?2)) LIMIT 1",
+        )?
+        .exists(params![text.as_bytes(), &br#""compression": ""#[..]])
 }
 
 /// Counts of every queue. What is due counts as ready, though nobody has moved it yet.

@@ -53,7 +53,7 @@ CREATE TABLE claimed (
     fence INTEGER NOT NULL,
     place INTEGER NOT NULL,
     history INTEGER NOT NULL,
-    begun INTEGER NOT NULL
+    begun INTEGER NOT NULL          -- 1: a crash is counted if its consumer dies; 2: it must not run again
 );
 
 CREATE TABLE parked (
@@ -147,6 +147,16 @@ CREATE TABLE chord_part (
     element BLOB NOT NULL,
     PRIMARY KEY (group_id, member)
 );
+
+-- Chords that are looked after (`guard.rs`).
+CREATE TABLE chord_guard (
+    group_id TEXT PRIMARY KEY,
+    look_ms INTEGER NOT NULL,       -- when it is looked at next
+    counted INTEGER,                -- parts that were counted at the last look
+    times INTEGER NOT NULL,         -- looks without progress
+    message BLOB NOT NULL
+);
+CREATE INDEX chord_guard_look ON chord_guard (look_ms);
 ";
 
 /// Makes the tables in a new file; checks the version of an old one.

@@ -179,7 +179,7 @@ impl ConsumerLoop {
             "type": &*request.name,
             "hostname": self.options.node,
             "time_start": started,
-            "acknowledged": request.claim.is_none(),
+            "acknowledged": request.claim.is_none() || request.once,
             "delivery_info": {
                 "exchange": &*request.exchange,
                 "routing_key": &*request.routing_key,

@@ -55,6 +55,8 @@ pub enum Mode {
     Revoked(String),
     /// No task of its name is registered.
     Unknown,
+    /// Its message is refused, for this reason; it comes without its body.
+    Refused(String),
     /// It has ended, and completed a chord or failed it: call the chord's body, or end it.
     Join(Arc<Join>),
 }

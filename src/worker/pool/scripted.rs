@@ -137,7 +137,7 @@ pub fn usual(mode: &Mode) -> OutcomeKind {
     match mode {
         Mode::Run | Mode::Join(_) => OutcomeKind::Success,
         Mode::Revoked(_) => OutcomeKind::Revoked,
-        Mode::TimedOut(_) | Mode::Lost(_) | Mode::Unknown => OutcomeKind::Failure,
+        Mode::TimedOut(_) | Mode::Lost(_) | Mode::Unknown | Mode::Refused(_) => OutcomeKind::Failure,
     }
 }
 

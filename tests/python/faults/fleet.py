@@ -87,13 +87,14 @@ class Fleet:
         library: str = "celeriac",
         broker: str | None = None,
         backend: str | None = None,
+        app: str = "fault_app",
     ) -> subprocess.Popen[bytes]:
         """Starts a worker and waits until it says that it is ready.
 
         `broker` and `backend` are other ways to the same places, such as a proxy.
         """
         output = self.folder / f"{name}-{len(self.workers)}.log"
-        command = [PYTHONS[library], "-m", library, "-A", "fault_app", "worker", "-n", f"{name}@%h", "-l", "INFO"]
+        command = [PYTHONS[library], "-m", library, "-A", app, "worker", "-n", f"{name}@%h", "-l", "INFO"]
         environment = {**self.env, "FAULT_LIBRARY": library}
         if library == "celery":
             environment["PYTHONPATH"] = str(HERE)

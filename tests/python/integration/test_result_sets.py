@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from celeriac.canvas import chain
+from celeriac.canvas import chain, chord, group
+from celeriac.exceptions import ChordError
 from celeriac.result import GroupResult, ResultSet
 from celeriac.result.picture import LOOKS, picture_of_result
 
@@ -128,6 +129,32 @@ def test_a_returned_group_is_stored_as_its_tuple_and_read_again(running: Project
 
     assert isinstance(group, GroupResult)
     assert group.get(timeout=30) == [1, 2]
+
+
+def test_a_group_that_was_sent_is_awaited_saved_and_restored(running: Project) -> None:
+    add = running.client.signature("add")
+    result = group((add.clone((n, 1)) for n in range(20)), app=running.client).apply_async()
+    result.save()
+
+    async def main() -> Any:
+        return await asyncio.wait_for(running.client.GroupResult.restore(result.id).aget(), 30)
+
+    assert asyncio.run(main()) == list(range(1, 21))
+    assert result == running.client.GroupResult.restore(result.id)
+    assert (result.successful(), result.completed_count()) == (True, 20)
+
+
+def test_the_failure_of_a_header_is_raised_for_the_body(running: Project) -> None:
+    add = running.client.signature("add")
+    header = [add.clone((1, 1)), running.client.signature("boom")]
+    result = chord(header, running.client.signature("add", args=(1,)), app=running.client).apply_async()
+
+    with pytest.raises(ValueError, match="broken"):
+        result.get(timeout=30)
+    with pytest.raises(ChordError, match="broken"):
+        result.get(timeout=30, follow_parents=False)
+    assert isinstance(result.parent, GroupResult)
+    assert result.parent.failed()
 
 
 def test_a_chain_that_ran_is_drawn_with_names_and_states(running: Project) -> None:

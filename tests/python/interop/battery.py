@@ -18,7 +18,9 @@ from ..servers.shared import Shared
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-PYTHONS = {"celeriac": sys.executable, "celery": str(ROOT / ".venv-celery/bin/python")}
+CELERY = str(ROOT / ".venv-celery/bin/python")
+#: `served` is an app that Celery itself has made, in a worker of ours.
+PYTHONS = {"celeriac": sys.executable, "celery": CELERY, "served": CELERY}
 SLOTS = 6
 
 
@@ -64,12 +66,12 @@ class Side:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("CELERY", "CELERIAC"))}
         self.environment = {
             **clean,
-            "INTEROP_LIBRARY": library,
+            "INTEROP_LIBRARY": "celery" if library == "served" else library,
             "INTEROP_BROKER": place.broker,
             "INTEROP_BACKEND": place.backend,
             "INTEROP_SETTINGS": json.dumps(place.settings),
             "INTEROP_FOLDER": str(folder),
-            "PYTHONPATH": os.pathsep.join([str(HERE), *([str(ROOT / "python")] if library == "celeriac" else [])]),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *([str(ROOT / "python")] if library != "celery" else [])]),
             "PYTHONWARNINGS": "ignore",
             "C_FORCE_ROOT": "1",  # Celery refuses pickle as root otherwise
         }
@@ -102,7 +104,8 @@ class Worker:
 
     def __init__(self, side: Side, name: str, app: str, options: tuple[str, ...], environment: dict[str, str]) -> None:
         self.output = side.folder / f"{name}-{side.library}.log"
-        command = [side.python, "-m", side.library, "-A", app, "worker", "-n", f"{name}@host", "-l", "INFO", *options]
+        program = "celery" if side.library == "celery" else "celeriac"
+        command = [side.python, "-m", program, "-A", app, "worker", "-n", f"{name}@host", "-l", "INFO", *options]
         with self.output.open("ab") as sink:
             self.process = tied(
                 command,
@@ -128,12 +131,27 @@ class Worker:
         end(self.process, hard=hard)
 
 
-def battery(place: Place, *, client: str, worker: str, folder: Path, cases: tuple[str, ...] = ()) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Play:
+    """An application, and the cases that its clients run."""
+
+    app: str = "interop_app"
+    cases: str = "interop_cases"
+    #: For clients and workers.
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+INTEROP = Play()
+
+
+def battery(
+    place: Place, *, client: str, worker: str, folder: Path, cases: tuple[str, ...] = (), play: Play = INTEROP
+) -> dict[str, Any]:
     """What a client of one library sees of a worker of another, case by case."""
     folder.mkdir(parents=True, exist_ok=True)
-    running = Side(worker, place, folder).worker("-c", str(SLOTS))
+    running = Side(worker, place, folder).worker("-c", str(SLOTS), app=play.app, **play.environment)
     try:
-        seen = Side(client, place, folder).client(*cases)
+        seen = Side(client, place, folder).client(*cases, INTEROP_CASES=play.cases, **play.environment)
     finally:
         running.stop(hard=True)
     for case in seen.values():

@@ -70,6 +70,12 @@ def neutral(value: Any, names: dict[str, str]) -> Any:
         if value.get("subtask_type") == "group":
             # Celery's copies of a chord forget what was fixed of its header; ours do not.
             value = {**value, "options": {**value["options"], "root_id": None}}
+            if value["options"].get("chord"):
+                # A body that is in a group's own options, Celery also writes into each of its members.
+                value["kwargs"] = {"tasks": [without_body(member) for member in value["kwargs"]["tasks"]]}
+        if value.get("subtask_type") in {"chain", "chord"} and is_part(end_of(value)):
+            # And what the end of a workflow says, into the options of the whole as well.
+            value = {**value, "options": {**value["options"], "chord": None}}
         kept = {key: neutral(value[key], names) for key in sorted(value) if key not in UNSTABLE}
         return {key: one for key, one in kept.items() if one is not None and one != []}
     if isinstance(value, (list, tuple)):
@@ -77,6 +83,32 @@ def neutral(value: Any, names: dict[str, str]) -> Any:
     if isinstance(value, str):
         return UUID.sub(lambda match: names.setdefault(match[0], f"<{len(names)}>"), value)
     return value
+
+
+def end_of(sig: dict[str, Any]) -> Any:
+    kwargs = sig["kwargs"]
+    return kwargs["body"] if sig["subtask_type"] == "chord" else kwargs["tasks"] and kwargs["tasks"][-1]
+
+
+def is_part(sig: Any) -> bool:
+    """Whether a signature, or its end, says what chord it is a part of."""
+    if not sig:
+        return False
+    return bool(sig["options"].get("chord")) or (sig["subtask_type"] in {"chain", "chord"} and is_part(end_of(sig)))
+
+
+def without_body(member: dict[str, Any]) -> dict[str, Any]:
+    """A member of a group that does not say itself what it is a part of."""
+    options = {key: item for key, item in member["options"].items() if key != "chord"}
+    kwargs = dict(member["kwargs"])
+    match member["subtask_type"]:
+        case "chain" | "group" as kind:
+            ends = kwargs["tasks"][-1:] if kind == "chain" else kwargs["tasks"]
+            others = kwargs["tasks"][: len(kwargs["tasks"]) - len(ends)]
+            kwargs["tasks"] = [*others, *map(without_body, ends)]
+        case "chord":
+            kwargs["body"] = without_body(kwargs["body"])
+    return {**member, "options": options, "kwargs": kwargs}
 
 
 def tree(result: Any) -> Any:

@@ -264,3 +264,22 @@ def test_worker_direct_is_a_queue_of_one_worker(app: Celery) -> None:
     assert (declared["exchange"]["name"], declared["exchange"]["type"]) == ("C.dq2", "direct")
     assert declared["routing_key"] == "w1@worker.example"
     assert worker_direct("w1@worker.example").declaration() == declared
+
+
+def test_bindings_of_objects_like_kombus_are_read() -> None:
+    exchange = SimpleNamespace(name="media", type="topic", durable=True, auto_delete=False, arguments=None)
+    alike = SimpleNamespace(exchange=exchange, routing_key="a.*", arguments={"x": 1}, unbind_arguments=None)
+
+    queue = Queue("q", bindings=[alike])
+
+    assert queue.declaration()["bindings"][0]["exchange"]["type"] == "topic"
+    assert queue.declaration()["bindings"][0]["routing_key"] == "a.*"
+
+
+def test_default_queue_and_exchange_may_be_objects() -> None:
+    exchange = SimpleNamespace(name="main-exchange", type="topic", durable=True)
+    app = Celery("objects", broker="memory://", task_default_exchange=exchange, task_default_queue=kombus("main"))
+
+    queue = app.amqp.default_queue
+
+    assert (queue.name, queue.exchange.name, queue.exchange.type) == ("main", "main-exchange", "topic")

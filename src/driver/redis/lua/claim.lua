@@ -1,6 +1,7 @@
 -- Claims: brings back what is due, takes up to `count` elements from the right ends, registers them.
 --
--- KEYS: the shared ones; the parked set of each queue; the lists, step by step, in each step queue by queue.
+-- KEYS: the shared ones; the parked set of each queue; the lists, step by step, in each step queue by queue; then as
+-- another step the lists of what is only to be ended.
 -- ARGV: 1 token, 2 now in ms, 3 now in seconds, 4 first number, 5 count, 6 bytes, 7 queues, 8 steps, 9 fair or fixed,
 -- 10 dead letters at most, 11 whether to look at leases; then names of the queues, their names in JSON, the steps.
 -- Answer: nil when the token is not registered; 0 when the numbers were disowned meanwhile; else the next due moment,
@@ -8,6 +9,7 @@
 local token, now, score = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local first, left, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local queues, steps = tonumber(ARGV[7]), tonumber(ARGV[8])
+local LOST = steps + 1
 local fair = ARGV[9] == 'fair'
 local FIXED = 11
 local byte, format = string.byte, string.format
@@ -57,7 +59,7 @@ for at = 8 + 2 * queues + 1, #KEYS do
 end
 local steps_used = 1
 if #others > 0 and redis.call('EXISTS', unpack(others)) > 0 then
-  steps_used = steps
+  steps_used = LOST
   for queue = 1, queues do
     unpark(queue)
   end
@@ -71,8 +73,10 @@ local places = 0
 local function register(step, queue, elements)
   if #elements == 0 then return end
   local head = token .. ':'
-  local tail = ':' .. ARGV[FIXED + 2 * queues + step] .. ':' .. ARGV[FIXED + queue]
-  local ending = ', "", ' .. ARGV[FIXED + queues + queue] .. ']'
+  local tail = step == LOST and ':0:celeriac:lost:' .. ARGV[FIXED + queue]
+    or ':' .. ARGV[FIXED + 2 * queues + step] .. ':' .. ARGV[FIXED + queue]
+  local name = ARGV[FIXED + queues + queue]
+  local ending = ', "", ' .. (step == LOST and '"celeriac:lost:' .. string.sub(name, 2) or name) .. ']'
   for at = 1, #elements do
     local tag = head .. format('%d', number) .. tail
     scores[places + 1] = score

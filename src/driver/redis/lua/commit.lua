@@ -29,6 +29,36 @@ if extras == FIXED + claims + 1 and not string.find(kinds, '[^a]') then
   return table.concat(answer)
 end
 
+-- Mostly all claims are acknowledged with a result each, and all are held: then little is left to be looked at.
+local first = FIXED + claims + 1
+local each = not string.find(kinds, '[^a]') and ARGV[first] == 's' and ARGV[first + 1] == '1'
+  and tonumber(ARGV[first + 3]) == claims and extras == first + 4 + 2 * claims
+if each then
+  for start = 1, claims, 1000 do
+    local stop = math.min(start + 999, claims)
+    local scores = redis.call('ZMSCORE', INDEX, unpack(ARGV, FIXED + start, FIXED + stop))
+    for at = 1, stop - start + 1 do
+      each = each and scores[at]
+    end
+  end
+end
+if each then
+  local keys, ttls, bodies, ttl, at = {}, {}, {}, ARGV[first + 2], first + 4
+  for claim = 1, claims do
+    keys[claim], ttls[claim], bodies[claim] = ARGV[at], ttl, ARGV[at + 1]
+    at = at + 2
+  end
+  if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[9]) end
+  store_results(keys, ttls, bodies)
+  if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[8]) end
+  for start = 1, claims, 1000 do
+    local stop = math.min(start + 999, claims)
+    redis.call('ZREM', INDEX, unpack(ARGV, FIXED + start, FIXED + stop))
+    redis.call('HDEL', UNACKED, unpack(ARGV, FIXED + start, FIXED + stop))
+  end
+  return string.rep('1', claims)
+end
+
 local function list_key(queue, step)
   return prefix .. queue .. ((step == '0' or step == '') and '' or separator .. step)
 end
@@ -121,11 +151,17 @@ for claim = 1, claims do
   elseif kind == 'b' then
     begun[#begun + 1] = tag
     answer[claim] = '1'
+  elseif kind == 'o' then
+    begun[#begun + 1] = tag
+    begun[#begun + 1] = 'once:' .. tag
+    redis.call('ZADD', INDEX, 'XX', '+inf', tag)
+    answer[claim] = '1'
   else
     answer[claim] = '1'
     settled[#settled + 1] = tag
     if letter ~= kind then
       unmarked[#unmarked + 1] = tag
+      unmarked[#unmarked + 1] = 'once:' .. tag
     end
     if kind ~= 'a' then
       local step, queue = place(tag)

@@ -87,6 +87,7 @@ end
 
 -- Keeps a dead letter; the oldest go when there are too many.
 local function bury(queue, reason, detail, count, now, most, element)
+  queue = string.match(queue, '^celeriac:lost:(.*)$') or queue
   -- What was heard for a queue lies in a list of its worker's own.
   queue = string.match(queue, '^celeriac:heard:[^:]*:(.*)$') or queue
   local id = redis.call('INCR', LETTER_ID)

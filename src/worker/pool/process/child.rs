@@ -8,11 +8,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
@@ -26,8 +28,15 @@ use crate::worker::pool::{Execution, Outcome, PoolEvent, RequestTag};
 const LEAVE_WAIT: Duration = Duration::from_secs(10);
 /// How long the neighbours of a request that cannot be ended may run on before their process is killed.
 const NEIGHBOUR_WAIT: Duration = Duration::from_secs(60);
-/// Short executions that one child is given at the most.
+/// Short executions that one child is given at the most, when next to nothing is known of how short they are.
 pub(super) const SHORT_DEPTH: usize = 64;
+/// And when they are very short.
+const SHORTEST_DEPTH: usize = 256;
+/// What a child is given of very short ones lasts about this long: as long as the supervisor may be at work on one
+/// large claim, in which it gives nothing.
+const GIVEN_FOR: Duration = Duration::from_millis(2);
+/// What waits to be written is written when it is more.
+const FLUSHED: usize = 32 * 1024;
 
 /// An execution that was written to the child.
 #[derive(Debug)]
@@ -71,6 +80,8 @@ pub(super) struct Child {
     written: usize,
     queue: VecDeque<Queued>,
     running: Option<Running>,
+    /// How long requests run here: a running average, the new one with a weight of an eighth. None: not known.
+    pace: Option<Duration>,
     reclaiming: bool,
     /// What a child with several slots has; `queue` and `running` are empty then.
     slots: Option<SlotTable>,
@@ -104,6 +115,7 @@ impl Child {
             written: 0,
             queue: VecDeque::new(),
             running: None,
+            pace: None,
             reclaiming: false,
             slots: None,
             told_to_end: false,
@@ -160,24 +172,27 @@ impl Child {
         }
         let waiting = self.queue.len();
         let depth = match (self.queue.front(), &self.running) {
-            (None, _) => {
-                if short {
-                    SHORT_DEPTH
-                } else {
-                    1
-                }
-            }
+            (None, _) if !short => 1,
+            (None, _) => self.depth(),
             (Some(head), Some(running))
                 if short
                     && head.short
                     && !self.reclaiming
                     && now.duration_since(running.began) < RECLAIM_AFTER =>
             {
-                SHORT_DEPTH - waiting.min(SHORT_DEPTH)
+                self.depth().saturating_sub(waiting)
             }
             _ => 0,
         };
         depth.min(self.recycle.left(recycle, waiting))
+    }
+
+    /// How many short ones it is given.
+    fn depth(&self) -> usize {
+        let each = self.pace.map_or(GIVEN_FOR, |pace| pace.max(Duration::from_micros(1)));
+        usize::try_from(GIVEN_FOR.as_micros() / each.as_micros())
+            .unwrap_or(SHORTEST_DEPTH)
+            .clamp(SHORT_DEPTH, SHORTEST_DEPTH)
     }
 
     /// Takes an execution; gives it back when it cannot be written.
@@ -193,6 +208,10 @@ impl Child {
             self.running = Some(Running::new(now, soft, hard));
         }
         self.queue.push_back(Queued { tag, soft, hard, short });
+        // What is left is written when the pool is polled; a child is not to wait for the rest of a large claim.
+        if self.out.len() - self.written >= FLUSHED {
+            self.flush();
+        }
         Ok(())
     }
 
@@ -357,15 +376,14 @@ impl Child {
     /// Reads what is there.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant, into: &mut Vec<PoolEvent>) {
         while self.ended.is_none() {
-            match self.stream.poll_read_ready(cx) {
+            // Asked so, the system is not asked once more when it has given all there was.
+            match pin!(self.stream.read_buf(self.decoder.buffer())).poll(cx) {
                 Poll::Pending => return,
-                Poll::Ready(Err(_)) => self.ended = Some(now),
-                Poll::Ready(Ok(())) => match self.stream.try_read_buf(self.decoder.buffer()) {
-                    Ok(0) => self.ended = Some(now),
-                    Ok(_) => self.take_frames(now, into),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => self.broke_off(error.kind() == io::ErrorKind::ConnectionReset, now),
-                },
+                Poll::Ready(Ok(0)) => self.ended = Some(now),
+                Poll::Ready(Ok(_)) => self.take_frames(now, into),
+                Poll::Ready(Err(error)) => {
+                    self.broke_off(error.kind() == io::ErrorKind::ConnectionReset, now);
+                }
             }
         }
     }
@@ -454,6 +472,9 @@ impl Child {
         };
         self.queue.remove(place);
         self.recycle.finished();
+        if let Some(runtime) = outcome.runtime {
+            self.pace = Some(self.pace.map_or(runtime, |pace| (pace * 7 + runtime) / 8));
+        }
         into.push(PoolEvent::Finished(tag, outcome));
         if place == 0 {
             self.next_runs(now);

@@ -183,6 +183,10 @@ pub fn encode_execution(execution: &Execution, out: &mut Vec<u8>) -> Result<(), 
                 out.push(5);
                 put_join(join, out);
             }
+            Mode::Refused(why) => {
+                out.push(6);
+                put_bytes(why.as_bytes(), out);
+            }
         }
         out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1));
         put_duration(execution.soft_limit, out);
@@ -432,6 +436,7 @@ impl<'a> Reader<'a> {
             3 => Mode::Revoked(self.text()?.to_owned()),
             4 => Mode::Unknown,
             5 => Mode::Join(Arc::new(self.join()?)),
+            6 => Mode::Refused(self.text()?.to_owned()),
             _ => return Err(self.wrong_field()),
         };
         let flags = self.u8()?;

@@ -8,9 +8,7 @@ import pytest
 
 import celeriac
 from celeriac import Celery
-from celeriac.app import chords
 from celeriac.canvas import StampingVisitor
-from celeriac.result import GroupResult
 
 from .messages import Outbox, neutral, recorded_messages
 
@@ -45,15 +43,6 @@ CASES = [
 class Stamper(StampingVisitor):
     def on_signature(self, sig, **headers):
         return {"trace": "abc", "stamped_headers": ["trace"]}
-
-
-@pytest.fixture
-def outbox(monkeypatch: pytest.MonkeyPatch) -> Outbox:
-    box = Outbox()
-    monkeypatch.setattr(Celery, "client", box)
-    monkeypatch.setattr(chords, "start_chord", box.start_chord)
-    monkeypatch.setattr(GroupResult, "save", lambda group: box.save(group), raising=False)
-    return box
 
 
 def run(source: str, app: Celery, tasks: Any) -> None:

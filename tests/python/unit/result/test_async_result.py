@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import builtins
 import copy
 import io
@@ -83,6 +84,21 @@ def _name_of(cls: type) -> str:
     if module == "celeriac.exceptions":
         module = MODULE_ON_WIRE.get(cls, "celery.exceptions")
     return f"{module}.{cls.__qualname__}"
+
+
+def test_a_record_that_celery_packed_is_read(app: Celery) -> None:
+    golden = Path(__file__).parents[3] / "golden/redis_results_compressed/success.json"
+    (stored,) = json.loads(golden.read_text())["keys"].values()
+    packed = base64.b64decode(stored["value"]["base64"])
+    records = [
+        ResultRecord(name, "SUCCESS", data, "application/json")
+        for name, data in (("good", packed), ("damaged", packed[:-9]))
+    ]
+    app.client.store(records)
+
+    assert AsyncResult("good", app=app).get(timeout=5) == 5
+    with pytest.raises(exceptions.DecodeError):
+        AsyncResult("damaged", app=app).get(timeout=5)
 
 
 def test_without_a_record_the_task_is_pending(app: Celery) -> None:

@@ -238,6 +238,21 @@ def test_what_came_before_a_group_and_failed_ends_the_wait_for_it(app: Celery, d
         results.get(timeout=0.02, propagate=False)
 
 
+def test_of_what_came_before_only_failures_are_told(app: Celery, done: Done) -> None:
+    arrivals = app.client.arrivals(["c", "d"], before=["a", "b", "c"])
+    done(a=1, d=4)
+    assert [record.task_id for record in arrivals.next(30)] == ["d"]
+
+    done(b=KeyError("b"))
+    assert [record.task_id for record in arrivals.next(30)] == ["b"]
+    with pytest.raises(TimeoutError):
+        arrivals.next(0.02)
+
+    done(c=3)
+    assert [record.task_id for record in arrivals.next(30)] == ["c"]
+    assert arrivals.next(30) == []
+
+
 def test_results_that_ran_here_are_joined_like_others(app: Celery, done: Done) -> None:
     done(a=1)
     fine = EagerResult("e", 2, "SUCCESS")

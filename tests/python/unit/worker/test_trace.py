@@ -713,7 +713,7 @@ def test_log_lines_have_celerys_wording(bench: Any, caplog: pytest.LogCaptureFix
     def rejected() -> None:
         raise Reject("no thanks")
 
-    caplog.set_level(logging.INFO, logger="celeriac.app.trace")
+    caplog.set_level(logging.INFO, logger="celery.app.trace")
     answer = bench.run("good")
     for name in ("bad", "known", "again", "ignored", "rejected"):
         bench.run(name)
@@ -726,7 +726,7 @@ def test_log_lines_have_celerys_wording(bench: Any, caplog: pytest.LogCaptureFix
         ("INFO", f"Task ignored[{ID}] ignored"),
         ("WARNING", f"Task rejected[{ID}] reject requeue=False: no thanks"),
     ]
-    assert all(record.name == "celeriac.app.trace" for record in caplog.records)
+    assert all(record.name == "celery.app.trace" for record in caplog.records)
 
 
 def test_frames_of_a_failed_task_are_not_kept(bench: Any) -> None:

@@ -1,0 +1,1 @@
+"""The programs as classes, in the places where Celery has them."""

@@ -1,0 +1,1 @@
+"""Extras: tools for tests, base classes of tasks, integrations."""

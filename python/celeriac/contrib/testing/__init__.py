@@ -1,0 +1,1 @@
+"""Tools for tests of projects: apps, workers that run in the test's process, messages."""

@@ -1,0 +1,1 @@
+"""Integrations of frameworks, which every app asks whether they are wanted."""
