@@ -12,10 +12,9 @@ use bytes::Bytes;
 use redis::{FromRedisValue as _, pipe};
 
 use super::backend::{CHUNK, CHUNK_BYTES, RedisBackend};
-use super::groups;
-use super::guard;
 use super::scripts::{COUNT, FINISH_CHORD, HOLD_CHORD};
 use super::settle::{Arg, text};
+use super::{groups, guard};
 use crate::backend::{BackendError, ChordClaim, Counted, nonce};
 use crate::protocol::ChordPart;
 

@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::{FromRedisValue, Value};
 
 use super::errors::LinkError;
@@ -79,6 +80,16 @@ pub(super) async fn guard(
     // The first look is soon: it notes how many parts were counted by then.
     both.cmd("ZADD").arg(guarded(place)).arg(Clock::system().now().0).arg(group_id).ignore();
     link.pipeline::<()>(&both).await
+}
+
+pub(super) async fn message(
+    link: &Link,
+    place: &ResultPlace,
+    group_id: &str,
+) -> Result<Option<Bytes>, LinkError> {
+    let mut command = redis::cmd("HGET");
+    command.arg(key(place, group_id)).arg("message");
+    Ok(link.query::<Option<Vec<u8>>>(&command).await?.map(Bytes::from))
 }
 
 pub(super) async fn stalled(
