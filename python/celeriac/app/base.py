@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from celeriac import _state as current
@@ -558,14 +559,14 @@ class Celery:
         """The result of a task id."""
         return AsyncResult(task_id, backend=backend, task_name=task_name, app=self, **kw)
 
-    @property
+    @cached_property
     def ResultSet(self) -> SetClass:
         """The class of sets of results of this app."""
         from celeriac.result.result_set import ResultSet
 
         return ResultSet.bound(self)
 
-    @property
+    @cached_property
     def GroupResult(self) -> GroupClass:
         """The class of results of this app's groups: `app.GroupResult.restore(id)`."""
         from celeriac.result.result_set import GroupResult

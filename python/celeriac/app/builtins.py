@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app import stores
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from celeriac.app.task import Task
 
 __all__ = ["add_builtin_tasks"]
-
-logger = logging.getLogger("celeriac.app.builtins")
 
 _CLEANUP = "celery.backend_cleanup"
 
@@ -118,7 +115,7 @@ def _chord(
     """Sends a chord, as old versions of Celery had it done."""
     from celeriac.canvas.chord import chord
 
-    whole = chord(header, body, app=self.app)
+    whole: Any = chord(header, body, app=self.app)
     return whole.run(whole.tasks, whole.body, partial_args, self.app, interval, countdown, max_retries, **kwargs)
 
 

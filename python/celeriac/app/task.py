@@ -541,19 +541,19 @@ class Task(Generic[P, R]):
         """A signature of `[self(item) for item in it]`, run in one message."""
         from celeriac.canvas.chunks import xmap
 
-        return xmap(self.s(), it, app=self.app)
+        return xmap(self.signature(), it, app=self.app)
 
     def starmap(self, it: Iterable[Any]) -> Any:
         """A signature of `[self(*item) for item in it]`, run in one message."""
         from celeriac.canvas.chunks import xstarmap
 
-        return xstarmap(self.s(), it, app=self.app)
+        return xstarmap(self.signature(), it, app=self.app)
 
     def chunks(self, it: Iterable[Any], n: int) -> Any:
         """A signature of many calls in messages of `n` calls each."""
         from celeriac.canvas.chunks import chunks
 
-        return chunks(self.s(), it, n, app=self.app)
+        return chunks(self.signature(), it, n, app=self.app)
 
     # -- results
 

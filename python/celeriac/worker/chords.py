@@ -218,9 +218,12 @@ class Joiner:
         return registry.loads(data, self._content_type, "utf-8", self._accept)
 
     def give_up(self, body: Signature, exc: BaseException) -> None:
-        """Ends a body on behalf of a backend that is written in Python: the records are stored at once."""
+        """Ends a body on behalf of a backend that is written in Python, or of a task: the records are stored at once."""
         task = get_current_task()
-        self._fail(Context() if task is None else task.request, body, exc, (), [])
+        results: list[ResultRecord] = []
+        self._fail(Context() if task is None else task.request, body, exc, (), results)
+        if results and not self._app.has_own_backend:
+            self._app.client.store(results)
 
     def _end(self, request: Context, body: Signature, exc: ChordError) -> Ended:
         """The body will not be called: whoever waits for it is told why."""

@@ -97,7 +97,8 @@ class Workflows:
                 assert result.get(timeout=30) == expected
                 counts[f"{kind}s that succeeded"] += 1
             except (WorkerLostError, ChordError) as error:
-                assert "WorkerLostError" in repr(error) or isinstance(error, WorkerLostError), repr(error)
+                if "WorkerLostError" not in repr(error):
+                    raise
                 counts[f"{kind}s that failed"] += 1
             except TimeoutError:
                 counts[f"{kind}s that hang"] += 1
@@ -164,4 +165,5 @@ def test_every_workflow_ends_whatever_is_killed(
         f"bodies run once: {bodies[1]}, more often: {sum(bodies.values()) - bodies[1]}; tasks begun again: {twice}"
     )
     assert not any("hang" in name for name in counts), counts
-    assert counts["chains that succeeded"] and counts["chords that succeeded"], counts
+    assert counts["chains that succeeded"], counts
+    assert counts["chords that succeeded"], counts
