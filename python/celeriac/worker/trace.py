@@ -333,7 +333,8 @@ class TaskTracer:
         einfo = ExceptionInfo(exc, skip=1)
         if isinstance(exc, Ignore):
             logger.info(LOG_IGNORED, context, extra={"data": context})
-            return "ignored", states.IGNORED, (), einfo
+            left = () if request._replaced else self._concluder.leave(request, exc)
+            return "ignored", states.IGNORED, left, einfo
         if isinstance(exc, Reject):
             logger.warning(LOG_REJECTED, context, exc_info=_exc_info(einfo), extra={"data": context})
             if exc.requeue and (self._task.acks_late or not _is_awaited(request)):

@@ -17,8 +17,7 @@ use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
 use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled,
-    Watch,
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
 };
 use crate::broker::BrokerError;
 use crate::clock::Clock;
@@ -194,7 +193,7 @@ impl ResultBackend for RedisBackend {
         self.count_chunks(parts).await
     }
 
-    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
+    async fn gather(&self, group_id: &str) -> Result<Vec<Bytes>, BackendError> {
         self.gather_here(group_id).await
     }
 

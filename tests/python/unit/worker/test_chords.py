@@ -12,7 +12,6 @@ import pytest
 from celeriac.app.chords import counts_chords, grow_chord, start_chord
 from celeriac.app.context import Context
 from celeriac.worker.chords import find_body
-from conftest import Answer, Bench, document
 
 from .conftest import Answer, Bench, document
 
