@@ -7,9 +7,11 @@ children's start and end, and from requests that do not run.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
+from celeriac.app import log
 from celeriac.app.context import Context
 from celeriac.foreign import tracing
 from celeriac.foreign.mirror import as_celery, celery, context_of
@@ -135,6 +137,7 @@ class Relay:
             _after_fork()
             if self._pool == "prefork":
                 celery("_state")._set_task_join_will_block(True)
+            _name_process()
         celery("app.trace").setup_worker_optimizations(real, sender)
         real.loader.init_worker_process()
         self.listen()
@@ -149,6 +152,13 @@ def _after_fork() -> None:
     except ImportError:
         return
     util._run_after_forkers()
+
+
+def _name_process() -> None:
+    """Code that asks billiard which process this is finds the name that the log has."""
+    process = sys.modules.get("billiard.process")
+    if process is not None:
+        process.current_process().name = log.process_name()
 
 
 class _View:

@@ -169,6 +169,7 @@ def test_periodic_tasks_of_celerys_schedules_are_sent(shared: Shared, tmp_path: 
             with (tmp_path / "beat.log").open("wb") as output:
                 beat = tied(command, cwd=tmp_path, env=worker.environment, stdout=output, stderr=output)
         until(lambda: [note[0] for note in worker.notes()].count("tick") >= 2, 30, "two ticks")
+        until(lambda: worker.notes().count(["tock", "lazy"]) >= 2, 30, "a schedule of the project's own")
         listed = subprocess.run(
             [PYTHON, "-m", "celeriac", "-A", "shop", "schedule", "list"],
             cwd=tmp_path, env=worker.environment, capture_output=True, text=True, timeout=60,
