@@ -153,3 +153,13 @@ def test_a_task_is_sent_by_its_apps_send_task_where_that_is_somebody_elses() -> 
     add.apply_async((3, 4), countdown=5)
 
     assert seen == [(("add", (1, 2), {}), None), (("add", (3, 4), None), 5)]
+
+
+def test_a_task_knows_its_apps_backend_and_has_none_of_its_own(app: Celery) -> None:
+    add = app.task(name="add")(lambda x, y: x + y)
+    app.backend.store_result("1", 5, "SUCCESS")
+
+    assert add.backend is app.backend
+    assert [key for key, _ in app.backend.iter_native(app.ResultSet([app.AsyncResult("1")]))] == ["1"]
+    with pytest.raises(ImproperlyConfigured, match="backend of its own"):
+        app.task(name="other", backend="redis://host")(lambda: None)
