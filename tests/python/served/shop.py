@@ -5,6 +5,7 @@ SHOP_BROKER and SHOP_BACKEND say where; SHOP_FOLDER is where hooks and signals l
 
 import json
 import os
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,6 +281,11 @@ def new_errback(request, exc, traceback, key):
 @app.task(name="shop.orders.paid", bind=True)
 def paid(self):
     return [self.request.delivery_info["exchange"], self.request.delivery_info["routing_key"]]
+
+
+@app.task(name="shop.dies", base=Base)
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task(name="shop.tick")
