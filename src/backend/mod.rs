@@ -147,6 +147,11 @@ pub trait ResultBackend: Send + Sync {
         Ok(())
     }
 
+    /// The message of a chord that is looked after.
+    async fn guarded_chord(&self, _group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        Ok(None)
+    }
+
     /// Chords that are looked after, and of which nothing was counted for `after`. Each is told to one caller, and again
     /// after `again`.
     async fn stalled_chords(&self, _after: Duration, _again: Duration) -> Result<Vec<Stalled>, BackendError> {

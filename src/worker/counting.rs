@@ -13,7 +13,7 @@ use super::pool::{Join, RequestTag};
 use super::request::Request;
 use crate::backend::{BackendError, ChordClaim, Counted, ResultBackend};
 use crate::broker::{BrokerError, Commit, Committed, Settle};
-use crate::protocol::{ChordPart, Publication};
+use crate::protocol::{ChordPart, Envelope, Publication};
 
 /// How long a chord's claim is held while a child calls its body.
 const HOLD: Duration = Duration::from_secs(180);
@@ -169,6 +169,9 @@ async fn count(round: &mut Round, backend: &Arc<dyn ResultBackend>, ends: &mut [
                 (claim, join)
             }
             Counted::Failed(claim) => {
+                if !see(round, backend, &mut ends[owner].1.request, &claim.group_id).await {
+                    continue;
+                }
                 let (group_id, elements) = (claim.group_id.clone(), vec![part.element]);
                 (claim, Arc::new(Join { group_id, elements, ..Join::default() }))
             }
@@ -177,6 +180,25 @@ async fn count(round: &mut Round, backend: &Arc<dyn ResultBackend>, ends: &mut [
             ends[owner].1.chords.push_back(Claimed { claim, join });
         }
     }
+}
+
+/// Sees to it that the request's message tells of the body, which that of a refused one does not: another message of the
+/// chord takes its place. False when there is none; the last of the other parts ends the chord, then.
+async fn see(
+    round: &mut Round,
+    backend: &Arc<dyn ResultBackend>,
+    request: &mut Request,
+    group_id: &str,
+) -> bool {
+    if !request.blind {
+        return true;
+    }
+    let kept = ask(round, "read what is kept of chords", || backend.guarded_chord(group_id)).await;
+    let opened = kept.ok().flatten().and_then(|kept| Envelope::decode(&kept).ok());
+    opened.is_some_and(|envelope| {
+        request.message = Arc::new(envelope.message);
+        true
+    })
 }
 
 /// What the store refuses to count is left out, and hides nothing else.

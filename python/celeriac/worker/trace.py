@@ -73,8 +73,9 @@ class Tracer:
 
     def refused(self, execution: Execution, exc: Refused) -> None:
         """The message cannot be read, or may not be."""
-        results = self.concluder.refuse(self.opener.unopened(execution), str(exc))
-        self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None)
+        request = self.opener.unopened(execution)
+        results = self.concluder.refuse(request, str(exc))
+        self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None, None, request._parts)
 
     def trace_one_of_many(self, execution: Execution) -> None:
         """The same in a child of several slots: what would end the process fails this request alone."""

@@ -80,6 +80,11 @@ impl ResultBackend for MemoryStore {
         Ok(())
     }
 
+    async fn guarded_chord(&self, group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().chords.guarded(group_id, now))
+    }
+
     async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         let now = self.0.clock.now();
         Ok(self.0.state.lock().chords.stalled(after, again, now))

@@ -155,6 +155,10 @@ impl ResultBackend for RedisBackend {
         Ok(guard::guard(&self.link, &self.place, group_id, &message).await?)
     }
 
+    async fn guarded_chord(&self, group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        Ok(guard::message(&self.link, &self.place, group_id).await?)
+    }
+
     async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         Ok(guard::stalled(&self.link, &self.place, after, again).await?)
     }

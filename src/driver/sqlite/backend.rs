@@ -125,6 +125,10 @@ impl ResultBackend for SqliteStore {
         self.change(move |step| guard::guard(step, &group_id, &message)).await
     }
 
+    async fn guarded_chord(&self, group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        self.0.read(|connection| guard::guarded(connection, group_id)).map_err(self.backend_error())
+    }
+
     async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         self.change(move |step| guard::stalled(step, after, again)).await
     }

@@ -120,7 +120,7 @@ def test_an_unknown_task_fails_what_follows_it(project: Any, worker: Any) -> Non
 
     with pytest.raises(NotRegistered):
         chained.get(timeout=30)
-    assert "raised NotRegistered" in str(error_of(joined))
+    assert "never registered" in str(error_of(joined))
     assert project.wait_for_mark("errback", "NotRegistered ") == "NotRegistered "
 
 
