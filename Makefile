@@ -11,7 +11,7 @@ DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
 	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem
 # The other side of the interoperability tests, apart: ours must work where it is not installed.
 CELERY_VENV := .venv-celery
-CELERY_TOOLS := celery[redis]==5.7.* flower==2.* PyYAML msgpack backports.zstd packaging ephem
+CELERY_TOOLS := celery[redis]==5.7.* flower==2.* flask PyYAML msgpack backports.zstd packaging ephem
 # Libraries that are made for Celery, and the real Celery that they bring: nothing of ours may fall through to it.
 LIBS_VENV := .venv-libs
 LIBS_TOOLS := celery==5.7.* redis django==5.2.* django-celery-beat django-celery-results celery-redbeat sentry-sdk \

@@ -164,6 +164,11 @@ def assert_will_not_block() -> None:
         )
 
 
+def _set_task_join_will_block(blocks: bool) -> None:
+    """Says whether waiting for a result would block here; tests of projects call it."""
+    _join_allowed.set(not blocks)
+
+
 @contextmanager
 def allow_join_result() -> Iterator[None]:
     """Allows to wait for results inside a task."""

@@ -162,9 +162,9 @@ class Queue:
             **_: Other keywords of kombu's, ignored.
         """
         self.name = name or ""
-        several = [as_binding(one) for one in bindings or ()]
+        several = _bindings(bindings)
         if exchange is not None and not isinstance(exchange, str) and isinstance(exchange, (list, tuple, set)):
-            several += [as_binding(one) for one in exchange]
+            several += _bindings(exchange)
             exchange = None
         self.exchange = Exchange() if several else as_exchange(exchange)
         self.routing_key = routing_key or ""
@@ -318,9 +318,17 @@ def as_queue(given: Any) -> Queue:
         options[name] = bool(get(name))
     durable = _first(get("durable"), True)
     found = Queue(get("name") or "", as_exchange(get("exchange")), get("routing_key") or "", durable=durable, **options)
-    found.bindings = [as_binding(one) for one in get("bindings") or ()]
+    found.bindings = _bindings(get("bindings"))
     if is_broadcast(given):
         found.__class__ = Broadcast
+    return found
+
+
+def _bindings(given: Iterable[Any] | None) -> list[binding]:
+    found = [as_binding(one) for one in given or ()]
+    if isinstance(given, (set, frozenset)):
+        # kombu keeps a set: what is declared must not depend on its order.
+        found.sort(key=lambda one: (one.exchange.name, one.routing_key))
     return found
 
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::BackendError;
 use crate::protocol::ChordPart;
 
 /// Characters of what tells a claim from earlier ones of the same part.
@@ -62,16 +61,6 @@ impl ChordClaim {
     }
 }
 
-/// All parts of a chord.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gathered {
-    /// [`crate::protocol::ChordPart::element`] of each, in the order of the header (or of arrival, where the store
-    /// is told to keep that one).
-    pub elements: Vec<Bytes>,
-    /// The saved record of the header's group, if there is one: it says how the results nest.
-    pub group: Option<Bytes>,
-}
-
 /// A chord of which nothing was counted for long.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stalled {
@@ -102,10 +91,4 @@ pub(crate) fn missing<'a>(size: u64, members: impl Iterator<Item = &'a str>) -> 
 /// What tells a claim from all others of its part.
 pub(crate) fn nonce() -> String {
     format!("{:0width$x}", fastrand::u64(..), width = NONCE)
-}
-
-/// The answer of a backend that counts nothing.
-pub(super) fn refused<T>(url: String) -> Result<T, BackendError> {
-    let reason = "it does not count the parts of chords; name a result backend that does, such as redis:// or sqlite://";
-    Err(BackendError::Refused { url, reason: reason.to_owned() })
 }

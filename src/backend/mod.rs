@@ -14,7 +14,7 @@ use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
 pub(crate) use chord::missing;
-pub use chord::{ChordClaim, Counted, Gathered, Stalled};
+pub use chord::{ChordClaim, Counted, Stalled};
 pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
@@ -103,42 +103,53 @@ pub trait ResultBackend: Send + Sync {
         _size: u64,
         _expires_ms: Option<u64>,
     ) -> Result<(), BackendError> {
-        chord::refused(self.display_url())
+        Err(self.counts_no_chords())
     }
 
     /// Adds parts to a chord that is not complete.
     async fn grow_chord(&self, _group_id: &str, _by: u64) -> Result<(), BackendError> {
-        chord::refused(self.display_url())
+        Err(self.counts_no_chords())
     }
 
     /// Counts parts, each once however often it comes (by task id and index), and answers in their order. The one that
     /// completes its chord claims it, and so does the first that fails, if the chord's size is known by then. A part
     /// that is counted again while it holds the claim gets a new one: its worker may have died in between.
     async fn count_parts(&self, _parts: &[ChordPart]) -> Result<Vec<Counted>, BackendError> {
-        chord::refused(self.display_url())
+        Err(self.counts_no_chords())
     }
 
-    /// All parts of a chord that were counted.
-    async fn gather(&self, _group_id: &str) -> Result<Gathered, BackendError> {
-        chord::refused(self.display_url())
+    /// [`ChordPart::element`] of all that were counted, in the order of the header; or of arrival, where the store is
+    /// told to keep that one.
+    async fn gather(&self, _group_id: &str) -> Result<Vec<Bytes>, BackendError> {
+        Err(self.counts_no_chords())
     }
 
     /// Makes a claim last for so long from now. False when it is not this holder's any more.
     async fn hold_chord(&self, _claim: &ChordClaim, _long: Duration) -> Result<bool, BackendError> {
-        chord::refused(self.display_url())
+        Err(self.counts_no_chords())
     }
 
     /// The body was called, or ended: removes what was counted, and remembers that it is over
     /// ([`ChordClaim::remembered_ms`]). False when the claim is not this holder's any more; it may have been carried out
     /// by a call whose answer got lost.
     async fn finish_chord(&self, _claim: &ChordClaim) -> Result<bool, BackendError> {
-        chord::refused(self.display_url())
+        Err(self.counts_no_chords())
+    }
+
+    /// The error of stores that count no chords.
+    fn counts_no_chords(&self) -> BackendError {
+        BackendError::Unsupported { url: self.display_url(), what: "counting the parts of chords".to_owned() }
     }
 
     /// Looks after a chord, from its start to its end: [`ResultBackend::stalled_chords`] tells when nothing of it is
     /// counted any more. `message` is one of its messages, in a form of the workers' own.
     async fn guard_chord(&self, _group_id: &str, _message: Bytes) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// The message of a chord that is looked after.
+    async fn guarded_chord(&self, _group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        Ok(None)
     }
 
     /// Chords that are looked after, and of which nothing was counted for `after`. Each is told to one caller, and again

@@ -163,6 +163,7 @@ impl ConsumerLoop {
             once: false,
             kept: None,
             last: None,
+            blind: false,
             joining: None,
         }
     }

@@ -246,6 +246,7 @@ impl ConsumerLoop {
             once: true,
             kept: Some(tag),
             last: None,
+            blind: false,
             joining: None,
         };
         self.log.lost(&request);

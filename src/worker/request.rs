@@ -50,6 +50,8 @@ pub(crate) struct Request {
     pub(crate) kept: Option<RequestTag>,
     /// How its claim is settled when it has been concluded, if that was decided before.
     pub(crate) last: Option<Settle>,
+    /// Its message cannot be read, or not by a child: what follows it is not known.
+    pub(crate) blind: bool,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
 }

@@ -196,6 +196,8 @@ impl ConsumerLoop {
         if request.claim.is_none() {
             self.bury_acknowledged(&request, &outcome);
         }
+        request.blind = matches!(request.mode, Mode::Refused(_))
+            || matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);
         let Outcome { mut results, publications, parts, .. } = outcome;
         self.address(&request, &mut results);
         if !parts.is_empty() {

@@ -124,6 +124,7 @@ impl ConsumerLoop {
             once: true,
             kept: None,
             last: None,
+            blind: false,
             joining: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));

@@ -53,7 +53,7 @@ async fn completed(setup: &Setup, part: ChordPart) -> ChordClaim {
 
 async fn elements(setup: &Setup) -> Vec<String> {
     let gathered = setup.backend.gather("g").await.expect("gathers");
-    gathered.elements.iter().map(|element| String::from_utf8_lossy(element).into_owned()).collect()
+    gathered.iter().map(|element| String::from_utf8_lossy(element).into_owned()).collect()
 }
 
 pub(crate) async fn the_last_part_has_the_claim_and_all_are_gathered_in_order(setup: Setup) {

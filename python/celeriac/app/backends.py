@@ -118,19 +118,20 @@ class OwnResults:
 
     def read_later(self, task_ids: Sequence[str], completions: Completions, token: int) -> None:
         """`read` for an event loop, whose thread does not touch the backend."""
-        _aio.answer(token, _in_thread(self.read, list(task_ids)))
+        _aio.answer(token, _in_thread(partial(self.read, list(task_ids))))
 
     def wait_later(self, task_ids: Sequence[str], timeout: float | None, completions: Completions, token: int) -> None:
         """`wait` for an event loop."""
-        _aio.answer(token, self._wait_later(list(task_ids), timeout, token))
+        _aio.answer(token, self._look_later(partial(self._ready, list(task_ids)), timeout, token))
 
-    async def _wait_later(self, task_ids: list[str], timeout: float | None, token: int) -> list[StoredMeta]:
+    async def _look_later(
+        self, look: Callable[[], list[StoredMeta]], timeout: float | None, token: int
+    ) -> list[StoredMeta]:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_LOOK
         # Until nobody waits any more.
         while _aio.is_expected(token):
-            found: list[StoredMeta] = await _in_thread(self._ready, task_ids)
-            if found:
+            if found := await _in_thread(look):
                 return found
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if left <= 0:
@@ -139,9 +140,9 @@ class OwnResults:
             pause = min(pause * 2, _LONGEST_LOOK)
         raise builtins.TimeoutError
 
-    def arrivals(self, task_ids: Sequence[str]) -> Arrivals:
-        """The final records of many tasks."""
-        return Arrivals(self, task_ids)
+    def arrivals(self, task_ids: Sequence[str], before: Sequence[str] = ()) -> Arrivals:
+        """The final records of many tasks; of those in `before` only failures."""
+        return Arrivals(self, task_ids, before)
 
     def store(self, records: Sequence[ResultRecord]) -> None:
         """Stores states that were encoded for the engine."""
@@ -179,11 +180,13 @@ class Arrivals:
     Args:
         results: Where they are read.
         task_ids: Whose.
+        before: More of them, of which only failures are given.
     """
 
-    def __init__(self, results: OwnResults, task_ids: Sequence[str]) -> None:
+    def __init__(self, results: OwnResults, task_ids: Sequence[str], before: Sequence[str]) -> None:
         self._results = results
-        self._missing = dict.fromkeys(task_ids)
+        self._wanted = dict.fromkeys(task_ids)
+        self._before = dict.fromkeys(before)
 
     def next(self, timeout: float | None = None) -> list[StoredMeta]:
         """Waits for some that were not given before; empty when all have been given.
@@ -191,22 +194,31 @@ class Arrivals:
         Raises:
             TimeoutError: The built-in one: none has ended in time.
         """
-        return self._taken(self._results.wait(list(self._missing), timeout)) if self._missing else []
+        if not self._wanted:
+            return []
+        found: list[StoredMeta] = self._results._look(self._look, timeout)
+        if not found:
+            raise builtins.TimeoutError
+        return found
 
     def next_later(self, timeout: float | None, completions: Completions, token: int) -> None:
         """The same for an event loop."""
 
         async def wait() -> list[StoredMeta]:
-            missing = list(self._missing)
-            return self._taken(await self._results._wait_later(missing, timeout, token)) if missing else []
+            return await self._results._look_later(self._look, timeout, token) if self._wanted else []
 
         _aio.answer(token, wait())
 
-    def _taken(self, records: list[StoredMeta]) -> list[StoredMeta]:
-        for record in records:
-            self._missing.pop(record.task_id, None)
-        return records
+    def _look(self) -> list[StoredMeta]:
+        found = []
+        for record in self._results._ready([*self._before, *self._wanted]):
+            wanted = record.task_id in self._wanted
+            self._wanted.pop(record.task_id, None)
+            self._before.pop(record.task_id, None)
+            if wanted or record.state in states.PROPAGATE_STATES:
+                found.append(record)
+        return found
 
 
-async def _in_thread(look: Callable[[list[str]], list[Any]], task_ids: list[str]) -> list[Any]:
-    return await asyncio.get_running_loop().run_in_executor(None, look, task_ids)
+async def _in_thread(look: Callable[[], list[Any]]) -> list[Any]:
+    return await asyncio.get_running_loop().run_in_executor(None, look)

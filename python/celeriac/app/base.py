@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from celeriac import _state as current
@@ -475,12 +476,16 @@ class Celery:
         if task_id is not None:
             options["task_id"] = task_id
         collect = getattr(options.pop("producer", None), "collect", None)
-        message = send.compose(self, name, args, kwargs, self._tasks.get(name), options)
+        task = options.pop("task_type", None) or self._tasks.get(name)
+        message = send.compose(self, name, args, kwargs, task, options)
         if collect is not None:
             # Part of a workflow, which is sent as a whole.
             return cast("AsyncResult[Any]", collect(message, options))
         send.publish(self, message, options)
         return self._sent(message, options)
+
+    #: To see whether somebody has replaced it.
+    _own_send_task = send_task
 
     def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Sends many signatures (chains too) in few round trips: some 1,000 messages in each.
@@ -554,14 +559,14 @@ class Celery:
         """The result of a task id."""
         return AsyncResult(task_id, backend=backend, task_name=task_name, app=self, **kw)
 
-    @property
+    @cached_property
     def ResultSet(self) -> SetClass:
         """The class of sets of results of this app."""
         from celeriac.result.result_set import ResultSet
 
         return ResultSet.bound(self)
 
-    @property
+    @cached_property
     def GroupResult(self) -> GroupClass:
         """The class of results of this app's groups: `app.GroupResult.restore(id)`."""
         from celeriac.result.result_set import GroupResult

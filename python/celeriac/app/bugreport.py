@@ -24,7 +24,7 @@ def bugreport(app: Celery | None = None) -> str:
         f"software -> celeriac:{__version__} py:{platform.python_version()}",
         f"platform -> system:{platform.system()} arch:{platform.machine()} imp:{platform.python_implementation()}",
         f"broker   -> {app.conf.table(with_defaults=True)['broker_url'] or app.broker_url_effective}",
-        f"results  -> {shown_backend(app)}",
+        f"results  -> {shown_backend(app) if app.results_enabled else 'off'}",
         "",
         app.conf.humanize(),
     )

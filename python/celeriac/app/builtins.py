@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app import stores
+from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.task import Task
 
 __all__ = ["add_builtin_tasks"]
-
-logger = logging.getLogger("celeriac.app.builtins")
 
 _CLEANUP = "celery.backend_cleanup"
 
@@ -24,8 +22,10 @@ def add_builtin_tasks(app: Celery) -> None:
 
         def backend_cleanup() -> None:
             """Removes results that have expired, where the result backend does not by itself."""
-            if stores.needs_cleanup(app):
+            if app.has_own_backend:
                 app.backend.cleanup()
+            elif stores.needs_cleanup(app):
+                raise ImproperlyConfigured("this result backend cannot be cleaned up by this version of celeriac")
 
         app._task_from_fun(backend_cleanup, name=_CLEANUP, ignore_result=True)
     functions: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _chord(
     """Sends a chord, as old versions of Celery had it done."""
     from celeriac.canvas.chord import chord
 
-    whole = chord(header, body, app=self.app)
+    whole: Any = chord(header, body, app=self.app)
     return whole.run(whole.tasks, whole.body, partial_args, self.app, interval, countdown, max_retries, **kwargs)
 
 

@@ -21,6 +21,8 @@ class Context:
 
     _children: list[Any] | None = None
     _protected = False
+    #: Another task has taken over the id, and what follows it.
+    _replaced = False
     #: Where messages of this request go instead of being sent; None sends them at once. The child that runs
     #: the request puts a list here and hands it to the supervisor, which commits it with the outcome.
     _follow_ups: list[Publication] | None = None

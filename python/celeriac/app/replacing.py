@@ -64,6 +64,7 @@ def replace_by(task: Task[..., Any], sig: Signature[Any]) -> Any:
         sig.delay()
     else:
         _follow_up(task, sig)
+    request._replaced = True
     raise Ignore("Replaced by new task")
 
 

@@ -110,8 +110,10 @@ def result_backend(conf: Mapping[str, Any]) -> str | None:
 
 
 def needs_cleanup(app: Celery) -> bool:
-    """Whether results stay in the backend until a task removes them: in the engine's stores they vanish by themselves."""
-    return app.has_own_backend and not app.backend.supports_autoexpire
+    """Whether results stay in the backend until a task removes them: in a database of Celery's tables they do."""
+    if app.has_own_backend:
+        return not app.backend.supports_autoexpire
+    return (app.result_backend_effective or "").startswith("db+")
 
 
 def shown_backend(app: Celery) -> str:

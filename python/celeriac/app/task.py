@@ -253,6 +253,11 @@ class Task(Generic[P, R]):
         self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
         if app.conf.values_now()["task_always_eager"]:
             return self._apply_always_eager(args, kwargs, options)
+        cls = type(app)
+        if cls.send_task is not cls._own_send_task:
+            # A subclass, or a library that has put something around it: it goes that way, as with Celery.
+            sent = app.send_task(self.name, args, kwargs, producer=producer, task_type=self, **options)
+            return cast("AsyncResult[R]", sent)
         message = send.compose(app, self.name, args, kwargs, self, options)
         if producer is not None and hasattr(producer, "collect"):
             # Part of a workflow, which is sent as a whole.
@@ -536,19 +541,19 @@ class Task(Generic[P, R]):
         """A signature of `[self(item) for item in it]`, run in one message."""
         from celeriac.canvas.chunks import xmap
 
-        return xmap(self.s(), it, app=self.app)
+        return xmap(self.signature(), it, app=self.app)
 
     def starmap(self, it: Iterable[Any]) -> Any:
         """A signature of `[self(*item) for item in it]`, run in one message."""
         from celeriac.canvas.chunks import xstarmap
 
-        return xstarmap(self.s(), it, app=self.app)
+        return xstarmap(self.signature(), it, app=self.app)
 
     def chunks(self, it: Iterable[Any], n: int) -> Any:
         """A signature of many calls in messages of `n` calls each."""
         from celeriac.canvas.chunks import chunks
 
-        return chunks(self.s(), it, n, app=self.app)
+        return chunks(self.signature(), it, n, app=self.app)
 
     # -- results
 

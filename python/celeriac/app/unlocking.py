@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac._state import allow_join_result
 from celeriac.canvas.rebuild import maybe_signature
-from celeriac.exceptions import ChordError
+from celeriac.exceptions import ChordError, Retry
 from celeriac.result.rebuild import result_from_tuple
 from celeriac.result.result_set import GroupResult
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from celeriac.app.task import Task
 
 __all__ = ["unlock"]
+
+logger = logging.getLogger("celeriac.app.builtins")
 
 
 def unlock(
@@ -42,22 +45,33 @@ def unlock(
     """
     app = task._get_app()
     header = GroupResult(group_id, [result_from_tuple(item, app) for item in result], app=app)
+    body = maybe_signature(callback, app=app)
     exchange_type = more.get("_chord_unlock_exchange_type")
     options = {} if exchange_type is None else {"exchange_type": exchange_type}
-    if not header.ready():
-        raise task.retry(countdown=interval, max_retries=max_retries, **options)
-    body = maybe_signature(callback, app=app)
+    try:
+        if not header.ready():
+            raise task.retry(countdown=interval, max_retries=max_retries, **options)
+    except Retry:
+        raise
+    except Exception as exc:
+        # Nobody will look again.
+        cause = getattr(exc, "reason", None) or exc
+        _fail(task, body, _error(f"chord_unlock could not be retried: {cause!r}", cause))
+        raise
     try:
         with allow_join_result():
             values = header.join(timeout=app.conf.result_chord_join_timeout, propagate=True)
     except Exception as exc:
         culprit = next((one.id for one in header.results if one.failed()), None)
         why = repr(exc) if culprit is None else f"Dependency {culprit} raised {exc!r}"
-        error = ChordError(why)
-        error.__cause__ = exc
-        _fail(task, body, error)
+        logger.error("Chord %r raised: %r", group_id, exc, exc_info=exc)
+        _fail(task, body, _error(why, exc))
         return
-    _follow_up(task, body, values)
+    try:
+        _follow_up(task, body, values)
+    except Exception as exc:
+        logger.error("Chord %r raised: %r", group_id, exc, exc_info=exc)
+        _fail(task, body, _error(f"Callback error: {exc!r}", exc))
 
 
 def _follow_up(task: Task[..., Any], body: Any, values: Any) -> None:
@@ -71,9 +85,14 @@ def _follow_up(task: Task[..., Any], body: Any, values: Any) -> None:
 
 
 def _fail(task: Task[..., Any], body: Any, error: ChordError) -> None:
-    from celeriac.result.record import build_record
+    """Whoever waits for the body is told why it will not be called. Outside of a worker, that is the caller."""
+    end = task._get_app()._child_chord_error
+    if end is None:
+        raise error
+    end(body, error)
 
-    app = task._get_app()
-    if body.id is not None and app.results_enabled:
-        app.client.store([build_record(app, body.id, "FAILURE", error)])
-    raise error
+
+def _error(why: str, cause: BaseException) -> ChordError:
+    error = ChordError(why)
+    error.__cause__ = cause
+    return error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +50,8 @@ def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) 
 async def asend(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
     """The same for a coroutine: the event loop goes on meanwhile."""
     if composition.chords or composition.groups or composition.told:
+        import asyncio
+
         await asyncio.to_thread(begin, app, composition)
     messages = composition.messages
     if len(messages) == 1:

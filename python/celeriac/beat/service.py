@@ -12,6 +12,7 @@ from typing import Any
 
 from celeriac import signals
 from celeriac.beat.lease import LeaseScheduler
+from celeriac.beat.scheduler import Scheduler
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.utils.imports import symbol_by_name
 from celeriac.utils.time import humanize_seconds
@@ -35,8 +36,21 @@ def scheduler_class(app: Any, wanted: Any = None) -> Any:
         ImproperlyConfigured: It cannot be imported.
     """
     wanted = wanted or app.conf.chosen("beat_scheduler") or LeaseScheduler
-    if not isinstance(wanted, str):
-        return wanted
+    return _ours(_imported(wanted) if isinstance(wanted, str) else wanted)
+
+
+def _ours(cls: Any) -> Any:
+    """The class, unless it belongs to the beat of Celery, which is installed beside us."""
+    bases = getattr(cls, "__mro__", ())
+    if Scheduler not in bases and any(base.__module__ == "celery.beat" for base in bases):
+        raise ImproperlyConfigured(
+            f"{cls.__module__}:{cls.__qualname__} is a scheduler of Celery's own beat: run it with `celery beat`; workers of "
+            "celeriac take its messages. Or name another one with --scheduler"
+        )
+    return cls
+
+
+def _imported(wanted: str) -> Any:
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == wanted:
             wanted = point.value

@@ -275,7 +275,7 @@ class chain(Workflow[R]):
         """What follows a group makes it a chord; what follows a chord follows its body."""
         from celeriac.canvas.chord import chord
 
-        copy = self.clone()
+        copy: Any = self.clone()
         steps = copy.tasks
         if kind_of(steps[-1]) == "chord":
             steps[-1].body = steps[-1].body | other

@@ -182,6 +182,7 @@ class chord(Workflow[R]):
         named = options.pop("task_id", None)
         if options.get("root_id"):
             body["options"]["root_id"] = options["root_id"]
+        header: Any
         if isinstance(self.tasks, group):
             header = self.tasks.clone()
         else:
@@ -204,7 +205,7 @@ class chord(Workflow[R]):
         options = {**self["options"], **options}
         own_id = options.pop("task_id", None)
         # The body comes after the header: what delays the header must not delay it once more.
-        delay = {key: options.pop(key) for key in ("countdown", "eta") if key in options}
+        delay: dict[str, Any] = {key: options.pop(key) for key in ("countdown", "eta") if key in options}
         group_id = header["options"].get("task_id") or uuid()
         root_id = body["options"].get("root_id")
         if options:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from celeriac._state import get_current_app
+from celeriac.canvas.copies import copy_options
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ class Signature(dict[str, Any], Generic[R]):
         task = self._known_type()
         if task is not None:
             return cast("AsyncResult[R]", await task.aapply_async(args, kwargs, **options))
-        return await self.app._asend_composition(self.compose_all(args, kwargs, **options), options)
+        composition = self.compose_all(args, kwargs, **options)
+        return cast("AsyncResult[R]", await self.app._asend_composition(composition, options))
 
     def build(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -217,7 +219,7 @@ class Signature(dict[str, Any], Generic[R]):
         """A copy with more arguments and options; the original stays as it is, arguments themselves are shared."""
         merged_args, merged_kwargs, merged_options = self._merge(tuple(args or ()), kwargs or {}, options)
         copy: Signature[R] = type(self)._bare(self)
-        copy.update(args=merged_args, kwargs=self._copied(merged_kwargs), options=_copy_options(merged_options))
+        copy.update(args=merged_args, kwargs=self._copied(merged_kwargs), options=copy_options(merged_options))
         return copy
 
     partial = clone
@@ -343,7 +345,7 @@ class Signature(dict[str, Any], Generic[R]):
                 return chain._of([self, unrolled(other)], self._app)
         return chain._of([self, other], self._app)
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> Any:
         return self.__or__(other)
 
     def __invert__(self) -> Any:
@@ -493,19 +495,3 @@ def signature(
 
 
 subtask = signature
-
-
-def _copy_options(options: dict[str, Any]) -> dict[str, Any]:
-    # A body is replaced, never changed: copied for every member of a header that was frozen, it would multiply.
-    return {key: item if key == "chord" else _copy(item) for key, item in options.items()}
-
-
-def _copy(value: Any) -> Any:
-    """Copies containers and signatures, not what they hold."""
-    if isinstance(value, Signature):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value

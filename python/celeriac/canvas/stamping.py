@@ -35,14 +35,14 @@ class StampingVisitor(ABC):
         """A group, before its members."""
         return {}
 
-    def on_group_end(self, group: group[Any], **headers: Any) -> None:
+    def on_group_end(self, group: group[Any], **headers: Any) -> None:  # noqa: B027 -- may be left out
         """A group, after its members."""
 
     def on_chain_start(self, chain: chain[Any], **headers: Any) -> dict[str, Any]:
         """A chain, before its steps."""
         return {}
 
-    def on_chain_end(self, chain: chain[Any], **headers: Any) -> None:
+    def on_chain_end(self, chain: chain[Any], **headers: Any) -> None:  # noqa: B027 -- may be left out
         """A chain, after its steps."""
 
     def on_chord_header_start(self, sig: chord[Any], **header: Any) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _stamps(
 def _merged(said: Mapping[str, Any] | None, append: bool, headers: Mapping[str, Any]) -> dict[str, Any]:
     """Stamps so far and those that a visitor gives."""
     stamps = dict(headers)
-    stamps[_NAMES] = list(stamps[_NAMES] if _NAMES in stamps else stamps)
+    stamps[_NAMES] = list(stamps.get(_NAMES, stamps))
     if said is not None:
         _merge(stamps, {_NAMES: list(said), **said}, append)
         stamps[_NAMES] = list(dict.fromkeys(stamps[_NAMES]))

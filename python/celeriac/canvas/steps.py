@@ -55,9 +55,11 @@ def parts_of(sig: Any) -> int:
         return parts_of(from_dict(sig)) if isinstance(sig, Mapping) else len(sig)
     match kind_of(sig):
         case "group":
-            return sum(map(parts_of, sig.tasks))  # type: ignore[attr-defined]
+            members: list[Any] = sig.tasks  # type: ignore[attr-defined]
+            return sum((parts_of(member) for member in members), 0)
         case "chain":
-            return next((size for step in reversed(sig.tasks) if (size := parts_of(step))), 0)  # type: ignore[attr-defined]
+            sizes = [size for step in sig.tasks if (size := parts_of(step))]  # type: ignore[attr-defined]
+            return sizes[-1] if sizes else 0
         case "chord":
             return parts_of(sig.body)  # type: ignore[attr-defined]
     return 1
@@ -106,7 +108,7 @@ def _is_part(sig: Any) -> bool:
 
 def _listed(header: Any) -> list[Any]:
     """The members of a header, frozen or not."""
-    return header if isinstance(header, list) else header.tasks  # type: ignore[no-any-return]
+    return header if isinstance(header, list) else list(header.tasks)
 
 
 def _drop_chord(sig: Any) -> None:
@@ -243,11 +245,11 @@ class Preparation:
         from celeriac.canvas.chord import chord
 
         body, body_result = self.steps.pop(), self.results.pop()
-        options = {"root_id": self._ids.root_id}
+        options: dict[str, Any] = {"root_id": self._ids.root_id}
         task_id = getattr(self._next_result, "task_id", None)
         if task_id is not None:
             options = {"task_id": task_id, **options}
-        step = chord(group, body=body, app=self._app, **options)
+        step: Any = chord(group, body=body, app=self._app, **options)
         self._next = self.steps[-1] if self.steps else None
         # The rest of the chain follows the chord now, not its body alone.
         later = self.results[-1] if self.results else None

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["ENVIRONMENT_KEY", "VERSION", "install", "install_if_wanted", "installed"]
+__all__ = ["ENVIRONMENT_KEY", "SHIM", "VERSION", "install", "install_if_wanted", "installed"]
 
 #: The Celery that celeriac is compatible with; `celery.__version__` under the alias.
 VERSION = "5.7.0"
 #: Set by `install`, so that commands started from here do the same; or set by the user.
 ENVIRONMENT_KEY = "CELERIAC_COMPAT"
 
-#: A `celery` for processes that begin without any of this: found on `PYTHONPATH`, it installs the alias.
-_SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
+#: A folder with a `celery` for processes that begin without any of this: found on `PYTHONPATH`, it installs the alias.
+SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
 _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
@@ -63,13 +63,13 @@ def installed() -> bool:
 
 
 def _is_shim(module: object) -> bool:
-    return os.path.dirname(os.path.dirname(getattr(module, "__file__", None) or "")) == _SHIM
+    return os.path.dirname(os.path.dirname(getattr(module, "__file__", None) or "")) == SHIM
 
 
 def _reach_children() -> None:
     os.environ[ENVIRONMENT_KEY] = "1"
     before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if _SHIM not in before:
+    if SHIM not in before:
         # Where celeriac is may be known to this process alone (a path added by hand).
         home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        os.environ["PYTHONPATH"] = os.pathsep.join([_SHIM, *(path for path in before if path), home])
+        os.environ["PYTHONPATH"] = os.pathsep.join([SHIM, *(path for path in before if path), home])

@@ -6,12 +6,14 @@ import os
 import runpy
 import sys
 
-from celeriac.compat import install
+from celeriac.compat import SHIM, install
 
 USAGE = """usage: python -m celeriac.compat SCRIPT [ARGUMENT ...]
        python -m celeriac.compat -m MODULE [ARGUMENT ...]
+       python -m celeriac.compat --path
 
-Runs the script or module, as python itself would, in a process in which `import celery` gives celeriac."""
+Runs the script or module, as python itself would, in a process in which `import celery` gives celeriac. --path prints a
+folder: first in PYTHONPATH, it does the same for any program."""
 
 
 def main(argv: list[str]) -> None:
@@ -22,6 +24,9 @@ def main(argv: list[str]) -> None:
     """
     if argv[:1] in (["-h"], ["--help"]):
         print(USAGE)  # noqa: T201 -- asked for
+        return
+    if argv == ["--path"]:
+        print(SHIM)  # noqa: T201 -- asked for
         return
     by_name = argv[:1] == ["-m"]
     rest = argv[1:] if by_name else argv

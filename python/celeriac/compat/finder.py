@@ -22,7 +22,7 @@ ELSEWHERE = {
     "celery.registry": "celeriac.compat.old_names",
 }
 #: Modules of ours that Celery has not.
-_OURS_ALONE = frozenset({"_core", "_dispatch", "compat", "entities"})
+_OURS_ALONE = frozenset({"_core", "_dispatch", "compat", "entities", "foreign"})
 
 
 class CeleryFinder(MetaPathFinder):

@@ -23,7 +23,11 @@ def celery(module: str) -> ModuleType:
 
 def fields_of(request: Context) -> dict[str, Any]:
     """What Celery's request has; names that begin with an underscore are ours."""
-    return {name: value for name, value in request.__dict__.items() if name[:1] != "_"}
+    fields = {name: value for name, value in request.__dict__.items() if name[:1] != "_"}
+    if custom := request.headers:
+        # Libraries that follow a trace look for their headers there.
+        fields["headers"] = custom
+    return fields
 
 
 def context_of(request: Any) -> Any:

@@ -52,7 +52,8 @@ class Relay:
             getattr(signals, name).connect(receiver, weak=False)
         for name in _ALWAYS:
             self._connect(name)
-        for name in ("worker_init", "celeryd_after_setup", "worker_ready"):
+        # After the receivers of these, which may listen to more.
+        for name in ("worker_init", "celeryd_after_setup", "worker_ready", "worker_process_init"):
             getattr(signals, name).connect(self._listen, weak=False)
 
     def listen(self) -> None:

@@ -6,13 +6,17 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 from types import CoroutineType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celeriac.app.context import Context, RequestStack
 from celeriac.app.task import Task
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.foreign import tracing
 from celeriac.foreign.mirror import as_celery, celery, context_of
+from celeriac.worker import batches
+
+if TYPE_CHECKING:
+    from celeriac.worker.trace import Tracer
 
 __all__ = ["ForeignTask"]
 
@@ -51,10 +55,15 @@ def _sends_as_celery(real: Any) -> bool:
     return type(real).apply_async is base.apply_async and type(real.app).send_task is app.send_task
 
 
+def _gatherer(tracer: Tracer, task: ForeignTask) -> batches.BatchTracer:
+    """What runs a task that gets many calls at once."""
+    return batches.BatchTracer(tracer, task.real)
+
+
 class ForeignTask(Task[..., Any]):
     """The task of ours for one of Celery's, `real`."""
 
-    tracer_class = tracing.ForeignTracer
+    tracer_class: Any = tracing.ForeignTracer
 
     def __init__(self, real: Any) -> None:
         super().__init__()
@@ -71,13 +80,24 @@ class ForeignTask(Task[..., Any]):
         self.max_retries = real.max_retries
         self.__header__ = getattr(real, "__header__", None)
         if real.Strategy != _STRATEGY:
-            raise ImproperlyConfigured(
-                f"the task {real.name} takes its messages by a Strategy of its own, which is part of Celery's worker: "
-                "run its queue with Celery's worker, or leave the task out"
-            )
+            self._gather(real)
         # Guards the next; the children of a process with several slots share the task.
         self._lock = threading.Lock()
         self._trace: Callable[..., Any] | None = None
+
+    def _gather(self, real: Any) -> None:
+        """A task that gets many calls at once; no other strategy is known here."""
+        try:
+            batches.gathers(real)
+        except TypeError as exc:
+            raise ImproperlyConfigured(
+                f"the task {real.name} takes its messages by a Strategy of its own, which is part of Celery's worker: "
+                "run its queue with Celery's worker, or leave the task out"
+            ) from exc
+        # What the worker looks at when it starts.
+        self.Strategy, self.flush = real.Strategy, real.flush
+        self.flush_every, self.flush_interval = real.flush_every, real.flush_interval
+        self.tracer_class = _gatherer
 
     # -- in a child
 

@@ -13,7 +13,7 @@ from celeriac.exceptions import TimeoutError
 from celeriac.result.base import ancestors, client_of, leaves, raise_if_failed
 
 if TYPE_CHECKING:
-    from celeriac._core import Client, ResultRecord
+    from celeriac._core import Arrivals, Client, ResultRecord
     from celeriac.app.base import Celery
 
 __all__ = ["TIMED_OUT", "each_as_it_ends", "each_as_it_ends_later"]
@@ -27,29 +27,26 @@ class _Awaited:
     def __init__(self, wanted: Iterable[Any], follows: Any) -> None:
         self.known: list[Any] = []
         self.left = 0
-        self._wanted: dict[str, list[Any]] = {}
-        self._before: dict[str, Any] = {}
+        self.wanted: dict[str, list[Any]] = {}
+        self.before: dict[str, Any] = {}
         for leaf in wanted:
             if leaf._cache is None and not leaf.ignored:
-                self._wanted.setdefault(leaf.id, []).append(leaf)
+                self.wanted.setdefault(leaf.id, []).append(leaf)
                 self.left += 1
             else:
                 self.known.append(leaf)
         if follows is not None and self.left:
             for leaf in leaves(ancestors(follows)):
                 if leaf._cache is None:
-                    self._before[leaf.id] = leaf
+                    self.before[leaf.id] = leaf
                 else:
                     raise_if_failed(leaf._cache)
 
-    @property
-    def ids(self) -> list[str]:
-        return list(self._wanted)
-
-    @property
-    def before(self) -> list[str]:
-        """Only their failure matters."""
-        return list(self._before)
+    def arrivals(self, client: Client) -> Arrivals:
+        """Follows them: of those before them only failures matter."""
+        if not self.before:
+            return client.arrivals(list(self.wanted))
+        return client.arrivals(list(self.wanted), list(self.before))
 
     def take(self, record: ResultRecord) -> list[Any]:
         """The results that this is the record of.
@@ -57,11 +54,11 @@ class _Awaited:
         Raises:
             BaseException: What one before them raised.
         """
-        ended = self._wanted.pop(record.task_id, [])
+        ended = self.wanted.pop(record.task_id, [])
         for leaf in ended:
             leaf._keep(record)
         self.left -= len(ended)
-        before = self._before.pop(record.task_id, None)
+        before = self.before.pop(record.task_id, None)
         if before is not None and record.state in states.PROPAGATE_STATES:
             raise_if_failed(before._keep(record))
         return ended
@@ -129,7 +126,7 @@ async def each_as_it_ends_later(
     if not awaited.left:
         return
     deadline = _Deadline(timeout)
-    arrivals = client_of(app).arrivals(awaited.ids, awaited.before)
+    arrivals = awaited.arrivals(client_of(app))
     while awaited.left:
         try:
             records: list[ResultRecord] = await _aio.call(partial(arrivals.next_later, deadline.left()))
@@ -142,8 +139,8 @@ async def each_as_it_ends_later(
 
 def _source(client: Client, awaited: _Awaited, timeout: float | None) -> Callable[[float | None], list[ResultRecord]]:
     if timeout is None or timeout > 0:
-        return client.arrivals(awaited.ids, awaited.before).next
-    read = client.read([*awaited.before, *awaited.ids])
+        return awaited.arrivals(client).next
+    read = client.read([*awaited.before, *awaited.wanted])
     stored = [record for record in read if record is not None and record.state in states.READY_STATES]
 
     def once(_: float | None) -> list[ResultRecord]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["StoredMeta", "build_group", "build_record", "expires_ms", "read_group", "read_record"]
 
 
-@dataclass(frozen=True, slots=True)
 class StoredMeta:
     """A record that a backend written in Python has decoded; it takes the place of the engine's `ResultRecord`."""
 
-    task_id: str
-    state: str
-    document: dict[str, Any]
+    __slots__ = ("document", "state", "task_id")
+
+    def __init__(self, task_id: str, state: str, document: dict[str, Any]) -> None:
+        self.task_id = task_id
+        self.state = state
+        self.document = document
 
     @property
     def record(self) -> bytes:

@@ -148,7 +148,9 @@ class ResultSet(ResultBase):
         """Raises what the first member that has failed raised."""
         refresh(self.results, self.app)
         for leaf in leaves(self.results):
-            leaf.maybe_throw(callback=callback, propagate=propagate)
+            # What has not ended has nothing to raise, and would be read again.
+            if callback is not None or state_of(leaf) in states.READY_STATES:
+                leaf.maybe_throw(callback=callback, propagate=propagate)
 
     maybe_reraise = maybe_throw
 

@@ -21,6 +21,7 @@ from celeriac.result.record import expires_ms
 from celeriac.serialization import failure, registry
 from celeriac.utils.einfo import ExceptionInfo
 from celeriac.worker import callbacks
+from celeriac.worker.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,8 @@ class ToldParts(PartWriter):
     def add(self, request: Context, state: str, value: Any) -> None:
         """The request has ended, and its result is stored."""
         if request.id and request.group:
-            self._app.backend.on_chord_part_return(request, state, value)
+            # Each thread has a backend of its own: it is asked for in the thread that calls it.
+            off_the_loop(lambda: self._app.backend.on_chord_part_return(request, state, value))
 
     def add_signature(self, request: Context, signature: Signature, state: str, exc: BaseException) -> None:
         """What a signature stands for will never run."""
@@ -216,9 +218,12 @@ class Joiner:
         return registry.loads(data, self._content_type, "utf-8", self._accept)
 
     def give_up(self, body: Signature, exc: BaseException) -> None:
-        """Ends a body on behalf of a backend that is written in Python: the records are stored at once."""
+        """Ends a body on behalf of a backend that is written in Python, or of a task: the records are stored at once."""
         task = get_current_task()
-        self._fail(Context() if task is None else task.request, body, exc, (), [])
+        results: list[ResultRecord] = []
+        self._fail(Context() if task is None else task.request, body, exc, (), results)
+        if results and not self._app.has_own_backend:
+            self._app.client.store(results)
 
     def _end(self, request: Context, body: Signature, exc: ChordError) -> Ended:
         """The body will not be called: whoever waits for it is told why."""

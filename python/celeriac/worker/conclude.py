@@ -165,11 +165,22 @@ class Concluder:
             callbacks.send_after_failure(self._app, request, exc, ExceptionInfo(exc, traceback=""))
         return results
 
+    def leave(self, request: Context, exc: BaseException) -> Sequence[ResultRecord]:
+        """The task wants to be ignored, and leaves no record. What was to follow it must end all the same."""
+        if not request.chain and not request.chord:
+            return ()
+        self._count(states.FAILURE, request, exc)
+        return callbacks.fail_chain(self._records, request, exc, None)
+
     def refuse(self, request: Context, why: str) -> list[ResultRecord]:
         """The record of a message that nobody can read, or may: who waits for it is not left waiting."""
+        exc = InvalidTaskError(why)
+        if request.group:
+            # Whether that is a chord's is known to the store alone.
+            self.parts.add(request, states.FAILURE, exc)
         if not self.stores_errors(self._app.tasks.get(request.task or ""), request):
             return []
-        return [self._records.exception(states.FAILURE, request, InvalidTaskError(why), None)]
+        return [self._records.exception(states.FAILURE, request, exc, None)]
 
     def _revoke(self, task: Task[..., Any] | None, request: Context, why: str) -> Conclusion:
         exc = TaskRevokedError(why)

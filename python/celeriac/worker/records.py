@@ -10,6 +10,7 @@ from celeriac import states
 from celeriac._core import ResultRecord, json_record
 from celeriac.exceptions import EncodeError
 from celeriac.serialization import failure, json, registry
+from celeriac.worker.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -153,13 +154,11 @@ class StoringWriter(RecordWriter):
             EncodeError: The serializer refuses the value.
             ResultTooLarge: It takes more bytes than are allowed.
         """
-        backend = self._backend
         if self._max_bytes:
-            size = len(registry.dumps(backend.prepare_value(value), self._serializer)[2])
+            size = len(registry.dumps(self._app.backend.prepare_value(value), self._serializer)[2])
             if size > self._max_bytes:
                 raise ResultTooLarge(f"the result takes {size} bytes, and result_max_bytes allows {self._max_bytes}")
-        backend.store_result(request.id, value, states.SUCCESS, request=request)
-        return self._stand_in(request.id, states.SUCCESS)
+        return self._store(request.id, value, states.SUCCESS, None, request)
 
     def exception(
         self,
@@ -171,21 +170,20 @@ class StoringWriter(RecordWriter):
         task_id: str | None = None,
     ) -> ResultRecord:
         """The task raised, will be tried again, or was revoked."""
-        task_id = task_id or request.id
-        self._backend.store_result(task_id, exc, state, traceback=traceback, request=request)
-        return self._stand_in(task_id, state)
+        return self._store(task_id or request.id, exc, state, traceback, request)
 
     def state(self, state: str, request: Context, meta: Any) -> ResultRecord:
         """A state on the way, such as STARTED."""
-        self._backend.store_result(request.id, meta, state, request=request)
-        return self._stand_in(request.id, state)
+        return self._store(request.id, meta, state, None, request)
 
-    @property
-    def _backend(self) -> Any:
-        # Asked for each time: each thread has its own.
-        return self._app.backend
+    def _store(
+        self, task_id: str | None, value: Any, state: str, traceback: str | None, request: Context
+    ) -> ResultRecord:
+        def store() -> None:
+            # Asked for there: each thread has its own.
+            self._app.backend.store_result(task_id, value, state, traceback=traceback, request=request)
 
-    def _stand_in(self, task_id: str | None, state: str) -> ResultRecord:
+        off_the_loop(store)
         return ResultRecord(task_id or "", state, b"", self._content_type, None)
 
 

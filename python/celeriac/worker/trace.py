@@ -73,8 +73,9 @@ class Tracer:
 
     def refused(self, execution: Execution, exc: Refused) -> None:
         """The message cannot be read, or may not be."""
-        results = self.concluder.refuse(self.opener.unopened(execution), str(exc))
-        self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None)
+        request = self.opener.unopened(execution)
+        results = self.concluder.refuse(request, str(exc))
+        self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None, None, request._parts)
 
     def trace_one_of_many(self, execution: Execution) -> None:
         """The same in a child of several slots: what would end the process fails this request alone."""
@@ -114,7 +115,7 @@ class Tracer:
         if tracer is None:
             task = self.app.tasks[name]
             # A task of an app that Celery itself has made brings its own.
-            make = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            make: Any = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
             tracer = self._tasks[name] = make(self, task)
         return tracer
 
@@ -333,7 +334,8 @@ class TaskTracer:
         einfo = ExceptionInfo(exc, skip=1)
         if isinstance(exc, Ignore):
             logger.info(LOG_IGNORED, context, extra={"data": context})
-            return "ignored", states.IGNORED, (), einfo
+            left = () if request._replaced else self._concluder.leave(request, exc)
+            return "ignored", states.IGNORED, left, einfo
         if isinstance(exc, Reject):
             logger.warning(LOG_REJECTED, context, exc_info=_exc_info(einfo), extra={"data": context})
             if exc.requeue and (self._task.acks_late or not _is_awaited(request)):

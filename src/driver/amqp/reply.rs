@@ -343,6 +343,28 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_hears_in_the_order_of_arrival_and_each_news_once() {
+        let inbox = Inbox { kept: Mutex::default(), version: watch::Sender::new(0) };
+        let ids = ["a", "b", "c"].map(str::to_owned).into();
+        let news = |seen| {
+            let (last, records) = inbox.news(&ids, seen);
+            (Some(last), records.into_iter().map(|record| record.task_id).collect::<Vec<_>>())
+        };
+        arrived(&inbox, "c", "SUCCESS");
+        arrived(&inbox, "a", "STARTED");
+        arrived(&inbox, "other", "SUCCESS");
+        arrived(&inbox, "a", "PROGRESS");
+        let (seen, told) = news(None);
+        assert_eq!(told, ["c", "a"]);
+
+        arrived(&inbox, "b", "SUCCESS");
+        arrived(&inbox, "a", "SUCCESS");
+        let (seen, told) = news(seen);
+        assert_eq!(told, ["b", "a"]);
+        assert_eq!(news(seen).1, [""; 0]);
+    }
+
+    #[test]
     fn success_is_the_last_word() {
         let inbox = Inbox { kept: Mutex::default(), version: watch::Sender::new(0) };
         for state in ["FAILURE", "SUCCESS", "FAILURE"] {

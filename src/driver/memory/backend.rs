@@ -8,8 +8,7 @@ use bytes::Bytes;
 
 use super::{MemoryStore, Shared};
 use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled,
-    Watch,
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
 };
 use crate::protocol::{ChordPart, ResultRecord};
 
@@ -81,6 +80,11 @@ impl ResultBackend for MemoryStore {
         Ok(())
     }
 
+    async fn guarded_chord(&self, group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().chords.guarded(group_id, now))
+    }
+
     async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         let now = self.0.clock.now();
         Ok(self.0.state.lock().chords.stalled(after, again, now))
@@ -121,9 +125,8 @@ impl ResultBackend for MemoryStore {
         Ok(parts.iter().map(|part| state.chords.count(part, now)).collect())
     }
 
-    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
-        let elements = self.0.state.lock().chords.gather(group_id, self.0.clock.now());
-        Ok(Gathered { elements, group: None })
+    async fn gather(&self, group_id: &str) -> Result<Vec<Bytes>, BackendError> {
+        Ok(self.0.state.lock().chords.gather(group_id, self.0.clock.now()))
     }
 
     async fn hold_chord(&self, claim: &ChordClaim, long: Duration) -> Result<bool, BackendError> {

@@ -88,6 +88,10 @@ impl Chords {
         self.of(group_id, now).guard = Some(Guard { message, look: now, counted: None, times: 0 });
     }
 
+    pub(super) fn guarded(&mut self, group_id: &str, now: UnixMillis) -> Option<Bytes> {
+        self.of(group_id, now).guard.as_ref().map(|guard| guard.message.clone())
+    }
+
     pub(super) fn stalled(&mut self, after: Duration, again: Duration, now: UnixMillis) -> Vec<Stalled> {
         let mut found = Vec::new();
         for (group_id, kept) in &mut self.0 {

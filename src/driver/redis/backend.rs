@@ -17,8 +17,7 @@ use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::watch::Watches;
 use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled,
-    Watch,
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
 };
 use crate::broker::BrokerError;
 use crate::clock::Clock;
@@ -156,6 +155,10 @@ impl ResultBackend for RedisBackend {
         Ok(guard::guard(&self.link, &self.place, group_id, &message).await?)
     }
 
+    async fn guarded_chord(&self, group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        Ok(guard::message(&self.link, &self.place, group_id).await?)
+    }
+
     async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {
         Ok(guard::stalled(&self.link, &self.place, after, again).await?)
     }
@@ -194,7 +197,7 @@ impl ResultBackend for RedisBackend {
         self.count_chunks(parts).await
     }
 
-    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
+    async fn gather(&self, group_id: &str) -> Result<Vec<Bytes>, BackendError> {
         self.gather_here(group_id).await
     }
 

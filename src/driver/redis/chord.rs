@@ -12,15 +12,15 @@ use bytes::Bytes;
 use redis::{FromRedisValue as _, pipe};
 
 use super::backend::{CHUNK, CHUNK_BYTES, RedisBackend};
-use super::guard;
 use super::scripts::{COUNT, FINISH_CHORD, HOLD_CHORD};
 use super::settle::{Arg, text};
-use crate::backend::{BackendError, ChordClaim, Counted, Gathered, nonce};
+use super::{groups, guard};
+use crate::backend::{BackendError, ChordClaim, Counted, nonce};
 use crate::protocol::ChordPart;
 
 impl RedisBackend {
     fn chord_key(&self, group_id: &str, what: &str) -> String {
-        self.place.group_key(group_id) + what
+        groups::key(&self.place, group_id) + what
     }
 
     pub(super) async fn start_chord_here(
@@ -87,20 +87,16 @@ impl RedisBackend {
         Ok(counted)
     }
 
-    pub(super) async fn gather_here(&self, group_id: &str) -> Result<Gathered, BackendError> {
-        let (elements, record) = (self.chord_key(group_id, ".j"), self.chord_key(group_id, ""));
-        let mut gathered = Gathered::default();
+    pub(super) async fn gather_here(&self, group_id: &str) -> Result<Vec<Bytes>, BackendError> {
+        let mut gathered: Vec<Bytes> = Vec::new();
         loop {
-            let (from, to) = (gathered.elements.len(), gathered.elements.len() + CHUNK - 1);
-            let mut both = pipe();
-            let range = if self.ordered { "ZRANGE" } else { "LRANGE" };
-            both.cmd(range).arg(&elements).arg(from).arg(to);
-            both.cmd("GET").arg(&record);
-            let (found, group): (Vec<Vec<u8>>, Option<Vec<u8>>) = self.link.pipeline(&both).await?;
+            let mut range = redis::cmd(if self.ordered { "ZRANGE" } else { "LRANGE" });
+            let (from, to) = (gathered.len(), gathered.len() + CHUNK - 1);
+            range.arg(self.chord_key(group_id, ".j")).arg(from).arg(to);
+            let found: Vec<Vec<u8>> = self.link.query(&range).await?;
             let last = found.len() < CHUNK;
-            gathered.elements.extend(found.into_iter().map(Bytes::from));
+            gathered.extend(found.into_iter().map(Bytes::from));
             if last {
-                gathered.group = group.map(Bytes::from);
                 return Ok(gathered);
             }
         }

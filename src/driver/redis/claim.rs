@@ -77,7 +77,10 @@ impl Inner {
         self.keep(&token, first, answer.elements, queues);
         self.settle_condemned().await?;
         let mut recovered = false;
-        if answer.lease_end.is_some_and(|end| end <= now.0) {
+        let grace = self.grace();
+        if answer.lease_end.is_some_and(|end| end <= now.0) && !grace.is_zero() {
+            self.state.lock().leases = Leases { asked: Some(now), end: Some(now.after(grace)) };
+        } else if answer.lease_end.is_some_and(|end| end <= now.0) {
             let ended =
                 self.store.recover(&answer.lease_token, End::Expired, self.options.max_crashes).await?;
             recovered = ended.is_some();

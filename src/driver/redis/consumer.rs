@@ -93,6 +93,9 @@ pub(super) struct State {
     /// Ends of the leases of others, as of the last look that asked.
     pub(super) leases: Leases,
     foreign_seen: Option<Instant>,
+    /// When the store answered last, and since when it does so again after it was out of reach.
+    answered: Option<Instant>,
+    in_touch_since: Option<Instant>,
 }
 
 impl RedisConsumer {
@@ -109,6 +112,8 @@ impl RedisConsumer {
             neighbours_seen: Instant::now(),
             leases: Leases::default(),
             foreign_seen: None,
+            answered: None,
+            in_touch_since: None,
         };
         let own_place = || ResultPlace::new(store.address.database(), &store.layout.prefix);
         let inner = Arc::new(Inner {
@@ -277,6 +282,19 @@ impl Inner {
         Ok(())
     }
 
+    /// The store answers. How long others are still given to renew leases that have ended: whoever comes back first after
+    /// an outage must not take those for dead that were cut off just as long.
+    pub(super) fn grace(&self) -> Duration {
+        let (now, lease) = (Instant::now(), self.options.lease);
+        let mut state = self.state.lock();
+        if state.answered.is_some_and(|at| now - at > lease / 2) {
+            state.in_touch_since = Some(now);
+        }
+        state.answered = Some(now);
+        let passed = state.in_touch_since.map_or(lease, |since| now - since);
+        (lease / 3).saturating_sub(passed)
+    }
+
     /// Binds anew what would expire though it is consumed from.
     async fn keep_bindings(&self) -> Result<(), BrokerError> {
         let names = self.state.lock().rotations[0].names.clone();
@@ -385,10 +403,13 @@ impl Consumer for RedisConsumer {
         let args = [token.to_string(), inner.lease_end(), now];
         let answer = inner.store.link.script(&RENEW, &inner.store.layout.shared, &args).await;
         let mut recovered = 0;
-        match answer.map_err(|error| inner.store.failed(error))? {
+        let answer = answer.map_err(|error| inner.store.failed(error))?;
+        let patient = !inner.grace().is_zero();
+        match answer {
             Value::Array(parts) => {
                 let mut parts = parts.into_iter();
                 let ended = parts.next().and_then(|ended| Vec::<String>::from_redis_value(ended).ok());
+                let ended = ended.filter(|_| !patient);
                 let mut others = parts.next().map(Registered::read).unwrap_or_default();
                 others.retain(|other| other.token != *token);
                 for ended in ended.unwrap_or_default() {

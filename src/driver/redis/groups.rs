@@ -31,6 +31,7 @@ pub(super) async fn forget(link: &Link, place: &ResultPlace, group_id: &str) -> 
     link.query::<u64>(redis::cmd("DEL").arg(key(place, group_id))).await.map(drop)
 }
 
-fn key(place: &ResultPlace, group_id: &str) -> String {
+/// The key of a group's record; what belongs to its chord has more behind it.
+pub(super) fn key(place: &ResultPlace, group_id: &str) -> String {
     [&*place.prefix, &*GroupRecord::key(group_id)].concat()
 }

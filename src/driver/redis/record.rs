@@ -8,8 +8,6 @@ use crate::protocol::{ResultDocument, ResultRecord, decompress, state};
 
 /// What is in front of a task's id, after the prefix.
 const KEY: &str = "celery-task-meta-";
-/// The same of a group, and of what belongs to a chord.
-const GROUP_KEY: &str = "celery-taskset-meta-";
 /// In front of a record that Celery's `result_compression` packed: this, the media type of the method, and a zero.
 const COMPRESSED: &[u8] = b"\0celery-compressed\0";
 /// How far a packed record is unpacked to find its state.
@@ -99,11 +97,6 @@ impl ResultPlace {
     /// The key of a task's record; also the channel that it is published on.
     pub fn key(&self, task_id: &str) -> String {
         [&self.prefix, KEY, task_id].concat()
-    }
-
-    /// The key of a group's record.
-    pub fn group_key(&self, group_id: &str) -> String {
-        [&self.prefix, GROUP_KEY, group_id].concat()
     }
 }
 

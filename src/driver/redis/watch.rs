@@ -123,9 +123,11 @@ impl Watches {
                 let key = state.place.key(&task_id);
                 *entered += 1;
                 let place = *entered;
-                let watched = by_key
-                    .entry(key.clone())
-                    .or_insert_with(|| Watched { task_id, place, inboxes: Vec::new() });
+                let watched = by_key.entry(key.clone()).or_insert_with(|| Watched {
+                    task_id,
+                    place,
+                    inboxes: Vec::new(),
+                });
                 watched.inboxes.push(inbox.clone());
                 fresh.push(key.clone());
                 keys.push(key);

@@ -12,9 +12,7 @@ use super::step::{Step, last_number};
 use super::watch::{self, Inbox};
 use super::writer::Durability;
 use super::{Shared, SqliteStore, chord, guard, results};
-use crate::backend::{
-    BackendError, ChordClaim, Counted, Gathered, GroupRecord, ResultBackend, Stalled, Watch,
-};
+use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Stalled, Watch};
 use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
@@ -108,9 +106,8 @@ impl ResultBackend for SqliteStore {
         self.change(move |step| chord::count(step, &parts)).await
     }
 
-    async fn gather(&self, group_id: &str) -> Result<Gathered, BackendError> {
-        let gathered = self.0.read(|connection| chord::gather(connection, group_id));
-        Ok(Gathered { elements: gathered.map_err(self.backend_error())?, group: None })
+    async fn gather(&self, group_id: &str) -> Result<Vec<Bytes>, BackendError> {
+        self.0.read(|connection| chord::gather(connection, group_id)).map_err(self.backend_error())
     }
 
     async fn hold_chord(&self, claim: &ChordClaim, long: Duration) -> Result<bool, BackendError> {
@@ -126,6 +123,10 @@ impl ResultBackend for SqliteStore {
     async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
         let group_id = group_id.to_owned();
         self.change(move |step| guard::guard(step, &group_id, &message)).await
+    }
+
+    async fn guarded_chord(&self, group_id: &str) -> Result<Option<Bytes>, BackendError> {
+        self.0.read(|connection| guard::guarded(connection, group_id)).map_err(self.backend_error())
     }
 
     async fn stalled_chords(&self, after: Duration, again: Duration) -> Result<Vec<Stalled>, BackendError> {

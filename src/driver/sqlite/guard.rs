@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Result, params};
+use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::chord;
 use super::step::Step;
@@ -17,6 +17,13 @@ pub(super) fn guard(step: &Step<'_>, group_id: &str, message: &[u8]) -> Result<(
     step.sql("INSERT OR REPLACE INTO chord_guard VALUES (?1, ?2, NULL, 0, ?3)")?
         .execute(params![group_id, step.now.0, message])?;
     Ok(())
+}
+
+pub(super) fn guarded(connection: &Connection, group_id: &str) -> Result<Option<Bytes>> {
+    connection
+        .prepare_cached("SELECT message FROM chord_guard WHERE group_id = ?1")?
+        .query_row([group_id], |row| Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_bytes()?)))
+        .optional()
 }
 
 pub(super) fn forget(step: &Step<'_>, group_id: &str) -> Result<()> {
@@ -58,16 +65,11 @@ pub(super) fn stalled(step: &Step<'_>, after: Duration, again: Duration) -> Resu
             let size = size + chord.grown;
             let members = chord::members(step, &group_id)?;
             let missing = missing(size, members.iter().map(String::as_str));
-            let message = message(step, &group_id)?;
+            let message = guarded(step.connection, &group_id)?.unwrap_or_default();
             found.push(Stalled { group_id, message, size, counted: chord.counted, missing, times });
         }
     }
     Ok(found)
-}
-
-fn message(step: &Step<'_>, group_id: &str) -> Result<Bytes> {
-    step.sql("SELECT message FROM chord_guard WHERE group_id = ?1")?
-        .query_row([group_id], |row| Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_bytes()?)))
 }
 
 pub(super) fn spare(step: &Step<'_>, group_ids: &[String], after: Duration) -> Result<()> {

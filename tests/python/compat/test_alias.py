@@ -174,3 +174,17 @@ def test_celeriac_alone_knows_nothing_of_it(python: Callable[..., Any]) -> None:
         "import sys, celeriac; celeriac.Celery('x').conf.broker_url\n"
         "assert not [name for name in sys.modules if name.startswith(('celery', 'celeriac.compat'))]",
     )
+
+
+def test_a_folder_on_the_path_is_enough_for_any_program(
+    python: Callable[..., Any], environment: dict[str, str]
+) -> None:
+    folder = python("-m", "celeriac.compat", "--path").stdout.strip()
+
+    done = python(
+        "-c",
+        "import celery.app.base, celeriac.app.base; print(celery.app.base is celeriac.app.base, celery.VERSION_BANNER)",
+        PYTHONPATH=f"{folder}:{environment['PYTHONPATH']}",
+    )
+
+    assert done.stdout == "True 5.7.0 (celeriac)\n"

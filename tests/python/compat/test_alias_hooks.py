@@ -186,7 +186,13 @@ def headers(self, *_):
         raise self.retry(countdown=0)
     return self.request.headers
 
+@app.task(bind=True)
+def collect(self, before):
+    return [before, self.request.headers]
+
 with start_worker(app, perform_ping_check=False):
+    # The second step is sent by the worker.
+    assert (headers.s() | collect.s()).delay().get(timeout=10) == [{"trace": "t"}, {"trace": "t"}]
     for result in (headers.delay(), headers.s().apply_async(), app.send_task(headers.name), headers.delay("again")):
         assert result.get(timeout=10) == {"trace": "t"}, result.get()
 """

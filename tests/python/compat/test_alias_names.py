@@ -25,7 +25,7 @@ BY_LIBRARIES = {
     "celery.events.state": "State",
     "celery.exceptions": "BackendError ChordError Ignore Reject Retry SoftTimeLimitExceeded TimeoutError",
     "celery.registry": "tasks",
-    "celery.result": "AsyncResult EagerResult allow_join_result result_from_tuple",
+    "celery.result": "AsyncResult EagerResult GroupResult ResultSet allow_join_result result_from_tuple",
     "celery.schedules": "BaseSchedule crontab schedstate schedule",
     "celery.signals": "beat_init task_failure task_postrun task_retry task_revoked task_success",
     "celery.utils": "cached_property get_full_cls_name noop",
@@ -41,7 +41,7 @@ BY_LIBRARIES = {
 
 #: What projects and their tests import beside that.
 BY_PROJECTS = {
-    "celery": "Signature bugreport chain current_task signature subtask uuid",
+    "celery": "Signature bugreport chain chord chunks current_task group signature subtask uuid xmap xstarmap",
     "celery._state": "current_app current_task get_current_app get_current_task set_default_app",
     "celery.app": "default_app shared_task",
     "celery.app.annotations": "MapAnnotation",
@@ -56,7 +56,7 @@ BY_PROJECTS = {
     "celery.beat": "PersistentScheduler Service",
     "celery.bin.base": "CeleryOption COMMA_SEPARATED_LIST LOG_LEVEL",
     "celery.bootsteps": "ConsumerStep StartStopStep Step",
-    "celery.canvas": "Signature chain maybe_signature signature subtask",
+    "celery.canvas": "Signature StampingVisitor chain chord chunks group maybe_signature signature subtask xmap xstarmap",
     "celery.concurrency": "get_implementation",
     "celery.contrib.abortable": "ABORTED AbortableTask",
     "celery.contrib.django.task": "DjangoTask",
@@ -81,6 +81,7 @@ BY_PROJECTS = {
     "celery.utils.collections": "AttributeDict LimitedSet",
     "celery.utils.deprecated": "Callable Property warn",
     "celery.utils.dispatch": "Signal",
+    "celery.utils.graph": "DependencyGraph",
     "celery.utils.functional": "first maybe_list regen memoize head_from_fun",
     "celery.utils.iso8601": "parse_iso8601",
     "celery.utils.log": "ColorFormatter LoggingProxy base_logger mlevel task_logger",

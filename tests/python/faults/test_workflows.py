@@ -31,11 +31,13 @@ LEASE = 3
 
 
 @pytest.fixture(params=["embedded", "redis", "rabbitmq"])
-def fleets(
-    request: pytest.FixtureRequest, new_fleet: Callable[..., Fleet], shared: Shared
-) -> Fleet:
+def fleets(request: pytest.FixtureRequest, new_fleet: Callable[..., Fleet], shared: Shared) -> Fleet:
     """A fleet whose tasks are acknowledged early, on a broker of the test's own."""
-    settings: dict[str, Any] = {"task_acks_late": False, "task_reject_on_worker_lost": False, "worker_lease_seconds": LEASE}
+    settings: dict[str, Any] = {
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "worker_lease_seconds": LEASE,
+    }
     if request.param == "embedded":
         return new_fleet(**settings)
     if request.param == "redis":
@@ -95,7 +97,8 @@ class Workflows:
                 assert result.get(timeout=30) == expected
                 counts[f"{kind}s that succeeded"] += 1
             except (WorkerLostError, ChordError) as error:
-                assert "WorkerLostError" in repr(error) or isinstance(error, WorkerLostError), repr(error)
+                if "WorkerLostError" not in repr(error):
+                    raise
                 counts[f"{kind}s that failed"] += 1
             except TimeoutError:
                 counts[f"{kind}s that hang"] += 1
@@ -150,7 +153,9 @@ def test_every_workflow_ends_whatever_is_killed(
     try:
         until(lambda: workflows.ended() == whole, 60 + 600 * SCALE, f"all {whole} workflows have ended")
     except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {workflows.ended()} of {whole} have ended: {workflows.outcomes()}") from error
+        raise AssertionError(
+            f"seed {seed}: {workflows.ended()} of {whole} have ended: {workflows.outcomes()}"
+        ) from error
     counts = workflows.outcomes()
     begun, _ = fleets.runs()
     bodies = Counter(times for number, times in begun.items() if number >= BODIES)
@@ -160,4 +165,5 @@ def test_every_workflow_ends_whatever_is_killed(
         f"bodies run once: {bodies[1]}, more often: {sum(bodies.values()) - bodies[1]}; tasks begun again: {twice}"
     )
     assert not any("hang" in name for name in counts), counts
-    assert counts["chains that succeeded"] and counts["chords that succeeded"], counts
+    assert counts["chains that succeeded"], counts
+    assert counts["chords that succeeded"], counts

@@ -48,24 +48,24 @@ def build(spec: Any, app: Any, library: Any) -> Any:
     return sig.set(**options) if options else sig
 
 
-def any_spec(chance: random.Random, depth: int) -> Any:
-    """A workflow of at most this depth."""
+def any_spec(chance: random.Random, depth: int, *, queues: bool = True) -> Any:
+    """A workflow of at most this depth; without `queues` all of it goes to the default queue."""
     kind = chance.choice(["task", "task", "chain", "group", "chord", "pipe"]) if depth else "task"
     if kind == "task":
-        return ["task", chance.choice(NAMES), [chance.randrange(10)], _options(chance, depth)]
+        return ["task", chance.choice(NAMES), [chance.randrange(10)], _options(chance, queues)]
     size = chance.choice([1, 2, 2, 3])
-    members = [any_spec(chance, depth - 1) for _ in range(size)]
+    members = [any_spec(chance, depth - 1, queues=queues) for _ in range(size)]
     if kind == "chord":
-        return ["chord", members, any_spec(chance, depth - 1), _plain_options(chance)]
-    return [kind, members, _plain_options(chance) if kind in {"chain", "pipe"} else {}]
+        return ["chord", members, any_spec(chance, depth - 1, queues=queues), _plain_options(chance, queues)]
+    return [kind, members, _plain_options(chance, queues) if kind in {"chain", "pipe"} else {}]
 
 
-def _plain_options(chance: random.Random) -> dict[str, Any]:
-    return {"queue": chance.choice("abc")} if chance.random() < 0.15 else {}
+def _plain_options(chance: random.Random, queues: bool) -> dict[str, Any]:
+    return {"queue": chance.choice("abc")} if queues and chance.random() < 0.15 else {}
 
 
-def _options(chance: random.Random, depth: int) -> dict[str, Any]:
-    options: dict[str, Any] = _plain_options(chance)
+def _options(chance: random.Random, queues: bool) -> dict[str, Any]:
+    options: dict[str, Any] = _plain_options(chance, queues)
     if chance.random() < 0.15:
         options["immutable"] = True
     for name in ("link", "link_error"):
@@ -104,7 +104,7 @@ def celerys(specs: list[Any]) -> list[Any]:
     sent: list[Any] = []
 
     def send(producer, name, message, **options):
-        queue = options["queue"] if "queue" in options else None
+        queue = options.get("queue")
         sent.append(
             {
                 "headers": message.headers,

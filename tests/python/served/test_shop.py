@@ -179,3 +179,24 @@ def test_periodic_tasks_of_celerys_schedules_are_sent(shared: Shared, tmp_path: 
             end(beat, hard=True)
 
     assert "nightly: shop.add <crontab: 30 3 * * * (m/h/dM/MY/d)>" in listed.stdout, listed.stderr
+
+
+def test_a_scheduler_of_celerys_beat_is_refused_with_a_hint(tmp_path: Path) -> None:
+    place = f"sqlite:///{tmp_path}/queue.db"
+    done = subprocess.run(
+        [PYTHON, "-m", "celeriac", "-A", "shop", "beat", "-S", "shop:OwnScheduler"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "SHOP_BROKER": place,
+            "SHOP_BACKEND": place,
+            "SHOP_FOLDER": str(tmp_path),
+            "PYTHONPATH": f"{HERE}:{ROOT / 'python'}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 2
+    assert "celery beat" in done.stderr

@@ -217,12 +217,13 @@ def _in_thread(
     try:
         with _deaf_to_soft_limits():
             thread.start()
-            worker.ensure_started()
-            yield worker
-            _stop(worker, thread, shutdown_timeout)
+            try:
+                worker.ensure_started()
+                yield worker
+            finally:
+                _stop(worker, thread, shutdown_timeout)
     finally:
         worker_ready.disconnect(tell)
-        _stop(worker, thread, shutdown_timeout)
 
 
 def _stop(worker: TestWorkController, thread: threading.Thread, seconds: float) -> None:

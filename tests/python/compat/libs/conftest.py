@@ -1,4 +1,4 @@
-"""A side for each scenario: Celery first, so that it is known what has to be seen, then celeriac in its place."""
+"""A side for each scenario and each way in which celeriac takes part."""
 
 from __future__ import annotations
 

@@ -39,6 +39,8 @@ signals.celeryd_init.connect(start, weak=False)
 signals.beat_init.connect(start, weak=False)
 
 app = Celery("sentry_app", broker=BROKER, backend=BROKER)
+
+
 class AtOnce(schedule):
     """Every minute (Sentry wants whole ones), and the first time at once."""
 

@@ -1,4 +1,7 @@
-"""Runs one scenario with Celery, and with celeriac in its place: same files, same libraries, same Python."""
+"""Runs one scenario with celeriac in Celery's place, and as a real Celery app that our worker serves.
+
+Same files, same libraries, same Python. `LIBS_KINDS=celery` runs it with Celery alone: what has to be seen was seen so.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[3]
 #: Has the libraries, and with them the real Celery: nothing may fall through to it.
 PYTHON = str(ROOT / ".venv-libs/bin/python")
-KINDS = ("celery", "celeriac")
+#: Who is behind `import celery`, and who is the worker: celeriac both times; Celery and celeriac; Celery both times.
+KINDS = tuple(os.environ.get("LIBS_KINDS", "celeriac,served").split(","))
 PATIENCE = 40
 
 
@@ -44,11 +48,12 @@ class Side:
 
     def celery(self, *arguments: str) -> list[str]:
         """The command line of `celery ...`."""
-        return [PYTHON, "-m", "celery" if self.kind == "celery" else "celeriac", *arguments]
+        ours = self.kind == "celeriac" or (self.kind == "served" and "worker" in arguments)
+        return [PYTHON, "-m", "celeriac" if ours else "celery", *arguments]
 
     def script(self, path: str, *arguments: str) -> list[str]:
         """The command line of `python path ...`."""
-        through = () if self.kind == "celery" else ("-m", "celeriac.compat")
+        through = ("-m", "celeriac.compat") if self.kind == "celeriac" else ()
         return [PYTHON, *through, path, *arguments]
 
     def start(self, name: str, command: list[str], ready: Callable[[str], bool] | None = None) -> Program:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -287,7 +289,9 @@ def test_a_message_that_no_worker_takes_is_refused_with_its_largest_part(tasks, 
     tasks.add.app.conf.worker_max_message_bytes = 100_000
     big = "x" * 150_000
 
-    with pytest.raises(EncodeError, match=r"150\d\d\d bytes.*allows 100000.*largest part of it is args\[0\] with 150002"):
+    with pytest.raises(
+        EncodeError, match=r"150\d\d\d bytes.*allows 100000.*largest part of it is args\[0\] with 150002"
+    ):
         tasks.echo.delay(big, 2)
     with pytest.raises(EncodeError, match=r"largest part of it is kwargs\['big'\]"):
         tasks.echo.delay(small=1, big=big)
@@ -466,3 +470,22 @@ def test_signatures_of_names_can_be_members(tasks, outbox: Outbox) -> None:
     (message,) = outbox.messages()
     assert message["headers"]["task"] == "not.here"
     assert message["body"][2]["chord"]["task"] == "not.there"
+
+
+def test_the_guide_says_what_happens() -> None:
+    guide = (Path(__file__).parents[4] / "docs/canvas.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names: dict[str, Any] = {"__name__": "sums"}
+    compared = 0
+
+    for block in blocks:
+        # Sent nowhere: it is eager from the first block on.
+        exec(block, names)
+        names["app"].conf.task_always_eager = True
+        for line in re.findall(r"^(~.*?)\s+# (.*)$", block, re.MULTILINE):
+            assert repr(eval(line[0], names)) == line[1]
+            compared += 1
+
+    assert compared == 6
+    assert names["sums"].delay(3).get() == [0, 2, 4]
+    assert names["flow"].body.options["tenant"] == "acme"

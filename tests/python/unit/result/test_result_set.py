@@ -94,7 +94,9 @@ def test_a_group_among_the_members_counts_as_one(app: Celery, done: Done) -> Non
     assert results.join(timeout=5) == [[1, 2], 3]
 
 
-def test_maybe_throw_raises_what_the_first_of_the_list_raised(app: Celery, done: Done) -> None:
+def test_maybe_throw_raises_what_the_first_of_the_list_raised(app: Celery, done: Done, counted: CountingClient) -> None:
+    group(app, "a", "b").maybe_throw()
+    assert counted.calls == ["read"]
     done(b=KeyError("second"), a=ValueError("first"))
     results = group(app, "a", "b")
 

@@ -12,7 +12,6 @@ import pytest
 from celeriac.app.chords import counts_chords, grow_chord, start_chord
 from celeriac.app.context import Context
 from celeriac.worker.chords import find_body
-from conftest import Answer, Bench, document
 
 from .conftest import Answer, Bench, document
 
@@ -105,7 +104,7 @@ def test_an_ignored_result_is_still_a_part(chords: Bench) -> None:
     assert part(answer)["element"] == b'[1, "t0", "SUCCESS", 2]'
 
 
-def test_a_retry_and_an_ignore_are_no_parts(chords: Bench) -> None:
+def test_a_retry_is_no_part_and_what_is_ignored_has_failed_unless_it_was_replaced(chords: Bench) -> None:
     from celeriac.exceptions import Ignore
 
     @chords.app.task(name="again", bind=True)
@@ -117,7 +116,13 @@ def test_a_retry_and_an_ignore_are_no_parts(chords: Bench) -> None:
         raise Ignore
 
     assert run(chords, "again").parts == []
-    assert run(chords, "ignored").parts == []
+    @chords.app.task(name="replaced", bind=True)
+    def replaced(self: Any) -> None:
+        self.request._replaced = True
+        raise Ignore
+
+    assert run(chords, "replaced").parts == []
+    assert part(run(chords, "ignored"))["state"] == "FAILURE"
 
 
 @pytest.mark.parametrize(

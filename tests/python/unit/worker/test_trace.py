@@ -241,7 +241,7 @@ def test_a_body_that_is_not_a_task_is_malformed(body: bytes, says: str, bench: A
 
     assert answer.kind == "malformed"
     assert says in answer.summary
-    assert answer.results == []
+    assert answer.record["result"]["exc_type"] == "InvalidTaskError", "whoever waits for it learns of it"
 
 
 def test_a_content_type_that_is_not_accepted_is_refused_before_it_is_decoded(bench: Any) -> None:

@@ -9,9 +9,15 @@ class Order(models.Model):
     customer = models.CharField(max_length=50)
     shipped = models.BooleanField(default=False)
 
+    def __str__(self):
+        return self.customer
+
 
 class Note(models.Model):
     """What a periodic task has written."""
 
     text = models.CharField(max_length=200)
-    made_by = models.CharField(max_length=200, null=True)
+    made_by = models.CharField(max_length=200, default="")
+
+    def __str__(self):
+        return self.text

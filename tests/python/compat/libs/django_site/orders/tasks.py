@@ -36,5 +36,5 @@ def refuse(reason):
 @shared_task(bind=True)
 def remind(self, text):
     """Writes a note, as a periodic task."""
-    Note.objects.create(text=text, made_by=getattr(self.request, "periodic_task_name", None))
+    Note.objects.create(text=text, made_by=getattr(self.request, "periodic_task_name", ""))
     return text

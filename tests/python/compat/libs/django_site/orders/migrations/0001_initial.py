@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False)),
                 ("text", models.CharField(max_length=200)),
-                ("made_by", models.CharField(max_length=200, null=True)),
+                ("made_by", models.CharField(max_length=200, default="")),
             ],
         ),
     ]
