@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use celeriac::client::{self, Client, ClientError};
+use celeriac::client::{self, Client};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::sync::Mutex;
@@ -59,7 +59,7 @@ impl Arrivals {
         let inner = Arc::clone(&self.inner);
         completions.queue()?.start(Engine::current(py)?, token, async move {
             let records = inner.lock().await.next(&client, timeout).await;
-            let records = records.map_err(|error: ClientError| Failure::from(error))?;
+            let records = records.map_err(Failure::from)?;
             Ok(Reply::Records(records.into_iter().map(Some).collect()))
         });
         Ok(())

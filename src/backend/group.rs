@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::protocol::ResultRecord;
 
 /// What is in front of a group's id where groups are kept by a text key (Celery's own).
-pub(crate) const GROUP_KEY: &str = "celery-taskset-meta-";
+const GROUP_KEY: &str = "celery-taskset-meta-";
 /// The state of a group where it is kept among results: none of a task's, so that it may be saved again.
 const GROUP_STATE: &str = "GROUP";
 
