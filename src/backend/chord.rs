@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::protocol::ChordPart;
 
 /// Characters of what tells a claim from earlier ones of the same part.

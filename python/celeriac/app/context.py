@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from celeriac._core import ChordPart, Publication
 
 #: Headers of RabbitMQ's dead lettering, and of redeliveries: they tell of one delivery, not of the task.
-_DELIVERY_HEADERS = frozenset({"x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"})
+DELIVERY_HEADERS = frozenset({"x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"})
 
 
 class Context:
@@ -86,7 +86,7 @@ class Context:
         return {
             name: value
             for name, value in self.__dict__.items()
-            if name[:1] != "_" and name not in cls.__dict__ and name not in _DELIVERY_HEADERS
+            if name[:1] != "_" and name not in cls.__dict__ and name not in DELIVERY_HEADERS
         }
 
     @property

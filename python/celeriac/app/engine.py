@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from celeriac import _state
-from celeriac.app.kombu_publish import around_publish
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -54,9 +54,17 @@ class Engine:
             if held is None or held[0] != pid:
                 # A client inherited through fork is left alone: its threads and sockets are the parent's.
                 client = Client(app.broker_url_effective, app.result_backend_effective, options)
-                held = (pid, self._with_own_results(around_publish(app, client)))
+                held = (pid, self._with_own_results(self._around_publish(client)))
                 self._held, self._behind = held, client
         return held[1]
+
+    def _around_publish(self, client: Client) -> Client:
+        """The client, or one whose messages pass what a library has put around kombu's publishing."""
+        if "kombu.messaging" not in sys.modules:
+            return client
+        from celeriac.app.kombu_publish import around_publish
+
+        return around_publish(self._app, client)
 
     def _with_own_results(self, client: Client) -> Client:
         """The client, or what reads results elsewhere: in a backend that is written in Python."""

@@ -87,6 +87,11 @@ class _Process:
     set_up = False
 
 
+def process_name() -> str:
+    """What this process is called in log lines."""
+    return _Process.name
+
+
 class TaskFormatter(ColorFormatter):
     """A formatter for the loggers of tasks: its format may have `%(task_name)s` and `%(task_id)s`."""
 

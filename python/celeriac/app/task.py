@@ -11,7 +11,7 @@ from celeriac._state import get_current_app, pop_current_task, push_current_task
 from celeriac.app import send
 from celeriac.app.arguments import header_of
 from celeriac.app.context import Context, RequestStack
-from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Reject, Retry
+from celeriac.exceptions import ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Reject, Retry
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -120,8 +120,18 @@ class Task(Generic[P, R]):
     # -- belonging to an app
 
     def bind(self, app: Celery) -> None:
-        """Joins the task to its app: fills what is not set from the settings. Runs when the app is finalised."""
+        """Joins the task to its app: fills what is not set from the settings. Runs when the app is finalised.
+
+        Raises:
+            ImproperlyConfigured: It has a result backend of its own.
+        """
         self.app = app
+        own: Any = vars(type(self)).get("backend")
+        if own is not None:
+            raise ImproperlyConfigured(
+                f"task {self.name} has a result backend of its own ({own!r}), which is not supported: the results of an "
+                "app are in one place, which result_backend names"
+            )
         conf = app.conf
         for attribute, setting in FROM_SETTINGS.items():
             if getattr(self, attribute) is None:
@@ -135,6 +145,11 @@ class Task(Generic[P, R]):
         add_autoretry_behaviour(self)
         self.annotate()
         self.on_bound(app)
+
+    @property
+    def backend(self) -> Any:
+        """The app's result backend, as an object."""
+        return self._get_app().backend
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -590,6 +590,10 @@ class SyncBackendMixin:
         return result.get(
             timeout=timeout, propagate=propagate, interval=interval, callback=callback, on_interval=on_interval
         )
+
+    def iter_native(self, result: Any, **options: Any) -> Iterator[tuple[str, Any]]:
+        """Pairs of id and record of the members of a set of results, as they end; options as of its `iter_native`."""
+        yield from result.iter_native(**options)
 
     def add_pending_result(self, result: Any, weak: bool = False) -> Any:
         """Nothing has to be subscribed to."""

@@ -48,10 +48,11 @@ class Rdb(Pdb):
         self._say(f"Remote Debugger: in session with {address[0]}:{address[1]}")
         self._client = client
         self._streams = sys.stdin, sys.stdout
-        self._handle: Any = client.makefile("rw")
-        super().__init__(completekey="tab", stdin=self._handle, stdout=self._handle)
+        # Two of them: one that both reads and writes forgets what it has read ahead when it writes.
+        self._reads, self._writes = client.makefile("r"), client.makefile("w")
+        super().__init__(completekey="tab", stdin=self._reads, stdout=self._writes)
         self.prompt = "(rdb) "
-        sys.stdin = sys.stdout = self._handle
+        sys.stdin, sys.stdout = self._reads, self._writes
 
     def _say(self, text: str) -> None:
         if self._said is not None:
@@ -60,9 +61,9 @@ class Rdb(Pdb):
     def _end(self) -> None:
         global _current
         _current = None
-        if sys.stdin is self._handle:
+        if sys.stdin is self._reads:
             sys.stdin, sys.stdout = self._streams
-        for one in (self._handle, self._client, self._listener):
+        for one in (self._writes, self._reads, self._client, self._listener):
             try:
                 one.close()
             except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app.context import Context
+from celeriac.app.context import DELIVERY_HEADERS, Context
 from celeriac.serialization.failure import MODULE_ON_WIRE
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def celery(module: str) -> ModuleType:
 
 def fields_of(request: Context) -> dict[str, Any]:
     """What Celery's request has; names that begin with an underscore are ours."""
-    fields = {name: value for name, value in request.__dict__.items() if name[:1] != "_"}
+    fields = {
+        name: value for name, value in request.__dict__.items() if name[:1] != "_" and name not in DELIVERY_HEADERS
+    }
     if custom := request.headers:
         # Libraries that follow a trace look for their headers there.
         fields["headers"] = custom

@@ -6,10 +6,13 @@ children's start and end, and from requests that do not run.
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
+from celeriac.app import log
 from celeriac.app.context import Context
 from celeriac.foreign import tracing
 from celeriac.foreign.mirror import as_celery, celery, context_of
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from celeriac.foreign.app import ForeignApp
 
 __all__ = ["Relay"]
+
+logger = logging.getLogger("celery.worker")
 
 _ALWAYS = (
     "celeryd_init", "celeryd_after_setup", "worker_init", "worker_before_create_process", "worker_process_init",
@@ -109,6 +114,7 @@ class Relay:
     def _on_init(self, sender: Any = None, **_: Any) -> None:
         real = self._app.real
         celery("app.trace").setup_worker_optimizations(real, sender.hostname)
+        _make_backend(real)
         real.loader.worker_initialized = True
         real.loader.on_worker_init()
         if not self._app.results_enabled:
@@ -135,9 +141,21 @@ class Relay:
             _after_fork()
             if self._pool == "prefork":
                 celery("_state")._set_task_join_will_block(True)
+            _name_process()
         celery("app.trace").setup_worker_optimizations(real, sender)
+        _make_backend(real)
         real.loader.init_worker_process()
         self.listen()
+
+
+def _make_backend(real: Any) -> None:
+    """Celery's result backend, before children are forked: results that tasks make hold it, and the collector, which ends
+    them whenever it likes, must not be what imports it."""
+    try:
+        _ = real.backend
+    except Exception as exc:
+        # The engine stores results without it; a task that asks for one hears of it.
+        logger.warning("Celery cannot make the result backend of this app: %r", exc)
 
 
 def _after_fork() -> None:
@@ -149,6 +167,13 @@ def _after_fork() -> None:
     except ImportError:
         return
     util._run_after_forkers()
+
+
+def _name_process() -> None:
+    """Code that asks billiard which process this is finds the name that the log has."""
+    process = sys.modules.get("billiard.process")
+    if process is not None:
+        process.current_process().name = log.process_name()
 
 
 class _View:

@@ -89,7 +89,7 @@ class ForeignTask(Task[..., Any]):
         """A task that gets many calls at once; no other strategy is known here."""
         try:
             batches.gathers(real)
-        except TypeError as exc:
+        except ImproperlyConfigured as exc:
             raise ImproperlyConfigured(
                 f"the task {real.name} takes its messages by a Strategy of its own, which is part of Celery's worker: "
                 "run its queue with Celery's worker, or leave the task out"

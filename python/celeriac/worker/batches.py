@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
+from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +40,13 @@ def gathers(task: Task[..., Any]) -> bool:
     """Whether a task gets many calls at once.
 
     Raises:
-        TypeError: It brings a strategy of its own that is none of batches: only Celery's worker can use that.
+        ImproperlyConfigured: It brings a strategy of its own that is none of batches: only Celery's worker can use that.
     """
     if not callable(getattr(task, "Strategy", None)):
         return False
     if all(hasattr(task, name) for name in ("flush", "flush_every", "flush_interval")):
         return True
-    raise TypeError(
+    raise ImproperlyConfigured(
         f"task {task.name} brings a Strategy of its own, which only Celery's worker can use; celeriac knows those with "
         "flush, flush_every and flush_interval, as celery_batches.Batches has"
     )
@@ -60,7 +61,7 @@ def warn_of_batches(app: Celery, concurrency: int, *, one_process: bool) -> None
         one_process: Whether they are in one process.
 
     Raises:
-        TypeError: A task brings a strategy that cannot be used.
+        ImproperlyConfigured: A task brings a strategy that cannot be used.
     """
     room = concurrency if one_process else 1
     for task in app.tasks.values():

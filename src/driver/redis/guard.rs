@@ -11,6 +11,7 @@ use bytes::Bytes;
 use redis::{FromRedisValue, Value};
 
 use super::errors::LinkError;
+use super::groups;
 use super::link::Link;
 use super::record::ResultPlace;
 use super::script::Script;
@@ -103,7 +104,7 @@ pub(super) async fn stalled(
         now.after(after).0.to_string(),
         now.after(again).0.to_string(),
         MOST.to_string(),
-        place.group_key(""),
+        groups::key(place, ""),
         key(place, ""),
     ];
     let answer = link.script(&STALLED, &[guarded(place)], &args).await?;
@@ -113,7 +114,7 @@ pub(super) async fn stalled(
         let text = |at: usize| String::from_utf8_lossy(&fields[at]).into_owned();
         let (group_id, size) = (text(0), text(1).parse().unwrap_or(0));
         let mut command = redis::cmd("SMEMBERS");
-        command.arg(place.group_key(&group_id) + ".d");
+        command.arg(groups::key(place, &group_id) + ".d");
         let members: Vec<String> = link.query(&command).await?;
         found.push(Stalled {
             missing: missing(size, members.iter().map(String::as_str)),

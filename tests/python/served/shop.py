@@ -5,6 +5,7 @@ SHOP_BROKER and SHOP_BACKEND say where; SHOP_FOLDER is where hooks and signals l
 
 import json
 import os
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from celery import Celery, Task, beat, chain, current_app, current_task, group, shared_task, signals
 from celery.app import trace as tracing
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
-from celery.schedules import crontab
+from celery.schedules import crontab, schedule
 from celery.utils.log import get_task_logger
 from kombu import Exchange, Queue, binding
 from kombu.serialization import register
@@ -74,6 +75,13 @@ class ContextTask(Task):
 app = Celery("shop", task_cls=ContextTask)
 
 
+class Own(schedule):
+    """A schedule of the project's own."""
+
+    def is_due(self, last_run_at):
+        return super().is_due(last_run_at)
+
+
 class Config:
     broker_url = os.environ["SHOP_BROKER"]
     result_backend = os.environ["SHOP_BACKEND"]
@@ -90,6 +98,7 @@ class Config:
     task_track_started = True
     beat_schedule = {
         "nightly": {"task": "shop.add", "schedule": crontab(hour=3, minute=30), "args": (1, 2)},
+        "own": {"task": "shop.tock", "schedule": Own(0.5), "args": (beat.BeatLazyFunc(lambda: "lazy"),)},
         "often": {"task": "shop.tick", "schedule": 0.5, "options": {"queue": "shop"}},
     }
 
@@ -229,6 +238,19 @@ def cuts(self, x):
     return x
 
 
+class Teardown(ContextTask):
+    """Fails when its code is over, as a context that cannot be left."""
+
+    def __call__(self, *args, **kwargs):
+        super().__call__(*args, **kwargs)
+        raise LookupError("teardown")
+
+
+@app.task(name="shop.torn", base=Teardown)
+def torn(x):
+    return x
+
+
 @app.task(name="shop.money")
 def money(amount):
     return Money(amount.cents * 2)
@@ -274,9 +296,19 @@ def paid(self):
     return [self.request.delivery_info["exchange"], self.request.delivery_info["routing_key"]]
 
 
+@app.task(name="shop.dies", base=Base)
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task(name="shop.tick")
 def tick():
     note("tick")
+
+
+@app.task(name="shop.tock")
+def tock(how):
+    note("tock", how)
 
 
 @shared_task
@@ -349,6 +381,7 @@ class OwnScheduler(beat.Scheduler):
 CANVAS = {
     "chain": lambda: chain(add.s(1, 2), add.s(3), add.s(4)),
     "broken chain": lambda: chain(hooked.s("fail"), add.s(3), add.s(4)),
+    "torn chain": lambda: chain(torn.s(1), add.s(3)),
     "cut chain": lambda: chain(cuts.s(5), linked.s("after a cut")),
     "group": lambda: group(add.s(n, n) for n in range(5)),
     "chord": lambda: group(add.s(n, n) for n in range(5)) | total.s(),

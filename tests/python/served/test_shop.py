@@ -169,6 +169,7 @@ def test_periodic_tasks_of_celerys_schedules_are_sent(shared: Shared, tmp_path: 
             with (tmp_path / "beat.log").open("wb") as output:
                 beat = tied(command, cwd=tmp_path, env=worker.environment, stdout=output, stderr=output)
         until(lambda: [note[0] for note in worker.notes()].count("tick") >= 2, 30, "two ticks")
+        until(lambda: worker.notes().count(["tock", "lazy"]) >= 2, 30, "a schedule of the project's own")
         listed = subprocess.run(
             [PYTHON, "-m", "celeriac", "-A", "shop", "schedule", "list"],
             cwd=tmp_path, env=worker.environment, capture_output=True, text=True, timeout=60,
@@ -179,6 +180,42 @@ def test_periodic_tasks_of_celerys_schedules_are_sent(shared: Shared, tmp_path: 
             end(beat, hard=True)
 
     assert "nightly: shop.add <crontab: 30 3 * * * (m/h/dM/MY/d)>" in listed.stdout, listed.stderr
+
+
+def test_a_chord_ends_when_a_child_dies_in_it(shared: Shared, tmp_path: Path) -> None:
+    worker = Worker("celeriac", tmp_path, (shared.redis(), shared.redis()))
+    program = """
+import os, shop, time
+from celery import group
+result = (group(shop.add.s(1, 1), shop.dies.s()) | shop.total.s()).apply_async()
+deadline = time.monotonic() + 30
+while not result.ready() and time.monotonic() < deadline:
+    time.sleep(0.02)
+print(result.state, type(result.result).__name__, result.result, flush=True)
+print(result.parent[1].id, flush=True)
+os._exit(0)
+"""
+    try:
+        done = subprocess.run(
+            [PYTHON, "-c", program],
+            cwd=tmp_path,
+            env=worker.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        said = done.stdout.splitlines()
+        assert said[0].startswith("FAILURE ChordError Dependency"), done.stderr
+        assert "WorkerLostError" in said[0]
+        told = [note for note in worker.notes() if said[1] in note and note[1] == "shop.dies"]
+    finally:
+        worker.stop()
+
+    # Hooks and signals know the exception by Celery's class.
+    assert [note[0] for note in told] == [
+        "watched", "task_prerun", "before_start", "on_failure", "task_failure", "after_return",
+    ]  # fmt: skip
+    assert "WorkerLostError" in told[3][3]
 
 
 def test_a_scheduler_of_celerys_beat_is_refused_with_a_hint(tmp_path: Path) -> None:

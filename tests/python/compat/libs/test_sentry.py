@@ -53,6 +53,15 @@ def test_errors_and_traces_are_those_of_celery(side: Side) -> None:
         "sentry_app.add",
         *["sentry_app.parent"] * 2,
     ]
+    published = [span for span in request["spans"] if span["op"] == "queue.publish"]
+    assert [span["description"] for span in published] == [
+        "sentry_app.add",
+        "sentry_app.headers",
+        "sentry_app.add",
+        "sentry_app.parent",
+    ]
+    assert {span["data"]["messaging.destination.name"] for span in published} == {"celery"}
+    assert {span["data"]["messaging.system"] for span in published} == {"redis"}
     ran = next(one for one in of_trace if one["transaction"] == "sentry_app.parent")
     assert ran["contexts"]["trace"]["op"] == "queue.task.celery"
     assert ran["contexts"]["trace"]["parent_span_id"] == submits[-1]["span_id"]

@@ -116,6 +116,7 @@ def test_a_retry_is_no_part_and_what_is_ignored_has_failed_unless_it_was_replace
         raise Ignore
 
     assert run(chords, "again").parts == []
+
     @chords.app.task(name="replaced", bind=True)
     def replaced(self: Any) -> None:
         self.request._replaced = True

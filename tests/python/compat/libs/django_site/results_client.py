@@ -19,7 +19,7 @@ from django.utils import timezone  # noqa: E402
 from django_celery_results.models import ChordCounter, TaskResult  # noqa: E402
 from django_celery_results.models import GroupResult as StoredGroup  # noqa: E402
 from orders.models import Order  # noqa: E402
-from orders.tasks import add, refuse, ship, total  # noqa: E402
+from orders.tasks import add, modules_of_celery, refuse, ship, total  # noqa: E402
 from shop import celery_app  # noqa: E402
 
 saw = {"celery": celery.__version__, "package": celery.Celery.__module__.partition(".")[0]}
@@ -91,4 +91,5 @@ until = timezone.now() + timedelta(seconds=20)
 while TaskResult.objects.filter(task_id=failed.id).exists() and timezone.now() < until:
     pass
 saw["cleaned up"] = not TaskResult.objects.filter(task_id=failed.id).exists()
+saw["of an installed Celery"] = {"client": modules_of_celery(), "child": modules_of_celery.delay().get(timeout=20)}
 print(json.dumps(saw))

@@ -1,5 +1,7 @@
 """Tasks of the application."""
 
+import sys
+
 from celery import shared_task
 
 from .models import Note, Order
@@ -9,6 +11,13 @@ from .models import Note, Order
 def add(x, y):
     """Adds."""
     return x + y
+
+
+@shared_task
+def modules_of_celery():
+    """What this process has loaded of a Celery that is installed."""
+    files = ((name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items()))
+    return sorted(name for name, file in files if "/site-packages/celery/" in file)
 
 
 @shared_task

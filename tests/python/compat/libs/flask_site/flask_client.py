@@ -1,0 +1,27 @@
+"""A browser: requests come in threads that have no app of their own."""
+
+import json
+import threading
+import time
+
+from shop_api import create_app
+
+app = create_app()
+saw = {}
+
+
+def ask(key, path, **form):
+    """Starts a task and asks until it has ended."""
+    client = app.test_client()
+    task_id = client.post(path, data=form).get_json()["result_id"]
+    deadline = time.monotonic() + 30
+    while not (answer := client.get(f"/result/{task_id}").get_json())["ready"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    saw[key] = answer
+
+
+for arguments in (("add", "/add", {"a": 20, "b": 22}), ("greet", "/greet/Ada", {})):
+    thread = threading.Thread(target=ask, args=arguments[:2], kwargs=arguments[2])
+    thread.start()
+    thread.join()
+print(json.dumps(saw))
