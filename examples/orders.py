@@ -1,10 +1,11 @@
 """A workflow: the pictures of an order are made in several sizes, published together, and the customer is told.
 
 celeriac -A orders worker                                          # in one terminal, in this folder
-python orders.py                                                   # in another
+python orders.py                                                   # in another; `orders.py blurred-18` fails
 celeriac graph workflow orders:make_flow -o orders.svg             # its picture
 """
 
+import sys
 from typing import Any
 
 from celeriac import Celery
@@ -34,6 +35,8 @@ def upload(picture: str) -> str:
 @app.task
 def describe(picture: str) -> str:
     """What is on it."""
+    if "blurred" in picture:
+        raise ValueError("nothing can be seen on it")
     return f"a picture named {picture}"
 
 
@@ -67,6 +70,6 @@ def make_flow(order: str = "order-17", customer: str = "ann@example.com") -> Any
 
 
 if __name__ == "__main__":
-    result = make_flow().apply_async()
+    result = make_flow(*sys.argv[1:]).apply_async()
     print(result.id)
     print(result.get(timeout=30))

@@ -52,13 +52,13 @@ impl ConsumerLoop {
 
     fn take(&mut self, source: u32, mut delivery: Delivery, now: UnixMillis, instant: Instant) {
         if let Some((reason, detail)) = strategy::refuse(&delivery.message, &self.options) {
-            return self.refuse(source, delivery, reason, detail);
+            return self.refuse(source, &delivery, reason, detail);
         }
         let message = match std::mem::take(&mut delivery.message).upgrade() {
             Ok(message) => Arc::new(message),
             Err((message, error)) => {
                 delivery.message = message;
-                return self.refuse(source, delivery, DeadReason::Malformed, error.to_string());
+                return self.refuse(source, &delivery, DeadReason::Malformed, error.to_string());
             }
         };
         let headers = match message.task_headers() {
@@ -66,7 +66,7 @@ impl ConsumerLoop {
             Err(error) => {
                 let detail = error.to_string();
                 delivery.message = Message::clone(&message);
-                return self.refuse(source, delivery, DeadReason::Malformed, detail);
+                return self.refuse(source, &delivery, DeadReason::Malformed, detail);
             }
         };
         if delivery.redelivered
@@ -241,9 +241,9 @@ impl ConsumerLoop {
         self.park(request, now.after(wait + Duration::from_millis(1)));
     }
 
-    fn refuse(&mut self, source: u32, delivery: Delivery, reason: DeadReason, detail: String) {
+    fn refuse(&mut self, source: u32, delivery: &Delivery, reason: DeadReason, detail: String) {
         self.stats.refused.add(1);
-        self.tell_refused(&delivery, &detail);
+        self.tell_refused(delivery, &detail);
         self.log.line(Level::Error, "celery.worker.consumer.consumer", || {
             let queue = &delivery.queue;
             format!(
@@ -268,7 +268,7 @@ impl ConsumerLoop {
         let message = Arc::new(Message { body: Bytes::new(), ..delivery.message.clone() });
         let headers = TaskHeaders { id: id.into(), task: name.into(), ..TaskHeaders::default() };
         let task = self.tasks.number(&headers.task);
-        let mut request = self.request(source, &delivery, &headers, task, &message);
+        let mut request = self.request(source, delivery, &headers, task, &message);
         (request.mode, request.last, request.phase) = (mode, Some(settle), Phase::Turn);
         let tag = self.next_tag;
         self.next_tag += 1;

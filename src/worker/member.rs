@@ -1,6 +1,7 @@
 //! Members of a workflow: requests whose loss would leave others waiting for ever.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::pool::Mode;
@@ -30,6 +31,9 @@ struct Embed<'a> {
     chord: Option<&'a RawValue>,
 }
 
+/// Arguments, which nobody looks at here, and what follows.
+type Body<'a> = (IgnoredAny, IgnoredAny, Option<Embed<'a>>);
+
 /// Whether others wait for this one: it is part of a group, was sent by another task, or something follows its end. A body
 /// that the engine cannot read (compressed, pickled) counts as one that something follows.
 pub(crate) fn is_member(headers: &TaskHeaders<'_>, message: &Message) -> bool {
@@ -40,7 +44,6 @@ pub(crate) fn is_member(headers: &TaskHeaders<'_>, message: &Message) -> bool {
     if message.body.ends_with(ALONE) {
         return false;
     }
-    type Body<'a> = (serde::de::IgnoredAny, serde::de::IgnoredAny, Option<Embed<'a>>);
     let Ok((_, _, embed)) = serde_json::from_slice::<Body<'_>>(&message.body) else { return true };
     let follows = |part: Option<&RawValue>| part.is_some_and(|part| part.get() != "[]");
     embed.is_some_and(|embed| {

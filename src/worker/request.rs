@@ -13,6 +13,7 @@ use crate::protocol::Message;
 
 /// One accepted delivery.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each says something of its own")]
 pub(crate) struct Request {
     /// The consumer that claimed it.
     pub(crate) consumer: u32,

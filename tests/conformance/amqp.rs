@@ -326,6 +326,37 @@ async fn a_batch_of_thousands_is_confirmed_in_order_for_many_callers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quick_deliveries_of_two_queues_come_in_their_order() {
+    in_time(async {
+        let host = shared().host();
+        let broker = host.worker(Vec::new());
+        let queues = ["a", "b"];
+        for queue in queues {
+            let batch = (0..3_000).map(|number| publication(queue, &number.to_string())).collect();
+            broker.publish(batch).await.expect("publishes");
+        }
+        // How much the server may send ahead changes on the way, and whom it is for.
+        let consumer = consumer(&broker, &queues).await;
+        let mut next = [0, 0];
+        for count in [2].into_iter().chain([500, 300, 600].into_iter().cycle()) {
+            let taken = consumer.claim(credit(count)).await.expect("claims");
+            for delivery in &taken {
+                let next = &mut next[usize::from(&*delivery.queue == "b")];
+                assert_eq!(setup::name(delivery), next.to_string());
+                *next += 1;
+            }
+            let acks: Vec<_> = taken.iter().map(|delivery| setup::settle(delivery, Settle::Ack)).collect();
+            let answers = consumer.commit(&acks).await.expect("commits");
+            assert!(answers.iter().all(|answer| *answer == Committed::Done));
+            if next == [3_000, 3_000] {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fanout_exchange_without_queues_is_no_error() {
     in_time(async {
         let host = shared().host();

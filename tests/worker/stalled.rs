@@ -6,11 +6,11 @@ use celeriac::backend::{Counted, ResultBackend};
 use celeriac::broker::Broker;
 use celeriac::protocol::{ChordPart, Envelope, Publication};
 use celeriac::worker::pool::Mode;
-use celeriac::worker::pool::scripted::Played;
+use celeriac::worker::pool::scripted::{Played, Scene, ScriptedPool, usual};
 use celeriac::worker::{Stop, WorkerOptions};
 use serde_json::json;
 
-use crate::common::{START, World, early, message, options, pause, pool, until};
+use crate::common::{START, World, early, id_of, message, options, outcome, pause, pool, until};
 
 fn looking() -> WorkerOptions {
     WorkerOptions { chord_lost_after: Some(Duration::from_secs(10)), ..options(&[("t", early())]) }
@@ -102,5 +102,33 @@ async fn a_chord_whose_parts_go_on_ending_is_waited_for() {
     }
 
     assert_eq!(broken(&played), Vec::<String>::new());
+    worker.stop(Stop::Warm).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_part_ends_its_chord_by_the_message_that_is_kept_of_it() {
+    let world = World::new();
+    started(&world).await;
+    let pool = ScriptedPool::new(1, |execution| {
+        let mut outcome = outcome(execution, usual(&execution.mode));
+        if matches!(execution.mode, Mode::Refused(_)) {
+            outcome.parts = vec![ChordPart { state: "FAILURE".into(), ..part(1) }];
+        }
+        Scene::outcome(outcome)
+    });
+    let played = pool.played();
+    let worker = world.start(looking(), pool);
+    let mut refused = message("t", "part-1", json!({"group": "g"}));
+    refused.properties.content_type = "text/plain".into();
+
+    world.publish(vec![refused]).await;
+
+    let joined = || {
+        let played = played.lock();
+        let join = played.iter().find(|(_, execution)| matches!(execution.mode, Mode::Join(_)));
+        join.map(|(_, execution)| id_of(execution))
+    };
+    until("its chord is ended", async || joined().is_some()).await;
+    assert_eq!(joined().as_deref(), Some("part-0"), "its own message says nothing of the body");
     worker.stop(Stop::Warm).await;
 }

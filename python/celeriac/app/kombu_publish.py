@@ -5,7 +5,6 @@ kombu itself sends nothing: its method is called with a stand-in for a producer 
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
 __all__ = ["around_publish"]
-
-logger = logging.getLogger("celery.app.amqp")
 
 _KOMBU = "kombu.messaging"
 
@@ -62,7 +59,9 @@ class _PublishingClient:
             if producer.sent:
                 raise
             # A kombu that asks more of a producer than this one has.
-            logger.debug("what is put around kombu's publish has failed", exc_info=True)
+            import logging
+
+            logging.getLogger("celery.app.amqp").debug("what is put around kombu's publish has failed", exc_info=True)
         return producer.answer if producer.sent else producer.send()
 
 

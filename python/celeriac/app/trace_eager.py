@@ -178,6 +178,8 @@ class _EagerCall:
                 given = len(linked.args)
                 if linked.immutable:
                     linked.apply(throw=False)
+                elif linked.subtask_type:
+                    linked.apply((self.request.id,), throw=False)
                 elif takes_more_than(linked.type.__header__, 1 + given, linked.kwargs):
                     linked.type(self.request, exc, exc.__traceback__, *linked.args, **linked.kwargs)
                 else:

@@ -324,7 +324,8 @@ class chord(Workflow[R]):
             for member in members:
                 # Celery's form of it: an option, which does not make it immutable.
                 member.link_error(errback.clone(immutable=True))
-        for member in members:
+        # Not once it is frozen, as with Celery: then it is linked for a chain, all of which ends with this body.
+        for member in [] if isinstance(self.tasks, group) else members:
             if kind_of(member) == "chord":
                 member.link_error(errback)
         if self.body is not None:

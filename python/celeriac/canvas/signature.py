@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from celeriac._state import get_current_app
 from celeriac.canvas.copies import copy_options
+from celeriac.canvas.fields import Item, Option
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ class Signature(dict[str, Any], Generic[R]):
 
     #: Kind of workflow -> class.
     TYPES: ClassVar[dict[str, type[Signature[Any]]]] = {}
+
+    task: Item[str] = Item("task", "The task's name.")
+    args: Item[tuple[Any, ...]] = Item("args", "Positional arguments.")
+    kwargs: Item[dict[str, Any]] = Item("kwargs", "Keyword arguments.")
+    options: Item[dict[str, Any]] = Item("options", "Options of `apply_async`.")
+    subtask_type: Item[str | None] = Item("subtask_type", "Kind of workflow.")
+    immutable: Item[bool] = Item("immutable", "Whether it takes no more arguments.")
+    id: Option[str] = Option("task_id", "The id, once it is frozen.")
+    parent_id: Option[str] = Option("parent_id", "The task that sends it.")
+    root_id: Option[str] = Option("root_id", "The first task of its workflow.")
 
     _app: Celery | None = None
     _type: Task[..., Any] | None = None
@@ -200,7 +211,9 @@ class Signature(dict[str, Any], Generic[R]):
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
         """Own arguments and options with those of a call."""
         own = self["options"]
-        if options:
+        if options and own.keys().isdisjoint(KEPT_OPTIONS):
+            merged = {**own, **options}
+        elif options:
             stamps = set(own.get("stamped_headers") or ())
             given = {key: value for key, value in options.items() if key not in stamps}
             kept = {key: own[key] for key in KEPT_OPTIONS if own.get(key) is not None}
@@ -307,7 +320,7 @@ class Signature(dict[str, Any], Generic[R]):
     def append_to_list_option(self, key: str, value: Any) -> Any:
         """Adds to an option that is a list, once."""
         items = self._list_option(key)
-        if value not in items:
+        if not any(_is_same(value, item) for item in items):
             items.append(value)
         return value
 
@@ -381,51 +394,6 @@ class Signature(dict[str, Any], Generic[R]):
         """The task's name."""
         return cast("str", self["task"])
 
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return self.name
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """Positional arguments."""
-        return cast("tuple[Any, ...]", self["args"])
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments."""
-        return cast("dict[str, Any]", self["kwargs"])
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of `apply_async`."""
-        return cast("dict[str, Any]", self["options"])
-
-    @property
-    def subtask_type(self) -> str | None:
-        """Kind of workflow."""
-        return cast("str | None", self["subtask_type"])
-
-    @property
-    def immutable(self) -> bool:
-        """Whether it takes no more arguments."""
-        return cast("bool", self["immutable"])
-
-    @property
-    def id(self) -> str | None:
-        """The id, once it is frozen."""
-        return cast("str | None", self["options"].get("task_id"))
-
-    @property
-    def parent_id(self) -> str | None:
-        """The task that sends it."""
-        return cast("str | None", self["options"].get("parent_id"))
-
-    @property
-    def root_id(self) -> str | None:
-        """The first task of its workflow."""
-        return cast("str | None", self["options"].get("root_id"))
-
     def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
         """Marks its message, and those linked to it, with headers that stay with them.
 
@@ -495,3 +463,12 @@ def signature(
 
 
 subtask = signature
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether they are equal, or would be if both had come out of a message: that makes lists of tuples."""
+    if one == other:
+        return True
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)) or one.keys() != other.keys():
+        return False
+    return all(tuple(item) == tuple(other[key]) if key == "args" else item == other[key] for key, item in one.items())

@@ -20,6 +20,13 @@ DEFAULT_BROKER = "amqp://guest:guest@localhost:5672//"
 _STORES = ("redis", "rediss", "redis+socket", "sentinel", "rpc")
 #: Applied by Celery to its own tasks: ours take the outcome.
 _APPLIED = frozenset({"task_annotations"})
+#: Setting -> the one whose value it has unless it is set.
+_FOLLOWING = {
+    "broker_read_url": "broker_url",
+    "broker_write_url": "broker_url",
+    "task_default_exchange": "task_default_queue",
+    "task_default_routing_key": "task_default_queue",
+}
 #: Celery's own classes; ours stand for them.
 _OWN_SCHEDULERS = frozenset({"celery.beat:PersistentScheduler", "celery.beat.PersistentScheduler"})
 
@@ -40,9 +47,9 @@ def translate(conf: Any) -> dict[str, Any]:
             value = value.total_seconds()
         if name not in _APPLIED and not _same(value, setting.default):
             found[name] = value
-    for name in ("broker_read_url", "broker_write_url"):
-        # Where nothing else is said, Celery answers with the one broker there is.
-        if name in found and found[name] == found.get("broker_url"):
+    for name, usual in _FOLLOWING.items():
+        # Where nothing else is said, Celery answers with that of another setting.
+        if name in found and found[name] == _value(conf, usual, None):
             del found[name]
     if not any(found.get(name) for name in ("broker_url", "broker_read_url", "broker_write_url", "broker_host")):
         found["broker_url"] = DEFAULT_BROKER

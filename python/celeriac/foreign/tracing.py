@@ -112,8 +112,6 @@ class Call:
             EncodeError: kombu's: the value, or a message, cannot be encoded.
         """
         request = self.request
-        if self._takes:
-            context.callbacks, context.chain = self._links, self._chain
         self._learn(context)
         if not self._takes:
             # Sent by Celery: the task's class calls other code than `run`.
@@ -148,6 +146,9 @@ class Call:
         """Takes over what a task may have changed of its request."""
         if context is None:
             return
+        if self._takes:
+            # Back for hooks; and the class's `__call__` may have failed after `run` returned.
+            context.callbacks, context.chain = self._links, self._chain
         request = self.request
         request.callbacks, request.errbacks = context.callbacks, context.errbacks
         request.chain, request.chord = context.chain, context.chord

@@ -67,6 +67,9 @@ class _Painter:
         self._most = most
         self.documents: dict[str, dict[str, Any]] = {}
         self._arrows: dict[tuple[str, str], None] = {}
+        # From a task to what it has sent: where a record names another parent, that one is right.
+        self._sent: dict[tuple[str, str], None] = {}
+        self._groups: dict[str, Any] = {}
         # Groups of which not everything is drawn, and how many members are left out.
         self._left_out: dict[str, int] = {}
         # Where many arrows of one group meet before they go to another.
@@ -85,24 +88,37 @@ class _Painter:
         while generation:
             tasks: dict[str, Any] = {}
             for result in generation:
-                while result is not None:
-                    for leaf in self._members(result):
-                        tasks.setdefault(leaf.id, leaf)
-                    if result.parent is not None:
-                        self._join(result.parent, result)
-                    result = result.parent
+                self._climb(result, tasks)
             new = [leaf for task_id, leaf in tasks.items() if task_id not in seen]
             seen.update(leaf.id for leaf in new)
             self.read(new)
-            generation = []
-            for leaf in new:
-                for child in self.documents[leaf.id].get("children") or ():
-                    sent = result_from_tuple(child, self.app)
-                    generation.append(sent)
-                    first = sent
-                    while first.parent is not None and first.parent.id != leaf.id:
-                        first = first.parent
-                    self._join(leaf, first)
+            generation = [found for leaf in new for found in self._next_to(leaf)]
+
+    def _climb(self, result: Any, tasks: dict[str, Any]) -> None:
+        """Takes in a result, its members, and what the result itself knows to have come before them."""
+        while result is not None:
+            members = self._members(result)
+            if result._members() is not None:
+                self._groups[str(result.id)] = result
+                for leaf in members:
+                    self._climb(leaf, tasks)
+            else:
+                tasks.setdefault(result.id, result)
+            if result.parent is not None:
+                self._join(result.parent, result, self._arrows)
+            result = result.parent
+
+    def _next_to(self, leaf: Any) -> list[Any]:
+        """What a task has sent, and what its record names as its parent."""
+        document = self.documents[leaf.id]
+        found = [result_from_tuple(child, self.app) for child in document.get("children") or ()]
+        for sent in found:
+            first = sent
+            while first.parent is not None and first.parent.id != leaf.id:
+                first = first.parent
+            self._join(leaf, first, self._sent)
+        parent = document.get("parent_id")
+        return [*found, self.app.AsyncResult(parent)] if parent else found
 
     def _members(self, result: Any) -> list[Any]:
         """The results of tasks that are drawn of a result."""
@@ -113,20 +129,53 @@ class _Painter:
         self._left_out[str(result.id)] = len(found) - len(shown)
         return shown
 
-    def _join(self, before: Any, after: Any) -> None:
-        starts, ends = self._keys(before), self._keys(after)
+    def _join(self, before: Any, after: Any, arrows: dict[tuple[str, str], None]) -> None:
+        starts, ends = self._keys(before), self._first_keys(after)
         if len(starts) > 1 and len(ends) > 1:
             dot = f"{before.id}>{after.id}"
             self._dots[dot] = None
-            self._arrows.update(dict.fromkeys((start, dot) for start in starts))
+            arrows.update(dict.fromkeys((start, dot) for start in starts))
             starts = [dot]
-        self._arrows.update(dict.fromkeys((start, end) for start in starts for end in ends if start != end))
+        arrows.update(dict.fromkeys((start, end) for start in starts for end in ends if start != end))
 
     def _keys(self, result: Any) -> list[str]:
         keys = [leaf.id for leaf in self._members(result)]
         return [*keys, f"…{result.id}"] if str(result.id) in self._left_out else keys
 
+    def _first_keys(self, result: Any) -> list[str]:
+        """The same, but of members that are chains their first tasks."""
+        if result._members() is None:
+            return [result.id]
+        firsts = []
+        for leaf in self._members(result):
+            first = leaf
+            while first.parent is not None and (result.parent is None or first.parent.id != result.parent.id):
+                first = first.parent
+            firsts.append(first)
+        keys = [key for first in firsts for key in self._keys(first)]
+        return [*keys, f"…{result.id}"] if str(result.id) in self._left_out else keys
+
+    def _told_by_records(self) -> None:
+        """Arrows from the parents that records name. That of a chord's body is one part of its header: all of it led there."""
+        for task_id, document in self.documents.items():
+            parent, group = document.get("parent_id"), self._groups.get(str(document.get("group_id")))
+            if not parent:
+                continue
+            if (
+                group is not None
+                and all(leaf.id != task_id for leaf in leaves([group]))
+                and parent in self._keys(group)
+            ):
+                self._join(group, self.app.AsyncResult(task_id), self._arrows)
+            else:
+                self._arrows[parent, task_id] = None
+        for start, end in self._sent:
+            parent = self.documents.get(end, {}).get("parent_id")
+            if parent is None or parent == start or parent not in self.documents:
+                self._arrows[start, end] = None
+
     def paint(self) -> Picture:
+        self._told_by_records()
         picture = Picture("result")
         for task_id, document in self.documents.items():
             state = str(document["status"])

@@ -20,7 +20,7 @@ _SWEEPS = 8
 _COLUMN_GAP = 56.0
 _ROW_GAP = 18.0
 #: The height of a stand-in.
-_THIN = 6.0
+_THIN = 16.0
 
 
 class Layout(NamedTuple):

@@ -50,7 +50,13 @@ def send_after_failure(app: Celery, request: Context, exc: BaseException, einfo:
         task = app.tasks.get(errback["task"])
         header = getattr(task, "__header__", None)
         given, named = (len(errback.get("args") or ()), errback.get("kwargs") or {})
-        if task is None or header is None or not takes_more_than(header, 1 + given, named):
+        # A workflow is sent, though there are tasks of these names.
+        if (
+            task is None
+            or header is None
+            or errback.get("subtask_type")
+            or not takes_more_than(header, 1 + given, named)
+        ):
             old_style.append(errback)
             continue
         try:

@@ -49,8 +49,8 @@ pub(super) struct Session {
 struct Limit {
     /// To the consumer of each queue. Holds from its beginning.
     each: u16,
-    /// To the channel. Quorum queues do not know it. Others ask a process of the channel before each delivery, and
-    /// whichever queue asks first after an acknowledgement may get all that was freed.
+    /// To the channel. Quorum queues do not know it. Of others, whichever asks first after an acknowledgement may get
+    /// all that it freed.
     all: u16,
 }
 
@@ -268,7 +268,8 @@ impl Session {
         let wanted = state.wanted.max(1);
         // Each change ends the consumers and begins them anew, so it is for more than is wanted.
         let ahead = wanted.next_power_of_two();
-        let quick = self.flow.quick && wanted >= MANY && ahead * state.queues.len() <= state.fitting;
+        let queues = state.queues.len();
+        let quick = self.flow.quick && queues > 1 && wanted >= MANY && ahead * queues <= state.fitting;
         let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         match (quick, shared.publisher.topology.any_quorum()) {
             (true, _) => Limit { each: number(ahead), all: 0 },

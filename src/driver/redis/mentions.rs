@@ -112,7 +112,9 @@ impl Shared {
             command.arg(key).arg(from).arg(from + CHUNK - 1);
             let elements: Vec<Vec<u8>> =
                 self.link.query(&command).await.map_err(|error| self.failed(error))?;
-            elements.iter().for_each(|element| look(element));
+            for element in &elements {
+                look(element);
+            }
             if elements.len() < CHUNK {
                 return Ok(());
             }

@@ -2,11 +2,39 @@
 
 use rusqlite::{Connection, Result, params};
 
-use super::queue::{self, Begun, Standing};
+use super::queue::{self, Standing};
 use super::step::Step;
-use crate::broker::ConsumerOptions;
+use crate::broker::{Commit, ConsumerOptions, Settle};
 use crate::clock::UnixMillis;
 use crate::driver::process::Process;
+
+/// What the column `begun` of a claim says.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Begun {
+    No,
+    /// A crash is counted if its consumer dies.
+    Yes,
+    /// Even if its consumer says goodbye: it must not run again.
+    Once,
+}
+
+impl Begun {
+    pub(super) fn of(commit: &Commit) -> Self {
+        match commit.settle {
+            Settle::Once => Self::Once,
+            _ if commit.begun => Self::Yes,
+            _ => Self::No,
+        }
+    }
+
+    fn read(number: i64) -> Self {
+        match number {
+            0 => Self::No,
+            1 => Self::Yes,
+            _ => Self::Once,
+        }
+    }
+}
 
 /// Writes a new lease; returns its number.
 pub(super) fn register(step: &Step<'_>, options: &ConsumerOptions, process: &Process) -> Result<i64> {

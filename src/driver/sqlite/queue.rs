@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::doorbell::Kind;
-use super::owner;
+use super::owner::{self, Begun};
 use super::results;
 use super::step::{self, Step};
 use crate::broker::{ClaimId, Commit, Committed, Credit, DeadReason, Delivery, QueueStatus, Settle};
@@ -356,34 +356,6 @@ fn acknowledge(step: &Step<'_>, owner: i64, claim: ClaimId) -> Result<bool> {
         step.run("DELETE FROM message WHERE id = ?1", &[&message])?;
     }
     Ok(ended == 1)
-}
-
-/// What the column `begun` of a claim says.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Begun {
-    No,
-    /// A crash is counted if its consumer dies.
-    Yes,
-    /// Even if its consumer says goodbye: it must not run again.
-    Once,
-}
-
-impl Begun {
-    fn of(commit: &Commit) -> Self {
-        match commit.settle {
-            Settle::Once => Self::Once,
-            _ if commit.begun => Self::Yes,
-            _ => Self::No,
-        }
-    }
-
-    pub(super) fn read(number: i64) -> Self {
-        match number {
-            0 => Self::No,
-            1 => Self::Yes,
-            _ => Self::Once,
-        }
-    }
 }
 
 fn keep(step: &Step<'_>, owner: i64, claim: ClaimId, begun: Begun) -> Result<Option<Standing>> {

@@ -158,6 +158,15 @@ def test_a_failing_step_before_a_chord_fails_all_of_it(s: Names) -> None:
         result.get(timeout=TIMEOUT)
 
 
+def test_a_workflow_that_is_an_error_link_is_sent(s: Names, project: Any) -> None:
+    errback = chain(s.note(), s.app.signature("note", args=("after",), immutable=True), app=s.app)
+
+    result = s.app.send_task("boom", link_error=[errback, group(s.note(), app=s.app)])
+
+    found = project.wait_for_mark("notes", f"{result.id} {result.id} after ")
+    assert sorted(found.split()) == sorted([result.id, result.id, "after"])
+
+
 def test_members_know_their_place(s: Names) -> None:
     class Stamper(StampingVisitor):
         def on_signature(self, sig, **headers):

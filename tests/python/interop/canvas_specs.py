@@ -49,27 +49,28 @@ def build(spec: Any, app: Any, library: Any) -> Any:
 
 
 def any_spec(chance: random.Random, depth: int, *, queues: bool = True) -> Any:
-    """A workflow of at most this depth; without `queues` all of it goes to the default queue."""
+    """A workflow of at most this depth; without `queues` nothing says where and when it goes."""
     kind = chance.choice(["task", "task", "chain", "group", "chord", "pipe"]) if depth else "task"
     if kind == "task":
-        return ["task", chance.choice(NAMES), [chance.randrange(10)], _options(chance, queues)]
+        options = _options(chance, 0.15, queues)
+        if chance.random() < 0.15:
+            options["immutable"] = True
+        return ["task", chance.choice(NAMES), [chance.randrange(10)], options]
     size = chance.choice([1, 2, 2, 3])
     members = [any_spec(chance, depth - 1, queues=queues) for _ in range(size)]
     if kind == "chord":
-        return ["chord", members, any_spec(chance, depth - 1, queues=queues), _plain_options(chance, queues)]
-    return [kind, members, _plain_options(chance, queues) if kind in {"chain", "pipe"} else {}]
+        return ["chord", members, any_spec(chance, depth - 1, queues=queues), _options(chance, 0.1, queues)]
+    return [kind, members, {} if kind == "group" else _options(chance, 0.1, queues)]
 
 
-def _plain_options(chance: random.Random, queues: bool) -> dict[str, Any]:
-    return {"queue": chance.choice("abc")} if queues and chance.random() < 0.15 else {}
-
-
-def _options(chance: random.Random, queues: bool) -> dict[str, Any]:
-    options: dict[str, Any] = _plain_options(chance, queues)
-    if chance.random() < 0.15:
-        options["immutable"] = True
+def _options(chance: random.Random, likely: float, queues: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if queues:
+        for name, value in (("queue", chance.choice("abc")), ("countdown", 100), ("priority", 3)):
+            if chance.random() < likely:
+                options[name] = value
     for name in ("link", "link_error"):
-        if chance.random() < 0.15:
+        if chance.random() < likely:
             options[name] = [["task", "demo.echo", [], {}]]
     return options
 
@@ -107,7 +108,8 @@ def celerys(specs: list[Any]) -> list[Any]:
         queue = options.get("queue")
         sent.append(
             {
-                "headers": message.headers,
+                "headers": {**message.headers, **(options.get("headers") or {})},
+                "priority": options.get("priority"),
                 "body": json.loads(kombu_json.dumps(message.body)),
                 "queue": getattr(queue, "name", queue),
             }
@@ -159,7 +161,17 @@ def calls(app: Any, library: Any, spec: Any) -> list[Any]:
         rest = json.loads(json.dumps([app.tasks["demo.echo"].s(1), app.tasks["demo.add"].s(2)]))
         return got.apply_async((7,), root_id="root", chain=rest)
 
-    return [by_maker, with_arguments, by_worker]
+    def with_options() -> Any:
+        return build(spec, app, library).apply_async(queue="d", countdown=50, headers={"by": "me"}, expires=None)
+
+    def with_links() -> Any:
+        echo = app.tasks["demo.echo"]
+        return build(spec, app, library).apply_async(link=echo.s("linked"), link_error=[echo.s("failed")])
+
+    def copied() -> Any:
+        return build(spec, app, library).clone(priority=5).clone().apply_async()
+
+    return [by_maker, with_arguments, by_worker, with_options, with_links, copied]
 
 
 if __name__ == "__main__":

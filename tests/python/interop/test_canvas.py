@@ -19,11 +19,11 @@ from . import canvas_specs
 from .battery import ROOT
 
 SEED = 20260
-WAYS = ("by its maker", "with arguments", "by a worker")
-COUNT = 300
+WAYS = ("by its maker", "with arguments", "by a worker", "with options", "with links", "copied")
+COUNT = 250
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 #: Of the process and the moment; and nobody acts on the sender's id when it is the one that runs.
-UNSTABLE = {"argsrepr", "origin", "eta", "expires", "reply_to", "parent_id"}
+UNSTABLE = {"argsrepr", "origin", "expires", "reply_to", "parent_id"}
 
 
 def specs() -> list[Any]:
@@ -50,7 +50,13 @@ class Outbox:
 
     def take(self) -> dict[str, Any]:
         messages = [
-            {"headers": dict(one.headers), "body": json.loads(one.body), "queue": one.routing_key} for one in self.sent
+            {
+                "headers": dict(one.headers),
+                "body": json.loads(one.body),
+                "queue": one.routing_key,
+                "priority": one.properties.get("priority"),
+            }
+            for one in self.sent
         ]
         started = self.started
         self.sent, self.started = [], []
@@ -79,6 +85,13 @@ def neutral(value: Any, names: dict[str, str]) -> Any:
             # And what the end of a workflow says, into the options of the whole as well.
             value = {**value, "options": {**value["options"], "chord": None}}
         kept = {key: neutral(value[key], names) for key in sorted(value) if key not in UNSTABLE}
+        for key in ("link", "link_error", "errbacks"):
+            # One that is equal but for a list where the other has a tuple, Celery adds a second time.
+            given = kept.get(key)
+            if isinstance(given, list):
+                kept[key] = [one for place, one in enumerate(given) if one not in given[:place]]
+        if "eta" in kept:
+            kept["eta"] = kept["eta"] is not None
         return {key: one for key, one in kept.items() if one is not None and one != []}
     if isinstance(value, (list, tuple)):
         return [neutral(item, names) for item in value]

@@ -238,6 +238,19 @@ def cuts(self, x):
     return x
 
 
+class Teardown(ContextTask):
+    """Fails when its code is over, as a context that cannot be left."""
+
+    def __call__(self, *args, **kwargs):
+        super().__call__(*args, **kwargs)
+        raise LookupError("teardown")
+
+
+@app.task(name="shop.torn", base=Teardown)
+def torn(x):
+    return x
+
+
 @app.task(name="shop.money")
 def money(amount):
     return Money(amount.cents * 2)
@@ -368,6 +381,7 @@ class OwnScheduler(beat.Scheduler):
 CANVAS = {
     "chain": lambda: chain(add.s(1, 2), add.s(3), add.s(4)),
     "broken chain": lambda: chain(hooked.s("fail"), add.s(3), add.s(4)),
+    "torn chain": lambda: chain(torn.s(1), add.s(3)),
     "cut chain": lambda: chain(cuts.s(5), linked.s("after a cut")),
     "group": lambda: group(add.s(n, n) for n in range(5)),
     "chord": lambda: group(add.s(n, n) for n in range(5)) | total.s(),

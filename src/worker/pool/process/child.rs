@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::frame::{self, Decoder, Frame};
 use super::limits::{self, RECLAIM_AFTER, Running};
+use super::pace::Pace;
 use super::recycle::Recycle;
 use super::slots::{Left, SlotTable};
 use crate::worker::pool::{Execution, Outcome, PoolEvent, RequestTag};
@@ -28,13 +29,6 @@ use crate::worker::pool::{Execution, Outcome, PoolEvent, RequestTag};
 const LEAVE_WAIT: Duration = Duration::from_secs(10);
 /// How long the neighbours of a request that cannot be ended may run on before their process is killed.
 const NEIGHBOUR_WAIT: Duration = Duration::from_secs(60);
-/// Short executions that one child is given at the most, when next to nothing is known of how short they are.
-pub(super) const SHORT_DEPTH: usize = 64;
-/// And when they are very short.
-const SHORTEST_DEPTH: usize = 256;
-/// What a child is given of very short ones lasts about this long: as long as the supervisor may be at work on one
-/// large claim, in which it gives nothing.
-const GIVEN_FOR: Duration = Duration::from_millis(2);
 /// What waits to be written is written when it is more.
 const FLUSHED: usize = 32 * 1024;
 
@@ -80,8 +74,7 @@ pub(super) struct Child {
     written: usize,
     queue: VecDeque<Queued>,
     running: Option<Running>,
-    /// How long requests run here: a running average, the new one with a weight of an eighth. None: not known.
-    pace: Option<Duration>,
+    pace: Pace,
     reclaiming: bool,
     /// What a child with several slots has; `queue` and `running` are empty then.
     slots: Option<SlotTable>,
@@ -115,7 +108,7 @@ impl Child {
             written: 0,
             queue: VecDeque::new(),
             running: None,
-            pace: None,
+            pace: Pace::default(),
             reclaiming: false,
             slots: None,
             told_to_end: false,
@@ -173,26 +166,18 @@ impl Child {
         let waiting = self.queue.len();
         let depth = match (self.queue.front(), &self.running) {
             (None, _) if !short => 1,
-            (None, _) => self.depth(),
+            (None, _) => self.pace.depth,
             (Some(head), Some(running))
                 if short
                     && head.short
                     && !self.reclaiming
                     && now.duration_since(running.began) < RECLAIM_AFTER =>
             {
-                self.depth().saturating_sub(waiting)
+                self.pace.depth.saturating_sub(waiting)
             }
             _ => 0,
         };
         depth.min(self.recycle.left(recycle, waiting))
-    }
-
-    /// How many short ones it is given.
-    fn depth(&self) -> usize {
-        let each = self.pace.map_or(GIVEN_FOR, |pace| pace.max(Duration::from_micros(1)));
-        usize::try_from(GIVEN_FOR.as_micros() / each.as_micros())
-            .unwrap_or(SHORTEST_DEPTH)
-            .clamp(SHORT_DEPTH, SHORTEST_DEPTH)
     }
 
     /// Takes an execution; gives it back when it cannot be written.
@@ -472,9 +457,7 @@ impl Child {
         };
         self.queue.remove(place);
         self.recycle.finished();
-        if let Some(runtime) = outcome.runtime {
-            self.pace = Some(self.pace.map_or(runtime, |pace| (pace * 7 + runtime) / 8));
-        }
+        self.pace.finished(now);
         into.push(PoolEvent::Finished(tag, outcome));
         if place == 0 {
             self.next_runs(now);

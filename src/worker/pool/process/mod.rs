@@ -5,6 +5,7 @@
 //! - `slots`: the same for a child that runs several requests at a time.
 //! - `spawn`: where children come from; `renew`: other sizes, other children, another fork server.
 //! - `limits`, `recycle`: when a request has run too long, when a child has done enough.
+//! - `pace`: how much a child is given ahead.
 //!
 //! Duties of [`ProcessPool`]:
 //! 1. keep as many children as asked for; ask for the next one the moment one is seen to be gone;
@@ -16,6 +17,7 @@
 mod child;
 pub mod frame;
 mod limits;
+mod pace;
 mod recycle;
 mod renew;
 mod slots;

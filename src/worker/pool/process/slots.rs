@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::child::SHORT_DEPTH;
 use super::frame::{self, CONCLUSION};
 use super::limits::{RECLAIM_AFTER, TELL_AFTER};
+use super::pace::SHORT_DEPTH;
 use crate::worker::pool::{Execution, Mode, PoolEvent, RequestTag};
 
 /// How long a request that was told to end may take before its process is replaced.

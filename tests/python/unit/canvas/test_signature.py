@@ -41,6 +41,24 @@ def test_a_signature_is_celerys_dict(add) -> None:
     assert list(add.s()) == ["task", "args", "kwargs", "options", "subtask_type", "immutable"]
 
 
+def test_its_items_are_attributes_that_can_be_set(add) -> None:
+    sig = add.s(1)
+
+    sig.args, sig.kwargs, sig.immutable, sig.id, sig.task = (2, 3), {"z": 4}, True, "mine", "other"
+    sig.options["queue"] = "q"
+
+    assert dict(sig) == {
+        "task": "other",
+        "args": (2, 3),
+        "kwargs": {"z": 4},
+        "options": {"task_id": "mine", "queue": "q"},
+        "subtask_type": None,
+        "immutable": True,
+    }
+    assert (sig.id, sig.root_id, sig.name) == ("mine", None, "other")
+    assert Signature.options.__doc__ == "Options of `apply_async`."
+
+
 def test_partial_arguments_come_first_and_keywords_and_options_win(add) -> None:
     partial = add.s(2, z=1).set(queue="a", priority=1)
 

@@ -62,6 +62,36 @@ def test_a_chord_that_a_task_sent_is_drawn_with_its_header(app: Celery) -> None:
     assert arrows(picture) == ["a > body", "b > body", "first > a", "first > b"]
 
 
+def test_a_whole_workflow_is_drawn_from_the_id_of_its_last_task(app: Celery) -> None:
+    """`first | group(a | b, c) | body | last`, as workers write its records."""
+    b = AsyncResult("b", app=app, parent=AsyncResult("a", app=app))
+    header = GroupResult("g", [b, AsyncResult("c", app=app)], app=app)
+    store(app, "first", children=[header.as_tuple()])
+    store(app, "a", parent_id="first", children=[[["b", None], None]])
+    store(app, "b", parent_id="a", group_id="g")
+    store(app, "c", parent_id="first", group_id="g")
+    store(app, "body", parent_id="c", group_id="g", children=[[["last", None], None]])
+    store(app, "last", parent_id="body")
+    whole = ["a > b", "b > body", "body > last", "c > body", "first > a", "first > c"]
+
+    assert arrows(picture_of_result(AsyncResult("last", app=app), app)) == whole
+    # Also where the records of children do not say what came before them.
+    store_again = GroupResult("g", [AsyncResult("b", app=app), AsyncResult("c", app=app)], app=app)
+    app.client.forget(["first"])
+    store(app, "first", children=[store_again.as_tuple()])
+    assert arrows(picture_of_result(AsyncResult("last", app=app), app)) == whole
+
+
+def test_members_that_are_chains_are_drawn_from_their_beginning(app: Celery) -> None:
+    first: AsyncResult[Any] = AsyncResult("first", app=app)
+    b = AsyncResult("b", app=app, parent=AsyncResult("a", app=app))
+    header = GroupResult("g", [b, AsyncResult("c", app=app)], parent=first, app=app)
+
+    picture = picture_of_result(AsyncResult("body", app=app, parent=header), app)
+
+    assert arrows(picture) == ["a > b", "b > body", "c > body", "first > a", "first > c"]
+
+
 def test_of_a_large_group_some_are_drawn_and_groups_meet_in_a_dot(app: Celery) -> None:
     many = GroupResult("g", [AsyncResult(f"t{n}", app=app) for n in range(100)], app=app)
     after = GroupResult("h", [AsyncResult("x", app=app), AsyncResult("y", app=app)], parent=many, app=app)
