@@ -139,6 +139,8 @@ class Play:
     cases: str = "interop_cases"
     #: For clients and workers.
     environment: dict[str, str] = field(default_factory=dict)
+    #: What may differ besides: rows as in `checks.DIFFERENCES`.
+    meant: tuple[tuple[str, str, str, str, str], ...] = ()
 
 
 INTEROP = Play()

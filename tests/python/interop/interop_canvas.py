@@ -146,7 +146,7 @@ single("chord with a part that retries", lambda: chord([n("a"), tasks.retried.s(
 single("chord with a failing part", lambda: chord([n("a"), fails.s(), n("b")], n("c")))
 single("chord with a failing chain", lambda: chord([chain(n("a"), fails.s(), n("b")), n("c")], n("d")))
 single("chord with a failing body", lambda: chord([n("a"), n("b")], fails.s()))
-single("chord with a lineage", lambda: chord([lineage.s(tag="a"), lineage.s(tag="b")], lineage.s(tag="body")))
+single("chord with a lineage", lambda: chord([lineage.s(tag="a"), lineage.s(tag="b")], n("body")))
 single(
     "chord with an errback",
     lambda: chord([n("a"), fails.s()], n("b").on_error(tasks.errback_new.s(key="chord-errback"))),

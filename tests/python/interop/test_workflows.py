@@ -13,10 +13,29 @@ from ..servers.shared import Shared
 from .battery import Play, rabbitmq_place, redis_place
 from .checks import PAIRINGS, Reference, check
 
+_WITH_CHORDS = ".*(chord|group|nesting|chunks|replaced|map).*"
+
 PLAY = Play(
     app="interop_canvas_app",
     cases="interop_canvas",
     environment={"INTEROP_NESTINGS": os.environ.get("INTEROP_NESTINGS", "40")},
+    meant=(
+        (_WITH_CHORDS, ".*", ".*", r"/records/\d+/parent_id: .*", "any part may be the one that completes a chord"),
+        (
+            _WITH_CHORDS,
+            "celeriac",
+            ".*",
+            r'/records/\d+/(group_id|children/.*): expected "<uuid>", seen "<id \d+>"',
+            "ids that were told to the client are those that are sent; Celery makes new ones when it clones a header",
+        ),
+        (
+            ".*chord.*",
+            ".*",
+            "celeriac|served",
+            r"/records/\d+/traceback: expected null, seen .*ChordError.*",
+            "the record of a chord's body says what went wrong",
+        ),
+    ),
 )
 
 
