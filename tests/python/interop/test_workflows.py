@@ -35,6 +35,20 @@ PLAY = Play(
             r"/records/\d+/traceback: expected null, seen .*ChordError.*",
             "the record of a chord's body says what went wrong",
         ),
+        (
+            ".*(breaks|errback|fail|never runs).*",
+            ".*",
+            "celeriac|served",
+            r"/records/\d+/(args|kwargs|name|queue|retries|worker): .*",
+            "the extended record of a task that never ran has its name and no arguments; Celery's has either, or nothing",
+        ),
+        (
+            "chord that grows",
+            ".*",
+            ".*",
+            r"/records/\d+/args/0/\d: .*",
+            "of two parts in one place the ids say which is first",
+        ),
     ),
 )
 
