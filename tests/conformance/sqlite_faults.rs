@@ -89,8 +89,7 @@ async fn a_file_made_before_there_were_chords_gets_them() {
     let file = directory.path().join("store.db");
     filled(&file).await;
     let connection = rusqlite::Connection::open(&file).expect("opens");
-    let before =
-        "DROP TABLE chord; DROP TABLE chord_part; DROP TABLE chord_guard; PRAGMA user_version = 1";
+    let before = "DROP TABLE chord; DROP TABLE chord_part; DROP TABLE chord_guard; PRAGMA user_version = 1";
     connection.execute_batch(before).expect("makes it as it was");
     drop(connection);
 

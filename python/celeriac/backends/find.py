@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,9 @@ _ENGINE = frozenset(
         "sqlite",
     }
 )
+
+#: `package.module.Class` or `package.module:Class`. A URL without its scheme is none, and may have a password.
+_PATH = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
 
 
 def own_backend(value: Any) -> tuple[Any, str | None] | None:
@@ -61,7 +65,7 @@ def _named(name: str) -> tuple[Any, str | None] | None:
     declared = _declared().get(name)
     if declared is not None:
         return declared, None
-    return (name, None) if "." in name or ":" in name else None
+    return (name, None) if _PATH.fullmatch(name) else None
 
 
 @lru_cache(maxsize=1)
