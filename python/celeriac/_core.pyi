@@ -273,7 +273,7 @@ class Client:
     def grow_chord(self, group_id: str, by: int) -> None:
         """Adds parts to a chord."""
     def forget(self, task_ids: Sequence[str]) -> None: ...
-    def arrivals(self, task_ids: Sequence[str], before: Sequence[str] = ()) -> Arrivals:
+    def arrivals(self, task_ids: Sequence[str], before: Sequence[str] = ...) -> Arrivals:
         """Follows tasks to their ends, with one watch for all of them. Of those in `before` only failures are told."""
     def save_group(self, group_id: str, record: bytes, content_type: str, expires_ms: int | None = None) -> None:
         """Keeps which results are a group's. Raises NotImplementedError when the store cannot."""
