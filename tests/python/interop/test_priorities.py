@@ -28,7 +28,7 @@ def test_urgent_tasks_run_first(broker: str, client: str, worker: str, shared: S
     running = Side(worker, place, tmp_path).worker("-c", "1")
     notes = tmp_path / "note-priorities"
     try:
-        until(lambda: notes.exists() and len(notes.read_text().splitlines()) == 8, 20, "all have run")
+        until(lambda: notes.exists() and len(notes.read_text().splitlines()) == 8, 60, "all have run")
     finally:
         running.stop(hard=True)
 
