@@ -74,7 +74,9 @@ def fill_redis(url: str) -> None:
 
 def fill_rabbitmq(url: str, count: int) -> None:
     address, _, host = url.removeprefix("amqp://guest:guest@").partition("/")
-    with closing(amqp.Connection(address, virtual_host=host)) as connection:
+    # A busy server may read nothing for longer than the second that this client allows by itself.
+    patient = {TCP_USER_TIMEOUT: 60_000}
+    with closing(amqp.Connection(address, virtual_host=host, socket_settings=patient)) as connection:
         connection.connect()
         channel = connection.channel()
         for head in headers(count):
