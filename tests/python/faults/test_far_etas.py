@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from socket import TCP_USER_TIMEOUT
 from types import ModuleType
 
 import amqp
