@@ -133,7 +133,11 @@ def test_the_client_sees_the_same_results(runs: dict[str, Run], subtests: pytest
     assert theirs["chord"]["last"]["value"] == 20
     for name in theirs:
         with subtests.test(call=name):
-            assert ours[name] == theirs[name]
+            if name == "expired":
+                # RabbitMQ drops what has expired, unless a worker takes it this very moment; then nobody hears of it.
+                assert {ours[name]["state"], theirs[name]["state"]} <= {"REVOKED", "PENDING"}
+            else:
+                assert ours[name] == theirs[name]
 
 
 def test_hooks_and_signals_say_the_same(runs: dict[str, Run], subtests: pytest.Subtests) -> None:
