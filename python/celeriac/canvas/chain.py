@@ -12,7 +12,7 @@ from celeriac.canvas.composition import Composition
 from celeriac.canvas.rebuild import maybe_signature
 from celeriac.canvas.signature import Signature
 from celeriac.canvas.steps import Preparation, StepIds, is_empty_group, is_led_by_task, kind_of, unrolled
-from celeriac.canvas.workflow import Workflow, as_list, with_members_cloned
+from celeriac.canvas.workflow import TaskList, as_list, with_members_cloned
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -27,7 +27,7 @@ _OWN_OPTIONS = ("group_id", "group_index", "chord", "task_id", "link", "link_err
 
 
 @Signature.register_type("chain")
-class chain(Workflow[R]):
+class chain(TaskList[R]):
     """Tasks one after the other.
 
     The first one is sent with the rest in its body, last step first; each worker sends the next. `chain(a, b, c)` is
@@ -69,27 +69,8 @@ class chain(Workflow[R]):
     def from_dict(cls, d: Mapping[str, Any], app: Celery | None = None) -> chain[Any]:
         """The chain of a dict."""
         new = cls._of(d["kwargs"]["tasks"], app)
-        new.update(
-            args=tuple(d.get("args") or ()),
-            options=dict(d.get("options") or {}),
-            immutable=bool(d.get("immutable", False)),
-        )
+        new._read(d)
         return new
-
-    @property
-    def tasks(self) -> list[Any]:
-        """The steps."""
-        return cast("list[Any]", self["kwargs"]["tasks"])
-
-    @tasks.setter
-    def tasks(self, tasks: Iterable[Any]) -> None:
-        self["kwargs"]["tasks"] = list(tasks)
-
-    def _members(self) -> list[Any]:
-        return self.tasks
-
-    def _copied(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, "tasks": with_members_cloned(kwargs["tasks"], self._app)}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Sends it; None if it is empty."""

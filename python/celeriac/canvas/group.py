@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celeriac.canvas.composition import Composition
 from celeriac.canvas.rebuild import maybe_signature
 from celeriac.canvas.signature import KEPT_OPTIONS, Signature
 from celeriac.canvas.steps import is_empty_chain, is_empty_group, parts_of
-from celeriac.canvas.workflow import Workflow, with_members_cloned
+from celeriac.canvas.workflow import TaskList
 from celeriac.utils import uuid
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 @Signature.register_type("group")
-class group(Workflow[list[R]]):
+class group(TaskList[list[R]]):
     """Tasks that run at the same time; the result has theirs, in this order.
 
     Groups among the members are flattened. A group followed by a task in a chain becomes a chord.
@@ -49,27 +49,8 @@ class group(Workflow[list[R]]):
     def from_dict(cls, d: Mapping[str, Any], app: Celery | None = None) -> group[Any]:
         """The group of a dict."""
         new: group[Any] = cls(d["kwargs"]["tasks"], app=app)
-        new.update(
-            args=tuple(d.get("args") or ()),
-            options=dict(d.get("options") or {}),
-            immutable=bool(d.get("immutable", False)),
-        )
+        new._read(d)
         return new
-
-    @property
-    def tasks(self) -> list[Any]:
-        """The members."""
-        return cast("list[Any]", self["kwargs"]["tasks"])
-
-    @tasks.setter
-    def tasks(self, tasks: Iterable[Any]) -> None:
-        self["kwargs"]["tasks"] = list(tasks)
-
-    def _members(self) -> list[Any]:
-        return self.tasks
-
-    def _copied(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, "tasks": with_members_cloned(kwargs["tasks"], self._app)}
 
     def __call__(self, *partial_args: Any, **options: Any) -> Any:
         """Sends it."""

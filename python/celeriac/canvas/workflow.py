@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celeriac._state import allow_join_result
 from celeriac.canvas.composition import Composition
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.send import Message
 
-__all__ = ["Workflow", "as_list"]
+__all__ = ["TaskList", "Workflow", "as_list"]
 
 R = TypeVar("R")
 
@@ -89,6 +89,33 @@ class Workflow(Signature[R]):
 
     def _is_plain(self) -> bool:
         return False
+
+
+class TaskList(Workflow[R]):
+    """A workflow of a list of tasks: chains and groups."""
+
+    @property
+    def tasks(self) -> list[Any]:
+        """What it is made of."""
+        return cast("list[Any]", self["kwargs"]["tasks"])
+
+    @tasks.setter
+    def tasks(self, tasks: Iterable[Any]) -> None:
+        self["kwargs"]["tasks"] = list(tasks)
+
+    def _members(self) -> list[Any]:
+        return self.tasks
+
+    def _copied(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "tasks": with_members_cloned(kwargs["tasks"], self._app)}
+
+    def _read(self, d: Mapping[str, Any]) -> None:
+        """Takes over what a dict says besides the tasks."""
+        self.update(
+            args=tuple(d.get("args") or ()),
+            options=dict(d.get("options") or {}),
+            immutable=bool(d.get("immutable", False)),
+        )
 
 
 def as_list(value: Any) -> list[Any]:

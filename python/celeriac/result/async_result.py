@@ -161,19 +161,6 @@ class AsyncResult(ResultBase, Generic[R_co]):
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.aget().__await__()
 
-    def then(self, callback: Callable[[AsyncResult[Any]], Any], on_error: Any = None, weak: bool = False) -> Any:
-        """Waits and calls `callback` with this result, or `on_error` when the task has failed.
-
-        Args:
-            callback: Called on success.
-            on_error: Called on failure; without it nothing is.
-            weak: Accepted for compatibility.
-        """
-        self.get(propagate=False)
-        if self.successful():
-            return callback(self)
-        return on_error(self) if on_error is not None else None
-
     def _conclude(
         self,
         propagate: bool,

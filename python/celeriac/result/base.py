@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,27 @@ class ResultBase:
     def _final_value(self) -> Any:
         """Of a task: what `get` gives, once its document is at hand."""
         return None if self._cache is None else self._cache["result"]
+
+    if TYPE_CHECKING:
+
+        def get(self, *, propagate: bool = True) -> Any:
+            """Waits; see `AsyncResult.get` and `ResultSet.get`."""
+
+        def successful(self) -> bool:
+            """Whether all of it has returned."""
+
+    def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Any:
+        """Waits for all of it and calls `callback` with this result, or `on_error` when a task of it has failed.
+
+        Args:
+            callback: Called on success.
+            on_error: Called on failure; without it nothing is.
+            weak: Accepted for compatibility.
+        """
+        self.get(propagate=False)
+        if self.successful():
+            return callback(self)
+        return on_error(self) if on_error is not None else None
 
 
 def leaves(results: Iterable[Any]) -> Iterator[Any]:

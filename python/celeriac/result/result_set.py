@@ -312,19 +312,6 @@ class ResultSet(ResultBase):
         follows = self if follow_parents and self.parent is not None else None
         return each_as_it_ends_later(self.app, wanted, follows, timeout)
 
-    def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Any:
-        """Waits for all and calls `callback` with this set, or `on_error` when one has not returned.
-
-        Args:
-            callback: Called on success.
-            on_error: Called on failure; without it nothing is.
-            weak: Accepted for compatibility.
-        """
-        self.get(propagate=False)
-        if self.successful():
-            return callback(self)
-        return on_error(self) if on_error is not None else None
-
     def _failed_join_report(self) -> Iterator[Any]:
         """The members that have failed: result backends for Celery ask for them."""
         return (result for result in self.results if result.failed())

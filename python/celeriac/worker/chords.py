@@ -16,6 +16,7 @@ from celeriac._core import ChordPart, decompress
 from celeriac._state import get_current_task
 from celeriac.app.chords import chord_expires_ms
 from celeriac.app.context import Context
+from celeriac.canvas.workflow import as_list
 from celeriac.exceptions import ChordError, EncodeError, WorkerLostError
 from celeriac.result.record import expires_ms
 from celeriac.serialization import failure, registry
@@ -246,15 +247,15 @@ class Joiner:
         """
         options = signature.get("options") or {}
         kwargs = signature.get("kwargs") or {}
-        links = [*_listed(options.get("link_error")), *errbacks]
+        links = [*as_list(options.get("link_error")), *errbacks]
         match signature.get("subtask_type"):
             case "group":
                 # Its members never knew of the chord: they fail with what made it fail.
                 cause = exc.__cause__ or exc
-                for member in _listed(kwargs.get("tasks")):
+                for member in as_list(kwargs.get("tasks")):
                     self._fail(request, member, cause, links, results)
             case "chain":
-                first, *later = _listed(kwargs.get("tasks")) or [{}]
+                first, *later = as_list(kwargs.get("tasks")) or [{}]
                 self._fail(request, first, exc, links, results)
                 self._fail_chain(request, later[::-1], exc, results)
             case "chord":
@@ -314,9 +315,9 @@ def find_body(request: Context, group_id: str) -> Signature | None:
         if options.get("group_id") == group_id and options.get("chord"):
             found: Signature = options["chord"]
             return found
-        waiting += [options.get("chord"), *_listed(options.get("chain"))]
+        waiting += [options.get("chord"), *as_list(options.get("chain"))]
         if signature.get("subtask_type"):
-            waiting += [kwargs.get("body"), *_listed(kwargs.get("tasks"))]
+            waiting += [kwargs.get("body"), *as_list(kwargs.get("tasks"))]
     return None
 
 
@@ -334,12 +335,6 @@ def _error(what: str, exc: BaseException) -> ChordError:
     error = ChordError(f"{what} error: {exc!r}")
     error.__cause__ = exc
     return error
-
-
-def _listed(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _unique(errbacks: Sequence[Any]) -> list[Any]:
