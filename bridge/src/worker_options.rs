@@ -6,10 +6,11 @@ use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use celeriac::broker::DeadLimits;
 use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
+    About, AutoscaleOptions, ControlOptions, Policy, QueueDefaults, RateLimit, ServiceManager, TaskEvent, TaskOptions,
     WorkerOptions, health_address,
 };
 use pyo3::prelude::*;
@@ -95,6 +96,12 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
             None => None,
         },
         autoscale: autoscale(given)?,
+        queue_defaults: queue_defaults(given)?,
+        dead_letter: given.take("dead_letter")?.unwrap_or_default(),
+        dead_limits: DeadLimits {
+            max_age: given.duration("dead_letter_max_age")?,
+            max_count: given.take("dead_letter_max_count")?,
+        },
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
         control: control(given)?,
@@ -175,12 +182,40 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         rate_limit,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
+        policy: policy(&given)?,
     };
     // What only the child looks at.
     given.take::<bool>("track_started")?;
     given.take::<bool>("ignore_result")?;
     given.finish()?;
     Ok(options)
+}
+
+/// What a task or a queue asks for beyond Celery's options.
+fn policy(given: &Options<'_>) -> PyResult<Policy> {
+    Ok(Policy {
+        dead_letter: given.take("dead_letter")?,
+        keep_successes: given.take("keep_successes")?,
+        keep_failures: given.take("keep_failures")?,
+        result_expires_ms: given.take("result_expires_ms")?,
+    })
+}
+
+fn queue_defaults(given: &Options<'_>) -> PyResult<HashMap<String, QueueDefaults>> {
+    let Some(queues) = given.take::<Bound<'_, PyDict>>("queue_defaults")? else { return Ok(HashMap::new()) };
+    let read = |(name, options): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+        let name: String = name.extract()?;
+        let given = Options::new(format!("queue {name}"), options.cast::<PyDict>()?)?;
+        let defaults = QueueDefaults {
+            policy: policy(&given)?,
+            time_limit: given.duration("time_limit")?,
+            soft_time_limit: given.duration("soft_time_limit")?,
+            retries: given.take("retries")?.unwrap_or_default(),
+        };
+        given.finish()?;
+        Ok((name, defaults))
+    };
+    queues.iter().map(read).collect()
 }
 
 fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {
@@ -205,7 +240,9 @@ fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {
         }
     };
     let hard_limits =
-        options.time_limit.is_some() || options.tasks.values().any(|task| task.time_limit.is_some());
+        options.time_limit.is_some()
+            || options.tasks.values().any(|task| task.time_limit.is_some())
+            || options.queue_defaults.values().any(|queue| queue.time_limit.is_some());
     let pool = ProcessPoolOptions {
         processes,
         slots,

@@ -20,6 +20,7 @@ mod commit;
 mod consumer;
 mod control;
 mod counting;
+mod dead;
 mod eta;
 mod events;
 mod health;
@@ -32,6 +33,8 @@ mod member;
 mod metrics;
 mod notice;
 mod options;
+mod pause;
+mod policy;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -73,6 +76,7 @@ pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
+pub use policy::{Policy, QueueDefaults};
 pub use rate_limit::{RateLimit, RateLimitError};
 pub use service::ServiceManager;
 pub use stats::Stats;
@@ -187,6 +191,9 @@ impl Worker {
         let now = Instant::now();
         let log = self.stores.log.clone();
         let monitor = events::Events::new(&self.options, self.lamport, &log);
+        let policies = policy::Policies::new(&self.options);
+        let limits = self.options.dead_limits.any();
+        let dead = dead::DeadLook::new(&self.stores, limits || self.options.health_address.is_some());
         let keeps_members = self.stores.broker.counts_crashes();
         let stalled = stalled::StalledLook::new(self.options.chord_lost_after, &self.stores);
         let keeping = keeping::Keeping::new(&self.stores, &self.options.node, self.options.lease);
@@ -220,6 +227,9 @@ impl Worker {
             commits: Commits::default(),
             stale_logged: 0,
             keeps_members,
+            policies,
+            dead,
+            pauses: pause::Pauses::default(),
             keeping,
             stalled,
             sources: Vec::new(),

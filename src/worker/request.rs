@@ -28,6 +28,12 @@ pub(crate) struct Request {
     pub(crate) name: Arc<str>,
     pub(crate) id: String,
     pub(crate) message: Arc<Message>,
+    /// The queue it came from.
+    pub(crate) queue: Arc<str>,
+    /// The child is told the queue: it has rules of its own for trying again.
+    pub(crate) retries: bool,
+    /// Its message is kept if it fails for good.
+    pub(crate) buries: bool,
     pub(crate) exchange: Arc<str>,
     pub(crate) routing_key: Arc<str>,
     pub(crate) redelivered: bool,
@@ -96,6 +102,7 @@ impl Request {
             tag,
             mode: self.mode.clone(),
             message: self.message.clone(),
+            queue: self.retries.then(|| self.queue.clone()),
             exchange: self.exchange.clone(),
             routing_key: self.routing_key.clone(),
             redelivered: self.redelivered,

@@ -14,7 +14,7 @@ use super::notice::Level;
 use super::pool::RequestTag;
 use super::request::Phase;
 use crate::backend::{BackendError, Left, Stalled};
-use crate::broker::{BrokerError, Consumer, ConsumerOptions, Renewal};
+use crate::broker::{BrokerError, Consumer, ConsumerOptions, DeadStats, Renewal};
 
 /// Between two looks at everything that need not be exact.
 const TICK: Duration = Duration::from_secs(1);
@@ -46,7 +46,10 @@ pub(super) enum Chore {
     Answered,
     /// A step of asking the other workers.
     Met(Met),
-    Buried,
+    /// Dead letters were counted.
+    DeadCounted(Option<DeadStats>),
+    /// Which queues are paused, as of so many commands.
+    Paused(u64, Vec<String>),
     /// Requests that have begun are kept.
     Kept(Vec<RequestTag>),
     /// Requests that have ended are not kept any more.
@@ -64,7 +67,7 @@ impl ConsumerLoop {
     /// How the broker is to be consumed.
     pub(super) fn consumer_options(&self) -> ConsumerOptions {
         ConsumerOptions {
-            queues: self.options.queues.clone(),
+            queues: self.taken_queues(),
             node: self.options.node.clone(),
             lease: self.options.lease,
             max_crashes: self.options.max_crashes,
@@ -216,8 +219,9 @@ impl ConsumerLoop {
             | Chore::Swept
             | Chore::Closed
             | Chore::Marked
-            | Chore::Buried
             | Chore::Answered => {}
+            Chore::DeadCounted(stats) => self.dead_counted(stats),
+            Chore::Paused(commands, queues) => self.pauses_read(commands, queues),
             Chore::Kept(tags) => self.begun_kept(tags),
             Chore::Forgotten => self.begun_forgotten(),
             Chore::Left(left) => self.begun_left(left),
@@ -265,7 +269,9 @@ impl ConsumerLoop {
         self.renew_begun(now);
         self.look_for_stalled(now);
         self.watch(now);
+        self.look_at_dead(now);
         if self.sweep_at <= now {
+            self.look_at_pauses();
             self.sweep_at = now + SWEEP_EVERY;
             let broker = self.stores.broker.clone();
             self.chores.push(Box::pin(async move {
@@ -342,7 +348,7 @@ impl ConsumerLoop {
         if !silent || self.consuming || !self.claim_link.is_up() {
             return;
         }
-        let (broker, queues) = (self.stores.broker.clone(), self.options.queues.clone());
+        let (broker, queues) = (self.stores.broker.clone(), self.taken_queues());
         self.chores.push(Box::pin(async move {
             let statuses = timeout(ANSWER_WITHIN, broker.queues()).await;
             let ours =

@@ -7,7 +7,6 @@ use std::time::Duration;
 use redis::{FromRedisValue as _, cmd, pipe};
 
 use super::broker::Shared;
-use super::publish::Step;
 use super::scripts::{FIRE, LEASE, RELEASE};
 use super::settle::{Arg, text};
 use crate::broker::{BrokerError, Fired, Firing, LastDue, ScheduleLease, ScheduleState};
@@ -58,16 +57,7 @@ impl Shared {
             Cow::Borrowed(firing.state.as_bytes()),
         ];
         for step in steps.into_iter().flatten() {
-            match step {
-                Step::Push { list, element } => args.extend([text('l'), text(list), Cow::Owned(element)]),
-                Step::Park { parked, due_ms, member } => {
-                    args.extend([text('z'), text(parked), text(due_ms), Cow::Owned(member)]);
-                }
-                Step::Broadcast { channel, element } => {
-                    args.extend([text('f'), text(channel), Cow::Owned(element)]);
-                }
-                Step::Expire { list, ms } => args.extend([text('x'), text(list), text(ms)]),
-            }
+            args.extend(step.into_args());
         }
         let keys = self.schedule_keys(&firing.schedule);
         let answer = self.link.script(&FIRE, &[keys.lease, keys.entries], &args).await;

@@ -10,7 +10,7 @@ use super::consumer::Inner;
 use super::dead::one_field;
 use super::held::write_tag;
 use super::publish::Step;
-use super::record::ttl;
+use super::record::{retention, ttl};
 use super::scripts::COMMIT;
 use crate::broker::{BrokerError, Commit, Committed, Settle};
 use crate::numbers::NumberSet;
@@ -200,6 +200,12 @@ impl Inner {
             for (_, record) in row {
                 let key = Cow::Owned(self.results.key(&record.task_id).into_bytes());
                 operations.extend([key, Cow::Borrowed(&record.record[..])]);
+            }
+        }
+        for (place, record) in records {
+            if let Some(retained) = retention(&self.results, record) {
+                operations.extend([letter("t"), text(place)]);
+                operations.extend(retained.map(text));
             }
         }
     }
