@@ -32,14 +32,17 @@ if TYPE_CHECKING:
     from celeriac.canvas.rebuild import maybe_signature
     from celeriac.canvas.signature import Signature, signature, subtask
     from celeriac.entities import Exchange, Queue, binding
+    from celeriac.queues import Backoff, QueueDefaults
     from celeriac.result import AsyncResult
     from celeriac.utils import uuid
 
 __all__ = [
     "AsyncResult",
+    "Backoff",
     "Celery",
     "Exchange",
     "Queue",
+    "QueueDefaults",
     "Signature",
     "Task",
     "__version__",
@@ -63,9 +66,11 @@ __all__ = [
 
 _HOMES = {
     "AsyncResult": "celeriac.result",
+    "Backoff": "celeriac.queues",
     "Celery": "celeriac.app.base",
     "Exchange": "celeriac.entities",
     "Queue": "celeriac.entities",
+    "QueueDefaults": "celeriac.queues",
     "Signature": "celeriac.canvas.signature",
     "Task": "celeriac.app.task",
     "__version__": "celeriac._core",

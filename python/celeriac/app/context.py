@@ -28,6 +28,8 @@ class Context:
     _follow_ups: list[Publication] | None = None
     #: Parts of chords that end with this request, for the supervisor to count; made by the child that runs it.
     _parts: list[ChordPart] | None = None
+    #: The queue it came from, where that queue has rules of its own for further tries.
+    _queue: str | None = None
     #: The number of the request in its child, for `update_state`.
     _tag: int | None = None
 

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app.stores import connection_options
+from celeriac.app.stores import connection_options, uses_replies
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
+from celeriac.queues import milliseconds
 from celeriac.serialization import registry
 from celeriac.utils.nodenames import worker_direct
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["consumed_queues", "rate_limit", "worker_options"]
 
+_KEPT = ("keep_successes", "keep_failures", "result_expires_ms")
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_MAX_CRASHES = 3
 #: How often a worker tells monitors that it lives, unless `--heartbeat-interval` says otherwise.
@@ -76,8 +78,13 @@ def worker_options(
         "log_level": 20,
         "task_events": bool(conf.worker_send_task_events),
         "heartbeat_seconds": HEARTBEAT_SECONDS,
+        "dead_letter": bool(conf.task_dead_letter),
+        "dead_letter_max_age": conf.dead_letter_max_age,
+        "dead_letter_max_count": conf.dead_letter_max_count,
+        "queue_defaults": {name: found.worker_options() for name, found in app.router.queues.defaults.items()},
         "health_address": None if conf.worker_health_address is None else str(conf.worker_health_address),
     }
+    _check_kept(app, options)
     # After the queues were chosen: what was added for that is part of the topology.
     return {**options, **connection_options(app, worker=True), **overrides}
 
@@ -128,7 +135,35 @@ def task_options(task: Task[..., Any]) -> dict[str, Any]:
         "rate_limit": rate_limit(task),
         "time_limit": task.time_limit,
         "soft_time_limit": task.soft_time_limit,
+        **_policy(task),
     }
+
+
+def _policy(task: Task[..., Any]) -> dict[str, Any]:
+    """What a task asks for beyond Celery's options. A task that Celery's app has made has none of these."""
+    return {
+        "dead_letter": getattr(task, "dead_letter", None),
+        "keep_successes": getattr(task, "keep_successes", None),
+        "keep_failures": getattr(task, "keep_failures", None),
+        "result_expires_ms": milliseconds(getattr(task, "result_expires", None)),
+    }
+
+
+def _check_kept(app: Celery, options: dict[str, Any]) -> None:
+    """The newest results can be kept only where the engine stores them.
+
+    Raises:
+        ImproperlyConfigured: They are stored elsewhere, or not at all.
+    """
+    named = [*options["tasks"].items(), *options["queue_defaults"].items()]
+    who = next((name for name, given in named if any(given[key] is not None for key in _KEPT)), None)
+    if who is None:
+        return
+    if app.has_own_backend or uses_replies(app.conf.values_now()):
+        raise ImproperlyConfigured(
+            f"{who} limits how many results are kept, or how long, and this result backend cannot do that: use Redis or "
+            "the embedded store for results"
+        )
 
 
 def rate_limit(task: Task[..., Any]) -> str | None:

@@ -14,7 +14,7 @@ from celeriac.app.context import Context, RequestStack
 from celeriac.exceptions import ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Reject, Retry
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from celeriac.app import templates
     from celeriac.app.base import Celery
@@ -99,6 +99,14 @@ class Task(Generic[P, R]):
     routing_key: str | None = None
     delivery_mode: int | str | None = None
     expires: float | datetime | None = None
+
+    #: Ours: it becomes a dead letter when it fails for good; None is what its queue or `task_dead_letter` says.
+    dead_letter: bool | None = None
+    #: Ours: so many results of it are kept, the newest, of those that succeeded and of those that failed.
+    keep_successes: int | None = None
+    keep_failures: int | None = None
+    #: Ours: seconds that its results are kept, instead of what `result_expires` says; 0 is for ever.
+    result_expires: float | timedelta | None = None
 
     #: Options of `celeriac.app.own` that it has; known when the app is finalised.
     _own: Mapping[str, Any] = own.NONE

@@ -34,6 +34,8 @@ class Opener:
         self._max_body: int = app.conf.get("worker_max_message_bytes") or DEFAULT_MAX_BODY_BYTES
         self._node = node
         self._accepts_json = self._accept is None or json.CONTENT_TYPE in self._accept
+        #: Queues have rules of their own.
+        self._queues = bool(app.router.queues.defaults)
 
     def open(self, execution: Execution) -> Context:
         """Decodes the body and makes the request.
@@ -44,6 +46,8 @@ class Opener:
         if self._accepts_json and registry.json_is_own():
             fields = execution.request(json.decoders(), self._node)
             if fields is not None:
+                if self._queues:
+                    fields["_queue"] = execution.queue
                 return _context(fields)
         return self._open_any(execution)
 
@@ -86,6 +90,7 @@ class Opener:
         headers["_tag"] = execution.tag
         headers["_follow_ups"] = []
         headers["_parts"] = None
+        headers["_queue"] = execution.queue
         if headers.get("retries") is None:
             headers["retries"] = 0
         headers.pop("headers", None)

@@ -1,0 +1,46 @@
+"""Further tries of tasks that failed, by the defaults of the queue that they came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celeriac.app.task import Task
+from celeriac.exceptions import Ignore, Reject, Retry
+
+if TYPE_CHECKING:
+    from celeriac.app.base import Celery
+    from celeriac.app.context import Context
+
+__all__ = ["try_again"]
+
+
+def try_again(app: Celery, task: Task[..., Any], request: Context, exc: Exception) -> Exception:
+    """What a task's failure means in its queue: a `Retry`, or the exception as it is.
+
+    A task that retries by its own rules, or ended on purpose, is left alone.
+    """
+    defaults = app.router.queues.defaults.get(request._queue or "")
+    if defaults is None or defaults.max_retries is None:
+        return exc
+    if isinstance(exc, (Retry, Ignore, Reject)) or getattr(task, "autoretry_for", ()):
+        return exc
+    limit = task.max_retries if _has_own_limit(task) else defaults.max_retries
+    if limit is not None and request.retries >= limit:
+        return exc
+    if request._follow_ups:
+        # What was to follow a success (of which the result could not be encoded) does not follow.
+        request._follow_ups.clear()
+    delay = defaults.delay(request.retries + 1, exc)
+    try:
+        task.retry(exc=exc, countdown=delay, max_retries=request.retries + 1)
+    except Exception as answer:
+        # `Retry`; or why the next try cannot be sent.
+        return answer
+    return exc
+
+
+def _has_own_limit(task: Task[..., Any]) -> bool:
+    """Whether anybody said how often this very task is tried again; all tasks have a default."""
+    if "max_retries" in vars(task):
+        return True
+    return any("max_retries" in vars(cls) for cls in type(task).__mro__ if cls is not Task)
