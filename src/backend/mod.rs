@@ -13,8 +13,9 @@ use bytes::Bytes;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
+pub use crate::protocol::ChordClaim;
 pub(crate) use chord::missing;
-pub use chord::{ChordClaim, Counted, Stalled};
+pub use chord::{Counted, Stalled};
 pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;

@@ -161,6 +161,8 @@ macro_rules! chords {
                 saying_the_size_again_changes_nothing,
                 a_chord_is_forgotten_after_its_time,
                 a_thousand_parts_are_counted_and_gathered,
+                a_body_and_the_end_of_its_chord_are_one_step,
+                a_lost_claim_of_a_message_ends_no_chord,
             );
         })*
     };
