@@ -55,7 +55,7 @@ class Tracer:
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
         # Found out once: libraries patch when the app is imported, or when its process starts.
-        self._trace_by: Any = PatchedTracer if hooks.is_patched() else TaskTracer
+        self._trace_by: Any = PatchedTracer if hooks.is_patched() else plain_tracer
         app._child_update = channel.update
 
     def trace(self, execution: Execution) -> None:
@@ -121,7 +121,7 @@ class Tracer:
 
     def plain_task(self, task: Task[..., Any]) -> TaskTracer:
         """The same with nothing around it."""
-        return TaskTracer(self, task)
+        return plain_tracer(self, task)
 
     def _conclude(self, execution: Execution) -> None:
         request = self._readable(execution)
@@ -174,7 +174,7 @@ class TaskTracer:
         self._limit = tracer.limit
         self._concluder = tracer.concluder
         self._requests = task.request_stack.requests
-        self._function = entry_point(task)
+        self._function = self._awaited = entry_point(task)
         self.is_async = inspect.iscoroutinefunction(self._function)
         self._before_start = _overridden(task, "before_start")
         self._on_success = _overridden(task, "on_success")
@@ -212,7 +212,7 @@ class TaskTracer:
         try:
             if self._before_start is not None:
                 self._before_start(request.id, request.args, request.kwargs)
-            coroutine = self._function(*request.args, **request.kwargs)
+            coroutine = self._awaited(*request.args, **request.kwargs)
             retval = await (limit.guard(tag, coroutine) if guarded else coroutine)
             results = self._follow(request, retval, stores)
         except Exception as exc:
@@ -371,6 +371,18 @@ class TaskTracer:
             hook(*args)
         except Exception as exc:
             logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def plain_tracer(tracer: Tracer, task: Task[..., Any]) -> TaskTracer:
+    """What runs requests of a task of our own: with its middleware, if it has any."""
+    app = tracer.app
+    if app._middleware or app.conf.task_middleware or getattr(task, "middleware", ()):
+        from celeriac.worker.middleware import HookedTracer, hooks_of
+
+        around = hooks_of(app, task)
+        if around is not None:
+            return HookedTracer(tracer, task, around)
+    return TaskTracer(tracer, task)
 
 
 def _why(exc: Exception) -> str:
