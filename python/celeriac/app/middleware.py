@@ -341,7 +341,7 @@ class _Held:
         self.setting = app.conf.values_now()["task_middleware"]
         # Made once, whatever other settings change: it may keep something.
         same = old is not None and old.setting == self.setting
-        self.named = old.named if same and old is not None else as_middleware(self.setting or ())
+        self.named: tuple[Middleware, ...] = old.named if same and old is not None else as_middleware(self.setting or ())
         #: By task name; None: of calls of names that are not known here.
         self.known: dict[str | None, Hooks] = {}
 
@@ -404,4 +404,4 @@ async def _asafely(name: str, about: Call | Run, hook: Callable[..., Any], *give
 
 def _log(name: str, about: Call | Run, hook: Callable[..., Any], exc: Exception) -> None:
     owner = type(getattr(hook, "__self__", None)).__name__
-    logger.error("Hook %s of middleware %s raised at %r: %r", name, owner, about, exc, exc_info=True)
+    logger.error("Hook %s of middleware %s raised at %r: %r", name, owner, about, exc, exc_info=exc)

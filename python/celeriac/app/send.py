@@ -364,7 +364,9 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
 
     client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
     try:
-        await _aio.call(lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token))
+        await _aio.call(
+            lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token)
+        )
     except BaseException as exc:
         if isinstance(message, HookedMessage):
             await message.aended(exc)

@@ -59,7 +59,8 @@ class HookedTracer(TaskTracer):
         self._hooks = hooks
         self._inner, self._function, self._awaited = self._function, self._call, self._acall
         self._starts, self._before_start = self._before_start, None
-        self._answer, self._respond = self._respond, self._respond_after_hooks
+        self._answer: Any = self._respond
+        self._respond: Any = self._respond_after_hooks
         # Coroutines of hooks that nobody waits for; kept, or they might be collected. The loop's own.
         self._left: set[asyncio.Task[Any]] = set()
 

@@ -129,7 +129,7 @@ def test_before_publish_may_change_arguments_options_and_headers(app: Celery) ->
     options = {"headers": {"kept": 1}}
     show.apply_async((2, 3), **options)
 
-    (publication,) = [d for d in taken(app, "other")]
+    (publication,) = list(taken(app, "other"))
     assert publication["headers"]["tenant"] == "acme"
     assert publication["headers"]["kept"] == 1
     assert publication["headers"]["celeriac"] == {"mine": {"a": 1}}
@@ -285,9 +285,7 @@ def test_eager_tasks_tell_of_retries_failures_and_what_they_ignore(app: Celery) 
 
 def test_a_hook_that_raises_before_a_task_fails_it(app: Celery) -> None:
     seen: list[Any] = []
-    app.add_middleware(
-        Recorder("a", seen), Recorder("b", seen, before_task=ValueError("no")), Recorder("c", seen)
-    )
+    app.add_middleware(Recorder("a", seen), Recorder("b", seen, before_task=ValueError("no")), Recorder("c", seen))
     ran: list[int] = []
 
     @app.task
