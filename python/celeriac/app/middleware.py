@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from celeriac._state import get_current_worker_task
 from celeriac.app import send
+from celeriac.app.context import concluded
 from celeriac.utils import uuid
 from celeriac.utils.imports import symbol_by_name
 
@@ -108,6 +110,12 @@ class Call:
         was published: all headers, not to be changed any more."""
         headers: dict[str, Any] = self.options.get("headers", self._headers)
         return headers if self.message is None else self.message.headers
+
+    @property
+    def cause(self) -> Context | None:
+        """The request that sends it, or that it follows from (as a chord's body does from the last part); None: a client's."""
+        parent = get_current_worker_task()
+        return concluded.get() if parent is None else parent.request
 
     @property
     def exchange(self) -> str | None:
@@ -341,7 +349,9 @@ class _Held:
         self.setting = app.conf.values_now()["task_middleware"]
         # Made once, whatever other settings change: it may keep something.
         same = old is not None and old.setting == self.setting
-        self.named: tuple[Middleware, ...] = old.named if same and old is not None else as_middleware(self.setting or ())
+        self.named: tuple[Middleware, ...] = (
+            old.named if same and old is not None else as_middleware(self.setting or ())
+        )
         #: By task name; None: of calls of names that are not known here.
         self.known: dict[str | None, Hooks] = {}
 

@@ -58,6 +58,7 @@ class HookedTracer(TaskTracer):
         self._app = tracer.app
         self._hooks = hooks
         self._inner, self._function, self._awaited = self._function, self._call, self._acall
+        self._frames = 2
         self._starts, self._before_start = self._before_start, None
         self._answer: Any = self._respond
         self._respond: Any = self._respond_after_hooks

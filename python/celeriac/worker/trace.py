@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import _core, signals, states
 from celeriac._state import current_tasks
 from celeriac.app import trace as hooks
+from celeriac.app.context import concluded
 from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
@@ -125,7 +126,11 @@ class Tracer:
 
     def _conclude(self, execution: Execution) -> None:
         request = self._readable(execution)
-        outcome = self.concluder.conclude(execution, request)
+        token = concluded.set(request)
+        try:
+            outcome = self.concluder.conclude(execution, request)
+        finally:
+            concluded.reset(token)
         self.channel.respond(execution.tag, *outcome, None, request._parts)
 
     def _readable(self, execution: Execution) -> Context:
@@ -182,6 +187,8 @@ class TaskTracer:
         self._ignores = bool(task.ignore_result)
         self._keeps = tracer.app.results_enabled
         self._tells_sent = bool(tracer.app.conf.task_send_sent_event)
+        #: Frames of ours above the task's own, which tracebacks leave out.
+        self._frames = 1
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
     def run(self, tag: int, request: Context) -> None:
@@ -331,7 +338,7 @@ class TaskTracer:
         context = {"name": name, "id": request.id, "exc": safe_repr(exc)}
         if isinstance(exc, Retry):
             return self._retried(exc, request, context)
-        einfo = ExceptionInfo(exc, skip=1)
+        einfo = ExceptionInfo(exc, skip=self._frames)
         if isinstance(exc, Ignore):
             logger.info(LOG_IGNORED, context, extra={"data": context})
             left = () if request._replaced else self._concluder.leave(request, exc)
@@ -351,7 +358,7 @@ class TaskTracer:
     def _retried(self, exc: Retry, request: Context, context: dict[str, Any]) -> tuple[str, str, Any, ExceptionInfo]:
         task = self._task
         reason: BaseException = exc.exc if exc.exc is not None else exc
-        einfo = ExceptionInfo(exc, skip=1)
+        einfo = ExceptionInfo(exc, skip=self._frames)
         if task.trail and request._follow_ups:
             # The message of the next try counts as a child, as with Celery.
             request.children.append(task.AsyncResult(request.id or ""))
