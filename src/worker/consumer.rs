@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::autoscale::Autoscale;
+use super::batch::Batches;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Ear, Heard};
 use super::eta::Held;
@@ -106,6 +107,7 @@ pub(super) struct ConsumerLoop {
     /// Begun requests with late acknowledgement that are marked as begun if they run on.
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
+    pub(super) batches: Batches,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
     /// What hears control requests, if anything does.
@@ -197,8 +199,13 @@ impl ConsumerLoop {
         let slots = self.slots_to_fill();
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
+        // What runs here and comes again takes no slot, and must not wait for one.
+        let beyond = self.orphans.len()
+            + self
+                .batches
+                .beyond(slots, |task| self.tasks.options(Some(task)).batch.map_or(1, |b| b.max_size));
         let too_large = |claim: &Claim| {
-            claim.count > 2 * self.prefetch.target(slots).max(1) && claim.since.elapsed() >= WAITS
+            claim.count > 2 * self.prefetch.target(slots).max(1) + beyond && claim.since.elapsed() >= WAITS
         };
         if self.claiming.as_ref().is_some_and(too_large) {
             self.claiming = None;
@@ -212,8 +219,7 @@ impl ConsumerLoop {
             self.claim_after = Some(Instant::now() + CROWDED);
             return;
         }
-        // What runs here and comes again takes no slot, and must not wait for one.
-        let credit = self.prefetch.credit(slots, self.orphans.len());
+        let credit = self.prefetch.credit(slots, beyond, self.batches.gather());
         let (Some(source), Some(credit)) = (self.sources.last(), credit) else { return };
         let (number, consumer) = (source.number, source.consumer.clone());
         self.claiming = Some(Claim {

@@ -165,6 +165,7 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            batch: None,
         }
     }
 
@@ -217,7 +218,9 @@ impl ConsumerLoop {
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;
-        self.ready.push_back(tag);
+        if self.tasks.options(request.task).batch.is_none() || !self.gather(tag) {
+            self.ready.push_back(tag);
+        }
     }
 
     fn admit(&mut self, request: &Request, now: Instant) -> Turn {

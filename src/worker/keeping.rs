@@ -248,6 +248,7 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            batch: None,
         };
         self.log.lost(&request);
         if let Some(keeping) = &mut self.keeping {

@@ -15,6 +15,7 @@
 pub mod pool;
 
 mod autoscale;
+mod batch;
 mod chords;
 mod commit;
 mod consumer;
@@ -69,6 +70,7 @@ use stats::{Counter, Counters};
 use tasks::Tasks;
 
 pub use autoscale::AutoscaleOptions;
+pub use batch::BatchOptions;
 pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
@@ -216,6 +218,7 @@ impl Worker {
             young: VecDeque::new(),
             marks: VecDeque::new(),
             rates: rate_limit::RateLimits::default(),
+            batches: batch::Batches::default(),
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,
