@@ -3,10 +3,15 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::large::Large;
+
 /// Its members; those that we do not know are skipped. Celery's clients and workers pass the header on unread.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-pub struct Own {}
+pub struct Own {
+    /// Its body is kept elsewhere.
+    pub large: Option<Large>,
+}
 
 impl Own {
     /// Reads it; none where it is something else: another program's header of the same name stops no message.

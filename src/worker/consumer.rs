@@ -108,6 +108,8 @@ pub(super) struct ConsumerLoop {
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
     pub(super) batches: Batches,
+    /// Bodies that are kept elsewhere, of requests whose last commit is on its way, by its number.
+    pub(super) payloads: NumberMap<Box<str>>,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
     /// What hears control requests, if anything does.
@@ -268,7 +270,7 @@ impl ConsumerLoop {
     /// Queues the last commit of a request that was taken out of the table.
     pub(super) fn commit_end(&mut self, request: &Request, commit: Commit) {
         let (consumer, suspect) = (request.consumer, request.suspect);
-        let what = request.kept.map_or(What::End, What::EndOfKept);
+        let what = self.end_of(request, &commit);
         self.commits.push(Entry { consumer, commit, what, suspect, chord: None });
     }
 
@@ -295,6 +297,9 @@ impl ConsumerLoop {
             {
                 self.forget_begun(*tag);
             }
+            if let What::EndOfLarge(number) = what {
+                self.payload_settled(*number, *answer, &done.joins);
+            }
             match (what, answer) {
                 (_, Committed::Done) => self.stats.committed.add(1),
                 (_, Committed::Dead) => {
@@ -305,7 +310,9 @@ impl ConsumerLoop {
                 }
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
-                (What::End | What::EndOfKept(_), Committed::Stale) => self.stats.stale.add(1),
+                (What::End | What::EndOfKept(_) | What::EndOfLarge(_), Committed::Stale) => {
+                    self.stats.stale.add(1)
+                }
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.
                     let same = |request: &&mut Request| request.claim.is_none() || request.claim == *claim;

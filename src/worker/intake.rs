@@ -165,6 +165,7 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: own_payload(headers),
             batch: None,
         }
     }
@@ -318,6 +319,12 @@ impl ConsumerLoop {
             }
         }
     }
+}
+
+/// Where the body of a message is kept, if that is elsewhere.
+fn own_payload(headers: &TaskHeaders<'_>) -> Option<Box<str>> {
+    let large = headers.own.as_ref()?.large.as_ref()?;
+    Some(large.reference.as_str().into())
 }
 
 fn hash(request: &Request) -> u64 {

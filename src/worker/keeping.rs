@@ -248,6 +248,7 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: None,
             batch: None,
         };
         self.log.lost(&request);

@@ -33,6 +33,7 @@ mod member;
 mod metrics;
 mod notice;
 mod options;
+mod payloads;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -219,6 +220,7 @@ impl Worker {
             marks: VecDeque::new(),
             rates: rate_limit::RateLimits::default(),
             batches: batch::Batches::default(),
+            payloads: NumberMap::default(),
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,

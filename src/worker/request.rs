@@ -55,6 +55,8 @@ pub(crate) struct Request {
     pub(crate) blind: bool,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
+    /// Where its body is kept, if that is elsewhere ([`super::payloads`]).
+    pub(crate) large: Option<Box<str>>,
     /// The batch in which the pool has it ([`super::batch`]).
     pub(crate) batch: Option<RequestTag>,
 }

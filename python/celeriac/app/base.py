@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.large import LargePayloads
     from celeriac.app.log import Logging
     from celeriac.app.periodic import Schedules
     from celeriac.canvas.composition import Composition
@@ -138,6 +139,7 @@ class Celery:
         self._router: tuple[int, Router] | None = None
         # These are made on first use.
         self._backends: Backends | None = None
+        self._large_payloads: LargePayloads | None = None
         self._events: Events | None = None
         self._clock: LamportClock | None = None
         self._loader: Any = None

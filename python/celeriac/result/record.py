@@ -102,15 +102,26 @@ def read_record(app: Celery, record: ResultRecord | StoredMeta | None) -> dict[s
         ContentDisallowed: The record's content type is not accepted.
         DecodeError: It is packed and cannot be unpacked.
         SecurityError, ValueError: The stored exception is not one.
+        PayloadMissing: It is a large one, and not in the store of large payloads (any more).
     """
     if record is None:
         return {"status": states.PENDING, "result": None}
     if isinstance(record, StoredMeta):
         return record.document
     document = _decode(app, record.record, record.content_type)
+    if "celeriac" in document:
+        document = _elsewhere(app, document, record.content_type)
     if document.get("status") in states.EXCEPTION_STATES:
         document["result"] = failure.decode(document.get("result"))
     return document
+
+
+def _elsewhere(app: Celery, document: dict[str, Any], content_type: str) -> dict[str, Any]:
+    """The document that a record stands for, if that is among the large payloads."""
+    from celeriac.app import large
+
+    member = large.member_of(document)
+    return document if member is None else _decode(app, large.fetch(app, member), content_type)
 
 
 def build_group(app: Celery, group: Any) -> tuple[bytes, str, int | None]:
