@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::{Entry, What};
+use super::commit::Entry;
 use super::consumer::ConsumerLoop;
 use super::counting::PartEnd;
 use super::notice::Level;

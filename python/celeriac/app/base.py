@@ -590,6 +590,15 @@ class Celery:
         return self._engine.client
 
     @property
+    def large_payloads(self) -> LargePayloads | None:
+        """Where large arguments and results are kept; None unless `large_payload_store` is set."""
+        if not self.conf.values_now()["large_payload_store"]:
+            return None
+        from celeriac.app.large import of_app
+
+        return of_app(self)
+
+    @property
     def oid(self) -> str:
         """Names this app in this process."""
         return self.thread_oid

@@ -258,7 +258,7 @@ class LargePayloads:
             PayloadMissing: It is not there (any more).
         """
         members = headers.get(own.HEADER)
-        member = members.pop(MEMBER, None) if isinstance(members, dict) else None
+        member: Any = members.pop(MEMBER, None) if isinstance(members, dict) else None
         if members == {}:
             del headers[own.HEADER]
         data = self.get(member)
@@ -270,12 +270,12 @@ class LargePayloads:
     def forget(self, records: Iterable[ResultRecord | None]) -> None:
         """Removes what these records tell of."""
         for record in records:
-            member = None if record is None else member_of_record(record)
+            member = None if record is None else _member_of_record(record)
             if member is not None and isinstance(member.get("ref"), str):
                 self.delete(member["ref"])
 
 
-def member_of_record(record: ResultRecord) -> dict[str, Any] | None:
+def _member_of_record(record: ResultRecord) -> dict[str, Any] | None:
     """What a record says of its payload, if it is elsewhere."""
     data = getattr(record, "record", b"")
     # Those that do are short.
@@ -285,11 +285,6 @@ def member_of_record(record: ResultRecord) -> dict[str, Any] | None:
         document = registry.loads(data, record.content_type, "utf-8", None)
     except Exception:
         return None
-    return member_of(document)
-
-
-def member_of(document: Any) -> dict[str, Any] | None:
-    """The same of a document."""
     members = document.get(own.HEADER) if isinstance(document, dict) else None
     member = members.get(MEMBER) if isinstance(members, dict) else None
     return member if isinstance(member, dict) else None
@@ -307,20 +302,6 @@ def stow(app: Celery, data: bytes, headers: dict[str, Any], properties: dict[str
     """What is sent as the body of a message of an app that has a store: see `LargePayloads.stow`."""
     payloads = of_app(app)
     return data if payloads is None else payloads.stow(data, headers, properties)
-
-
-def fetch(app: Celery, member: Any) -> bytes:
-    """The payload of a record.
-
-    Raises:
-        PayloadMissing: It is not there (any more), or this app has no store.
-    """
-    payloads = of_app(app)
-    if payloads is None:
-        raise PayloadMissing(
-            "a large result is in a large_payload_store, and this app has none: set large_payload_store"
-        )
-    return payloads.get(member)
 
 
 def _store(app: Celery, store: Any) -> PayloadStore:

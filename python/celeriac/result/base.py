@@ -144,12 +144,8 @@ def forget(results: Iterable[Any], app: Celery) -> None:
     if not ids:
         return
     client, wanted = client_of(app), list(ids)
-    if app.conf.values_now()["large_payload_store"] and not app.has_own_backend:
-        from celeriac.app import large
-
-        payloads = large.of_app(app)
-        if payloads is not None:
-            payloads.forget(client.read(wanted))
+    if not app.has_own_backend and (payloads := app.large_payloads) is not None:
+        payloads.forget(client.read(wanted))
     client.forget(wanted)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import states
 from celeriac._core import ResultRecord, decompress, json_record
+from celeriac.exceptions import PayloadMissing
 from celeriac.serialization import failure, json, registry
 
 if TYPE_CHECKING:
@@ -118,10 +119,16 @@ def read_record(app: Celery, record: ResultRecord | StoredMeta | None) -> dict[s
 
 def _elsewhere(app: Celery, document: dict[str, Any], content_type: str) -> dict[str, Any]:
     """The document that a record stands for, if that is among the large payloads."""
-    from celeriac.app import large
-
-    member = large.member_of(document)
-    return document if member is None else _decode(app, large.fetch(app, member), content_type)
+    members = document["celeriac"]
+    member = members.get("large") if isinstance(members, dict) else None
+    if member is None:
+        return document
+    payloads = app.large_payloads
+    if payloads is None:
+        raise PayloadMissing(
+            "a large result is in a large_payload_store, and this app has none: set large_payload_store"
+        )
+    return _decode(app, payloads.get(member), content_type)
 
 
 def build_group(app: Celery, group: Any) -> tuple[bytes, str, int | None]:

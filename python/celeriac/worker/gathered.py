@@ -91,7 +91,8 @@ class _DeadLetter(Reject):
 
 
 # As which it is stored: whoever asks for the result knows this class.
-_DeadLetter.__name__, _DeadLetter.__module__ = Reject.__name__, Reject.__module__
+_DeadLetter.__name__ = _DeadLetter.__qualname__ = Reject.__name__
+_DeadLetter.__module__ = Reject.__module__
 
 
 class _Run:
