@@ -297,7 +297,7 @@ impl ConsumerLoop {
             {
                 self.forget_begun(*tag);
             }
-            if let What::EndOfLarge(number) = what {
+            if let What::EndOfLarge(number) | What::EndOfKept(number) = what {
                 self.payload_settled(*number, *answer, &done.joins);
             }
             match (what, answer) {

@@ -11,17 +11,15 @@ use crate::broker::{Commit, Committed, Settle};
 impl ConsumerLoop {
     /// What the last commit of a request is for. After an early acknowledgement nothing is left to be settled.
     pub(super) fn end_of(&mut self, request: &Request, commit: &Commit) -> What {
-        if let Some(tag) = request.kept {
-            return What::EndOfKept(tag);
-        }
-        let Some(reference) = &request.large else { return What::End };
+        let what = request.kept.map_or(What::End, What::EndOfKept);
+        let Some(reference) = &request.large else { return what };
         if commit.settle != Settle::Ack && (commit.settle != Settle::Keep || commit.claim.is_some()) {
-            return What::End;
+            return what;
         }
-        let number = self.next_tag;
+        let number = request.kept.unwrap_or(self.next_tag);
         self.next_tag += 1;
         self.payloads.insert(number, reference.clone());
-        What::EndOfLarge(number)
+        if request.kept.is_some() { what } else { What::EndOfLarge(number) }
     }
 
     /// The last commit of such a request was carried out, or its claim was lost: then it is somebody else's. Not the last
