@@ -124,9 +124,9 @@ impl Batches {
 impl ConsumerLoop {
     /// A request joins the batch of its task. True if that is how its task wants it.
     pub(super) fn gather(&mut self, tag: RequestTag) -> bool {
-        let Some(request) = self.requests.get(&tag).filter(|request| request.mode == Mode::Run) else {
-            return false;
-        };
+        // What must be marked before it begins is, and comes back.
+        let may = |request: &&Request| request.mode == Mode::Run && !request.first;
+        let Some(request) = self.requests.get(&tag).filter(may) else { return false };
         let (Some(task), Some(options)) = (request.task, self.tasks.options(request.task).batch) else {
             return false;
         };

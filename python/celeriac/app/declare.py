@@ -29,6 +29,10 @@ def task_from_function(
         from celeriac.app import batches
 
         batches.check(name, fun, options["batch"], bound=bind)
+    if options.get("middleware"):
+        from celeriac.app.middleware import as_middleware
+
+        options["middleware"] = as_middleware(options["middleware"])
     attributes = {
         "app": app,
         "name": name,

@@ -273,6 +273,7 @@ SETTINGS: dict[str, Setting] = {
     "large_payload_expires": Setting("float", 604800.0, ""),
     "large_payload_size": Setting("int", 262144, ""),
     "large_payload_store": Setting("any", None, ""),
+    "task_middleware": Setting("list", (), ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),

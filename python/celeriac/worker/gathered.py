@@ -13,6 +13,7 @@ from celeriac.app.batches import BatchRequest
 from celeriac.app.context import Context
 from celeriac.exceptions import Reject
 from celeriac.worker.limits import SoftLimit, soft_limit
+from celeriac.worker.middleware import HookedTracer, hooks_of
 from celeriac.worker.request import Refused
 from celeriac.worker.trace import TaskTracer
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celeriac._core import Execution
+    from celeriac.app.middleware import Hooks
     from celeriac.app.task import Task
     from celeriac.worker.trace import Tracer
 
-__all__ = ["GatheredTracer"]
+__all__ = ["GatheredTracer", "HookedGatheredTracer", "gathered_tracer"]
 
 
 class GatheredTracer(TaskTracer):
@@ -50,7 +52,7 @@ class GatheredTracer(TaskTracer):
         """
         opened = []
         for tag, member in tuple(left.items()):
-            request = self._open(member)
+            request = self._read(member)
             if request is None:
                 del left[tag]
             else:
@@ -58,13 +60,18 @@ class GatheredTracer(TaskTracer):
         if opened:
             guarded = execution.soft_limit is not None
             _Run(self, execution.tag, opened, lambda tag: left.pop(tag, None), guarded=guarded).run()
-        self._respond(execution.tag, "ignored", (), (), "batch", None)
+        self._tracer.channel.respond(execution.tag, "ignored", (), (), "batch", None)
 
     def run(self, tag: int, request: Context) -> None:
         """Runs a request that came alone: the supervisor does not know (yet) that its task wants batches."""
         _Run(self, tag, [(tag, request)], lambda _: None, guarded=True).run()
 
-    def _open(self, member: Execution) -> Context | None:
+    def begin_request(self, request: Context) -> None:
+        """What comes before a request may be given to the function; may raise what a task may raise."""
+        if self._before_start is not None:
+            self._before_start(request.id, request.args, request.kwargs)
+
+    def _read(self, member: Execution) -> Context | None:
         try:
             return self._tracer.opener.open(member)
         except Refused as exc:
@@ -76,6 +83,29 @@ class GatheredTracer(TaskTracer):
     def _raised(self, exc: Exception, request: Context) -> Any:
         kind, *rest = super()._raised(exc, request)
         return ("dead_lettered" if isinstance(exc, _DeadLetter) else kind, *rest)
+
+
+class HookedGatheredTracer(GatheredTracer, HookedTracer):
+    """The same for a task with middleware: its hooks are called for each request."""
+
+    def __init__(self, tracer: Tracer, task: Task[..., Any], hooks: Hooks) -> None:
+        HookedTracer.__init__(self, tracer, task, hooks)
+        # Around each request, not around the function.
+        self._function, self._before_start = self._inner, self._starts
+        self.is_async = False
+
+    def begin_request(self, request: Context) -> None:
+        self._hooks.begin(self._open(), self._tracer.run_coroutine)
+        super().begin_request(request)
+
+    def _is_dead(self, kind: str, exc: BaseException | None) -> bool:
+        return kind == "dead_lettered" or super()._is_dead(kind, exc)
+
+
+def gathered_tracer(tracer: Tracer, task: Task[..., Any]) -> GatheredTracer:
+    """What runs batches of a task: with its middleware, if it has any."""
+    hooks = hooks_of(tracer.app, task)
+    return GatheredTracer(tracer, task) if hooks is None else HookedGatheredTracer(tracer, task, hooks)
 
 
 class _DeadLetter(Reject):
@@ -156,12 +186,15 @@ class _Run:
         tracer = self._tracer
         self._stores[tag] = tracer._begin(tag, request)
         made = BatchRequest(request, self._settle)
-        if tracer._before_start is not None:
-            try:
-                tracer._before_start(request.id, request.args, request.kwargs)
-            except Exception as exc:
-                made._end("raised", exc)
-                return None
+        running = tracer._requests.get()
+        tracer._requests.set((*running, request))
+        try:
+            tracer.begin_request(request)
+        except Exception as exc:
+            made._end("raised", exc)
+            return None
+        finally:
+            tracer._requests.set(running)
         return made
 
     def _returned(self, requests: list[BatchRequest], value: Any) -> None:
