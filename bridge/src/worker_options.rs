@@ -10,7 +10,8 @@ use celeriac::broker::DeadLimits;
 use celeriac::driver::Threading;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, ControlOptions, Policy, QueueDefaults, RateLimit, ServiceManager, TaskEvent, TaskOptions,
+    About, AutoscaleOptions, BatchOptions, ControlOptions, Policy, QueueDefaults, RateLimit, ServiceManager,
+    TaskEvent, TaskOptions,
     WorkerOptions, health_address,
 };
 use pyo3::prelude::*;
@@ -183,6 +184,7 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
         policy: policy(&given)?,
+        batch: batch(&given)?,
     };
     // What only the child looks at.
     given.take::<bool>("track_started")?;
@@ -216,6 +218,14 @@ fn queue_defaults(given: &Options<'_>) -> PyResult<HashMap<String, QueueDefaults
         Ok((name, defaults))
     };
     queues.iter().map(read).collect()
+}
+
+fn batch(given: &Options<'_>) -> PyResult<Option<BatchOptions>> {
+    let Some((max_size, max_wait)) = given.take::<(usize, f64)>("batch")? else { return Ok(None) };
+    match Duration::try_from_secs_f64(max_wait) {
+        Ok(max_wait) if max_size >= 1 => Ok(Some(BatchOptions { max_size, max_wait })),
+        _ => Err(given.wrong("batch", "it is (max_size, max_wait), at least 1 and 0.0 seconds")),
+    }
 }
 
 fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::autoscale::AutoscaleOptions;
 use super::policy::{Policy, QueueDefaults};
+use super::batch::BatchOptions;
 use super::rate_limit::RateLimit;
 use crate::broker::DeadLimits;
 use crate::protocol::Topology;
@@ -191,6 +192,8 @@ pub struct TaskOptions {
     pub soft_time_limit: Option<Duration>,
     /// What it asks for beyond Celery's options.
     pub policy: Policy,
+    /// It is given several requests at once.
+    pub batch: Option<BatchOptions>,
 }
 
 impl Default for TaskOptions {
@@ -205,6 +208,7 @@ impl Default for TaskOptions {
             time_limit: None,
             soft_time_limit: None,
             policy: Policy::default(),
+            batch: None,
         }
     }
 }
