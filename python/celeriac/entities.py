@@ -315,9 +315,7 @@ def as_binding(given: Any) -> binding:
 def as_queue(given: Any) -> Queue:
     """A queue of ours that may be changed: a copy, or what an object like kombu's says."""
     get = _reader(given)
-    options: dict[str, Any] = {
-        name: get(name) for name in (*_COPIED, *_ARGUMENTS)
-    }
+    options: dict[str, Any] = {name: get(name) for name in (*_COPIED, *_ARGUMENTS)}
     for name in ("exclusive", "auto_delete", "no_ack", "no_declare"):
         options[name] = bool(get(name))
     durable = _first(get("durable"), True)

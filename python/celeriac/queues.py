@@ -45,7 +45,9 @@ class Backoff:
             jitter: Draw each delay evenly from 0 up to that: what failed together is not tried again together.
         """
         if base <= 1:
-            raise ImproperlyConfigured(f"an exponential back-off needs a base above 1, not {base!r}; or use Backoff.fixed")
+            raise ImproperlyConfigured(
+                f"an exponential back-off needs a base above 1, not {base!r}; or use Backoff.fixed"
+            )
 
         def delay(attempt: int, exc: BaseException) -> float:
             # No more than can be computed: a power of thousands is beyond a float.
@@ -87,7 +89,9 @@ class QueueDefaults:
 
     def __post_init__(self) -> None:
         if self.backoff is not None and self.max_retries is None:
-            raise ImproperlyConfigured("a queue has a backoff and no max_retries: say how often its tasks are tried again")
+            raise ImproperlyConfigured(
+                "a queue has a backoff and no max_retries: say how often its tasks are tried again"
+            )
         for name in ("max_retries", "keep_successes", "keep_failures"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):

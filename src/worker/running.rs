@@ -210,6 +210,10 @@ impl ConsumerLoop {
         if request.claim.is_none() {
             let burial = Burial::of(&request, &std::mem::replace(&mut settle, Settle::Keep));
             buries = burial.is_some();
+            if buries {
+                // A body that is kept elsewhere is the letter's from now on.
+                request.large = None;
+            }
             self.commits.bury(burial);
         }
         self.event_ended(&request, &outcome, &settle);

@@ -30,7 +30,7 @@ def main() -> None:
     """Show and change dead letters: messages that will not be tried again, kept with the reason."""
 
 
-class _Moment(click.ParamType):
+class _Moment(click.ParamType[datetime]):
     """`30m`, `2h`, `7d` ago, or a moment in ISO 8601 (UTC unless it says otherwise)."""
 
     name = "moment"
@@ -85,7 +85,7 @@ def _errors() -> Iterator[None]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @shared_options
 @click.pass_context
-def list_(ctx: click.Context, limit: int, as_json: bool, **filters: Any) -> None:
+def list_(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> None:
     """List dead letters, the oldest first."""
     app = _app(ctx)
     with _errors():
@@ -145,6 +145,7 @@ def _change(name: str, text: str, doing: str, done: str, more: Iterable[Callable
     @click.pass_context
     def change(
         ctx: click.Context,
+        /,
         ids: tuple[int, ...],
         everything: bool,
         yes: bool,
@@ -189,7 +190,7 @@ _change("drop", "Remove dead letters. This cannot be undone.", "Drop", "Dropped"
 @click.option("-o", "--output", type=click.File("w"), default="-", help="To this file.")
 @shared_options
 @click.pass_context
-def export(ctx: click.Context, output: Any, **filters: Any) -> None:
+def export(ctx: click.Context, /, output: Any, **filters: Any) -> None:
     """Write dead letters as JSON, one in a line, with the exact message. They stay."""
     app = _app(ctx)
     with _errors():

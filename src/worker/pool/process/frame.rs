@@ -870,6 +870,7 @@ mod tests {
                 message: message(body.clone(), id, priority).into(),
                 exchange: "".into(),
                 routing_key: "celery".into(),
+                queue: Some("q".into()),
                 redelivered: true,
                 soft_limit: soft.map(Duration::from_nanos),
                 hard_limit: None,
