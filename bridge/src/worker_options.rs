@@ -212,7 +212,6 @@ fn queue_defaults(given: &Options<'_>) -> PyResult<HashMap<String, QueueDefaults
             policy: policy(&given)?,
             time_limit: given.duration("time_limit")?,
             soft_time_limit: given.duration("soft_time_limit")?,
-            retries: given.take("retries")?.unwrap_or_default(),
         };
         given.finish()?;
         Ok((name, defaults))

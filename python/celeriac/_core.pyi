@@ -427,7 +427,7 @@ class Execution:
     def routing_key(self) -> str: ...
     @property
     def queue(self) -> str | None:
-        """The queue it came from, where that queue has rules of its own, and of dead letters; None otherwise."""
+        """The queue it came from, where that queue has defaults, and of dead letters; None otherwise."""
     @property
     def redelivered(self) -> bool: ...
     @property

@@ -118,7 +118,6 @@ class QueueDefaults:
             "result_expires_ms": milliseconds(self.keep_for),
             "time_limit": self.time_limit,
             "soft_time_limit": self.soft_time_limit,
-            "retries": self.max_retries is not None,
         }
 
 

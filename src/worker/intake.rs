@@ -157,7 +157,7 @@ impl ConsumerLoop {
             id: headers.id.clone().into_owned(),
             message: message.clone(),
             queue: delivery.queue.clone(),
-            retries: of_queue.is_some_and(|queue| queue.retries),
+            has_defaults: of_queue.is_some(),
             buries,
             exchange: delivery.exchange.clone(),
             routing_key: delivery.routing_key.clone(),

@@ -238,7 +238,7 @@ impl ConsumerLoop {
             id,
             message: Arc::new(message),
             queue,
-            retries: false,
+            has_defaults: false,
             buries,
             exchange: exchange.into(),
             routing_key: routing_key.into(),

@@ -34,8 +34,6 @@ pub struct QueueDefaults {
     pub time_limit: Option<Duration>,
     /// The soft limit of tasks that have none.
     pub soft_time_limit: Option<Duration>,
-    /// Children are told the queue: they try its tasks again by its rules.
-    pub retries: bool,
 }
 
 /// All of them.

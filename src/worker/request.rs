@@ -30,8 +30,8 @@ pub(crate) struct Request {
     pub(crate) message: Arc<Message>,
     /// The queue it came from.
     pub(crate) queue: Arc<str>,
-    /// The child is told the queue: it has rules of its own for trying again.
-    pub(crate) retries: bool,
+    /// That queue has defaults, and the child is told which it is: it tries tasks again by them.
+    pub(crate) has_defaults: bool,
     /// Its message is kept if it fails for good.
     pub(crate) buries: bool,
     pub(crate) exchange: Arc<str>,
@@ -110,7 +110,7 @@ impl Request {
             tag,
             mode: self.mode.clone(),
             message: self.message.clone(),
-            queue: self.retries.then(|| self.queue.clone()),
+            queue: self.has_defaults.then(|| self.queue.clone()),
             exchange: self.exchange.clone(),
             routing_key: self.routing_key.clone(),
             redelivered: self.redelivered,

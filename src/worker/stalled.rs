@@ -110,7 +110,7 @@ impl ConsumerLoop {
             id,
             message: Arc::new(message),
             queue: if routing_key.is_empty() { &*exchange } else { &*routing_key }.into(),
-            retries: false,
+            has_defaults: false,
             buries: false,
             exchange: exchange.into(),
             routing_key: routing_key.into(),

@@ -1,4 +1,4 @@
-"""Further tries of tasks that failed, by the defaults of the queue that they came from."""
+"""What the defaults of a queue mean for a task that failed: further tries, and a dead letter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.context import Context
 
-__all__ = ["try_again"]
+__all__ = ["becomes_dead_letter", "try_again"]
+
+
+def becomes_dead_letter(app: Celery, task: Task[..., Any], request: Context) -> bool:
+    """Whether the supervisor keeps the message of a task that has failed for good, as `src/worker/policy.rs` says."""
+    own: bool | None = getattr(task, "dead_letter", None)
+    if own is None and (defaults := app.router.queues.defaults.get(request._queue or "")) is not None:
+        own = defaults.dead_letter
+    return bool(app.conf.task_dead_letter) if own is None else own
 
 
 def try_again(app: Celery, task: Task[..., Any], request: Context, exc: Exception) -> Exception:
