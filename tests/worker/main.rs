@@ -16,6 +16,7 @@ mod health;
 mod lease;
 mod limits;
 mod members;
+mod policies;
 mod process;
 mod rate_limit;
 mod refuse;
