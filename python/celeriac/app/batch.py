@@ -62,6 +62,10 @@ def send_all(
     sent: list[AsyncResult[Any]] = []
     client, (timeout, retry) = app.client, send.how(app, options)
     for chunk in _chunks(pieces):
+        if app.conf.task_track_pending:
+            from celeriac.app.pending import track_pending
+
+            track_pending(app, chunk.publications)
         try:
             client.publish(chunk.publications, timeout, retry, chunk.wanted)
         except OperationalError as error:
@@ -83,6 +87,12 @@ async def send_all_later(
     client, (timeout, retry) = app.client, send.how(app, options)
     for chunk in _chunks(pieces):
         publications, wanted = chunk.publications, chunk.wanted
+        if app.conf.task_track_pending:
+            import asyncio
+
+            from celeriac.app.pending import track_pending
+
+            await asyncio.to_thread(track_pending, app, publications)
 
         def start(at: Any, token: int, batch: Any = publications, wanted: bool = wanted) -> None:
             client.publish_later(batch, timeout, retry, wanted, at, token)

@@ -267,6 +267,10 @@ SETTINGS: dict[str, Setting] = {
     "beat_schedule_name": Setting("string", None, ""),
     "result_chord_lost_after": Setting("float", 21600.0, ""),
     "result_max_bytes": Setting("int", None, ""),
+    # How often a second a running task's `progress` is stored; 0: always.
+    "task_progress_rate": Setting("float", 5.0, ""),
+    # Store PENDING when a task is sent: what has no record then was never sent, or its record has expired.
+    "task_track_pending": Setting("bool", False, ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),
