@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -119,13 +120,10 @@ class TasksApp:
             return
 
         async def write() -> None:
-            chunks = self.views.chunks_later(stream)
-            try:
+            async with aclosing(self.views.chunks_later(stream)) as chunks:
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
-            finally:
-                await chunks.aclose()  # type: ignore[attr-defined]
+            await send({"type": "http.response.body", "body": b""})
 
         writing, gone = asyncio.ensure_future(write()), asyncio.ensure_future(_gone(receive))
         try:

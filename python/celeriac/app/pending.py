@@ -63,7 +63,7 @@ def _embed(publication: Publication) -> dict[str, Any] | None:
     if properties.get("body_encoding") == "base64":
         return None
     content = properties.get("content_type", "application/json")
-    document = registry.loads(body, content, properties.get("content_encoding"), {content})
+    document = registry.loads(body, content, properties.get("content_encoding") or "utf-8", {content})
     return document[2] if isinstance(document, (list, tuple)) and len(document) == 3 else None
 
 

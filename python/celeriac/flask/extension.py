@@ -164,11 +164,17 @@ class InContext:
     def _context(self) -> AbstractContextManager[Any]:
         task: Any = self
         running = task.request_stack.top
-        if running is None or running.called_directly:
-            # A plain call in a request, or in another task, is part of that.
-            if has_app_context() and current_app._get_current_object() is self.flask_app:  # type: ignore[attr-defined]
-                return nullcontext()
+        is_plain_call = running is None or running.called_directly
+        if is_plain_call and has_app_context() and _current_flask() is self.flask_app:
+            # In a request, or in another task: part of that.
+            return nullcontext()
         return self.flask_app.app_context()
+
+
+def _current_flask() -> Flask:
+    proxy: Any = current_app
+    found: Flask = proxy._get_current_object()
+    return found
 
 
 async def _call_later(self: InContext, *args: Any, **kwargs: Any) -> Any:

@@ -86,10 +86,7 @@ class Followed:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             changes = self._watched()
-            if is_patched():
-                records = call(partial(changes.next_later, left))
-            else:
-                records = changes.next(left)
+            records = call(partial(changes.next_later, left)) if is_patched() else changes.next(left)
             if found := self._new(records):
                 return found
 

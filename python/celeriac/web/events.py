@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac.result.stream import Followed
@@ -122,7 +122,7 @@ class EventStream:
         if not self._open:
             yield self._closing()
 
-    async def chunks_later(self) -> AsyncIterator[bytes]:
+    async def chunks_later(self) -> AsyncGenerator[bytes, None]:
         """What is sent, for a coroutine."""
         yield self._opening()
         end = time.monotonic() + self._lifetime

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
@@ -142,11 +142,12 @@ class TaskViews:
         with self._counted():
             yield from stream.chunks()
 
-    async def chunks_later(self, stream: EventStream) -> AsyncIterator[bytes]:
+    async def chunks_later(self, stream: EventStream) -> AsyncGenerator[bytes, None]:
         """The same for a coroutine."""
         with self._counted():
-            async for chunk in stream.chunks_later():
-                yield chunk
+            async with aclosing(stream.chunks_later()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -178,9 +179,9 @@ def as_answer(exc: Exception) -> Answer | None:
     return None
 
 
-def said_yes(headers: Mapping[str, str], name: str) -> bool:
+def said_yes(query: Mapping[str, str], name: str) -> bool:
     """Whether a parameter of a request says yes."""
-    return str(headers.get(name, "")).lower() in ("1", "true", "yes", "on")
+    return str(query.get(name, "")).lower() in ("1", "true", "yes", "on")
 
 
 async def _read_later(app: Celery, task_id: str) -> Any:
