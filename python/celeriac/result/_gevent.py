@@ -67,3 +67,5 @@ def call(start: Callable[[Completions, int], None]) -> Any:
     finally:
         if reader.waiting.pop(token, None) is not None:
             reader.completions.cancel(token)
+        # An error that it holds would hold this frame, and so all that waits above it.
+        del result

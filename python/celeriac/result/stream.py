@@ -100,6 +100,10 @@ class Followed:
             if found := self._new(await _aio.call(partial(self._watched().next_later, left))):
                 return found
 
+    def close(self) -> None:
+        """Follows them no more: now, and not when this is collected."""
+        self._changes = None
+
     def _watched(self) -> Changes:
         # Begins with what is stored, so nothing between `begin` and this is missed.
         if self._changes is None:

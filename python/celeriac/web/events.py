@@ -110,31 +110,37 @@ class EventStream:
 
     def chunks(self) -> Iterator[bytes]:
         """What is sent, for a thread that may wait."""
-        yield self._opening()
-        end = time.monotonic() + self._lifetime
-        while self._open and (left := end - time.monotonic()) > 0:
-            try:
-                records = self._followed.next(min(self._heartbeat, left))
-            except TimeoutError:
-                yield _HEARTBEAT
-            else:
-                yield self._take(records)
-        if not self._open:
-            yield self._closing()
+        try:
+            yield self._opening()
+            end = time.monotonic() + self._lifetime
+            while self._open and (left := end - time.monotonic()) > 0:
+                try:
+                    records = self._followed.next(min(self._heartbeat, left))
+                except TimeoutError:
+                    yield _HEARTBEAT
+                else:
+                    yield self._take(records)
+            if not self._open:
+                yield self._closing()
+        finally:
+            self._followed.close()
 
     async def chunks_later(self) -> AsyncGenerator[bytes, None]:
         """What is sent, for a coroutine."""
-        yield self._opening()
-        end = time.monotonic() + self._lifetime
-        while self._open and (left := end - time.monotonic()) > 0:
-            try:
-                records = await self._followed.next_later(min(self._heartbeat, left))
-            except TimeoutError:
-                yield _HEARTBEAT
-            else:
-                yield self._take(records)
-        if not self._open:
-            yield self._closing()
+        try:
+            yield self._opening()
+            end = time.monotonic() + self._lifetime
+            while self._open and (left := end - time.monotonic()) > 0:
+                try:
+                    records = await self._followed.next_later(min(self._heartbeat, left))
+                except TimeoutError:
+                    yield _HEARTBEAT
+                else:
+                    yield self._take(records)
+            if not self._open:
+                yield self._closing()
+        finally:
+            self._followed.close()
 
     def _opening(self) -> bytes:
         first, self._first = self._first, []

@@ -1,0 +1,36 @@
+"""An ASGI application for the tests: the tasks of an app, and what its process costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+from celeriac import Celery
+from celeriac.asgi import allow_all, tasks_app
+
+app = Celery("asgi_site", broker=os.environ["BROKER"], backend=os.environ["RESULT_BACKEND"])
+app.conf.task_track_pending = True
+tasks = tasks_app(app, auth=allow_all, heartbeat=2.0, max_streams=int(os.environ.get("MAX_STREAMS", "10000")))
+
+
+def cost():
+    """What this process uses."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    status = Path("/proc/self/status").read_text()
+    return {
+        "streams": tasks.views.streams,
+        "kib": int(status.split("VmRSS:")[1].split()[0]),
+        "threads": int(status.split("Threads:")[1].split()[0]),
+        "cpu": used.ru_utime + used.ru_stime,
+    }
+
+
+async def site(scope, receive, send):
+    """`/cost`, and tasks."""
+    if scope["type"] != "http" or scope["path"] != "/cost":
+        await tasks({**scope, "root_path": "/tasks"} if scope["type"] == "http" else scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(cost()).encode()})
