@@ -12,7 +12,12 @@ from celeriac.asgi import allow_all, tasks_app
 
 app = Celery("asgi_site", broker=os.environ["BROKER"], backend=os.environ["RESULT_BACKEND"])
 app.conf.task_track_pending = True
-tasks = tasks_app(app, auth=allow_all, heartbeat=2.0, max_streams=int(os.environ.get("MAX_STREAMS", "10000")))
+tasks = tasks_app(
+    app,
+    auth=allow_all,
+    heartbeat=float(os.environ.get("HEARTBEAT", "2")),
+    max_streams=int(os.environ.get("MAX_STREAMS", "10000")),
+)
 
 
 def cost():

@@ -24,7 +24,7 @@ app.config.update(
     CELERIAC_TASK_TRACK_PENDING=True,
 )
 Celeriac(app)
-app.register_blueprint(tasks_blueprint(auth=allow_all, heartbeat=2.0))
+app.register_blueprint(tasks_blueprint(auth=allow_all, heartbeat=float(os.environ.get("HEARTBEAT", "2"))))
 
 
 @app.get("/cost")

@@ -18,11 +18,21 @@ from .conftest import Reader, Site, wait_until
 from .test_many_streams import SITES
 
 
-@pytest.fixture(params=["asgi", "flask threads"])
-def site(request: pytest.FixtureRequest, start_site: Callable[..., Site], tmp_path: Any) -> Iterator[Site]:
+@pytest.fixture(scope="module", params=["asgi", "flask threads"])
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Either of them, on an embedded store."""
-    url = f"sqlite:///{tmp_path}/tasks.db"
-    return start_site(url, url, SITES[request.param])
+    folder = tmp_path_factory.mktemp("site")
+    url = f"sqlite:///{folder}/tasks.db"
+    site = Site(folder, url, url, SITES[request.param], HEARTBEAT="0.2")
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site(started: Site) -> Iterator[Site]:
+    """The same, with nothing stored."""
+    yield started
+    started.celery.client.forget(["a", "b", "done", "failed", "own", "runs", "waits"])
 
 
 def ask(site: Site, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
@@ -31,7 +41,11 @@ def ask(site: Site, method: str, path: str, **headers: str) -> tuple[int, dict[s
     response = connection.getresponse()
     body = response.read()
     connection.close()
-    return response.status, {k.lower(): v for k, v in response.getheaders()}, json.loads(body) if body else None
+    return (
+        response.status,
+        {k.lower(): v for k, v in response.getheaders()},
+        json.loads(body) if body[:1] in (b"{", b"[") else None,
+    )
 
 
 def store(site: Site, task_id: str, state: str, value: object = None) -> None:
