@@ -1,11 +1,14 @@
-"""An ASGI application for the tests: the tasks of an app, and what its process costs."""
+"""An ASGI application for the tests: the tasks of an app, mounted, and what its process costs."""
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
 
 from celeriac import Celery
 from celeriac.asgi import allow_all, tasks_app
@@ -20,22 +23,18 @@ tasks = tasks_app(
 )
 
 
-def cost():
+def cost(request):
     """What this process uses."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     status = Path("/proc/self/status").read_text()
-    return {
-        "streams": tasks.views.streams,
-        "kib": int(status.split("VmRSS:")[1].split()[0]),
-        "threads": int(status.split("Threads:")[1].split()[0]),
-        "cpu": used.ru_utime + used.ru_stime,
-    }
+    return JSONResponse(
+        {
+            "streams": tasks.views.streams,
+            "kib": int(status.split("VmRSS:")[1].split()[0]),
+            "threads": int(status.split("Threads:")[1].split()[0]),
+            "cpu": used.ru_utime + used.ru_stime,
+        }
+    )
 
 
-async def site(scope, receive, send):
-    """`/cost`, and tasks."""
-    if scope["type"] != "http" or scope["path"] != "/cost":
-        await tasks({**scope, "root_path": "/tasks"} if scope["type"] == "http" else scope, receive, send)
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": json.dumps(cost()).encode()})
+site = Starlette(routes=[Route("/cost", cost), Mount("/tasks", tasks)])
