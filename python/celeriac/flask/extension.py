@@ -147,6 +147,9 @@ def _task_class(app: Flask, base: Any) -> Any:
 class InContext:
     """Runs a task in an application context of its own, which ends with it."""
 
+    # Nothing of its own: tasks that are there already take this on.
+    __slots__ = ()
+
     flask_app: ClassVar[Flask]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
