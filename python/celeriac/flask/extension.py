@@ -144,11 +144,8 @@ def _task_class(app: Flask, base: Any) -> Any:
     return type("FlaskTask", (InContext, base), {"flask_app": app, "abstract": True})
 
 
-class InContext:
-    """Runs a task in an application context of its own, which ends with it."""
-
-    # Nothing of its own: tasks that are there already take this on.
-    __slots__ = ()
+class InContext(Task[..., Any]):
+    """Base of tasks, before the application's own base. Runs a task in an application context of its own, which ends with it."""
 
     flask_app: ClassVar[Flask]
 
@@ -162,11 +159,10 @@ class InContext:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs it."""
         with self._context():
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+            return super().__call__(*args, **kwargs)
 
     def _context(self) -> AbstractContextManager[Any]:
-        task: Any = self
-        running = task.request_stack.top
+        running = self.request_stack.top
         is_plain_call = running is None or running.called_directly
         if is_plain_call and has_app_context() and _current_flask() is self.flask_app:
             # In a request, or in another task: part of that.
@@ -183,4 +179,4 @@ def _current_flask() -> Flask:
 async def _call_later(self: InContext, *args: Any, **kwargs: Any) -> Any:
     """The same for an `async def`: the context lasts until it has ended."""
     with self._context():
-        return await super(InContext, self).__call__(*args, **kwargs)  # type: ignore[misc]
+        return await super(InContext, self).__call__(*args, **kwargs)
