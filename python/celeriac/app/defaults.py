@@ -271,6 +271,7 @@ SETTINGS: dict[str, Setting] = {
     "task_progress_rate": Setting("float", 5.0, ""),
     # Store PENDING when a task is sent: what has no record then was never sent, or its record has expired.
     "task_track_pending": Setting("bool", False, ""),
+    "task_middleware": Setting("list", (), ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),

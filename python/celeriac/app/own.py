@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.task import Task
 
-__all__ = ["HEADER", "NONE", "OPTIONS", "Call", "of_task", "write", "write_at_most_once"]
+__all__ = ["HEADER", "NONE", "OPTIONS", "Call", "add", "of_task", "write", "write_at_most_once"]
 
 #: The name of the header: an object, each member of which belongs to one feature.
 HEADER = "celeriac"
@@ -41,6 +41,12 @@ class Call(NamedTuple):
     own: Mapping[str, Any]
     #: The members of the header; to be added to.
     members: dict[str, Any]
+
+
+def add(options: dict[str, Any], members: Mapping[str, Any]) -> None:
+    """Adds members to the header of a call."""
+    headers = options.get("headers") or {}
+    options["headers"] = {**headers, HEADER: {**(headers.get(HEADER) or {}), **members}}
 
 
 def of_task(task: Task[..., Any]) -> Mapping[str, Any]:
