@@ -348,11 +348,11 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
         OperationalError: The broker did not take it.
     """
     conf = app.conf.values_now()
-    if conf["task_track_pending"]:
-        from celeriac.app.pending import track_pending
-
-        track_pending(app, [message.publication])
     try:
+        if conf["task_track_pending"]:
+            from celeriac.app.pending import track_pending
+
+            track_pending(app, [message.publication])
         app.client.publish([message.publication], *how(app, options), not message.ignores)
     except BaseException as exc:
         if isinstance(message, HookedMessage):
@@ -368,13 +368,13 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
     from celeriac.result import _aio
 
     client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
-    if app.conf.values_now()["task_track_pending"]:
-        import asyncio
-
-        from celeriac.app.pending import track_pending
-
-        await asyncio.to_thread(track_pending, app, [message.publication])
     try:
+        if app.conf.values_now()["task_track_pending"]:
+            import asyncio
+
+            from celeriac.app.pending import track_pending
+
+            await asyncio.to_thread(track_pending, app, [message.publication])
         await _aio.call(
             lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token)
         )

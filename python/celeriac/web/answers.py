@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from celeriac import states
@@ -71,13 +72,17 @@ def _plain(value: Any) -> Any:
 
 def _simplified(value: Any, depth: int) -> Any:
     """Infinite numbers, keys that are no text and what is nested too deeply become text."""
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if depth and isinstance(value, Mapping):
+    if not depth:
+        return str(value)
+    if isinstance(value, Mapping):
         return {str(key): _simplified(item, depth - 1) for key, item in value.items()}
-    if depth and isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [_simplified(item, depth - 1) for item in value]
-    return str(value) if isinstance(value, float) and value - value != 0 else _plain(value) if depth else str(value)
+    return _plain(value)
 
 
 def describe(app: Celery, task_id: str, record: Any, *, tracebacks: bool = False) -> dict[str, Any]:
