@@ -41,7 +41,7 @@ web.register_blueprint(tasks_blueprint(auth=allow_all))  # a real application sa
 @web.post("/reports")
 def start_report() -> Response:
     """Returns as soon as the broker has the task."""
-    result = make_report.delay(8)
+    result = make_report.delay(5)
     response = jsonify(id=result.id)
     response.status_code = 202
     response.headers["Location"] = url_for("tasks.status", task_id=result.id)

@@ -58,7 +58,7 @@ def events(url: str, last_event_id: str = "") -> Iterator[tuple[str, str, dict[s
 if __name__ == "__main__":
     server = make_server("127.0.0.1", 0, web, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    short, long = convert.delay("short", 5), convert.delay("long", 30)
+    short, long = convert.delay("short", 5), convert.delay("long", 20)
     url = f"http://127.0.0.1:{server.port}/tasks/events?id={short.id}&id={long.id}"
 
     name, last, _ = next(events(url))

@@ -73,7 +73,7 @@ def draw(folder: Path) -> list[str]:
     return [str(folder / name) for name in PICTURES]
 
 
-@pytest.mark.parametrize("kind", ["embedded", "redis"], indirect=True)
+@pytest.mark.parametrize("kind", ["embedded"], indirect=True)
 def test_a_page_shows_live_progress_of_uploaded_pictures(pattern: Pattern, page: Page, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pattern.environment.update(UPLOADS_FOLDER=str(out), UPLOADS_KEY="a key", FLASK_APP="uploads")
