@@ -77,8 +77,13 @@ class Follower:
         Raises:
             TimeoutError: It did not end in time.
         """
+        from celeriac import states
+
         for now in result.stream(self._timeout):
             if now.ready:
+                if self._bar is not None and now.state == states.SUCCESS:
+                    # The last progress was overtaken by the end.
+                    self._bar.update(self._bar.length - self._bar.pos)
                 self._close()
                 self._line(now.state)
             else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -67,6 +69,34 @@ def test_a_failure_is_not_overwritten_by_late_progress(project: Any) -> None:
     worker.stop()
 
     assert {result.__class__(result.id, app=project.client).state for result in results} == {"FAILURE"}
+
+
+def test_result_follow_draws_a_bar_on_a_terminal(project: Any) -> None:
+    project.write(TASKS)
+    project.start("-c", "1")
+    result = project.send("count")
+    command = [sys.executable, "-m", "celeriac", "-A", "tasks", "result", "--follow", result.id]
+    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH, "TERM": "xterm", "COLUMNS": "80"}
+    ours, theirs = pty.openpty()
+
+    program = subprocess.Popen(
+        command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=theirs, stdin=theirs, text=True
+    )
+    os.close(theirs)
+    drawn = ""
+    # The other end is closed when the program has ended.
+    with suppress(OSError):
+        while piece := os.read(ours, 4096).decode(errors="replace"):
+            drawn += piece
+            if "#" in drawn:
+                (project.folder / "seen").touch()
+    os.close(ours)
+    printed, _ = program.communicate(timeout=30)
+
+    assert "counting" in drawn
+    assert "100%" in drawn
+    assert drawn.rstrip().endswith("SUCCESS")
+    assert printed.strip() == "counted"
 
 
 def test_result_follow_prints_a_line_for_each_state(project: Any) -> None:
