@@ -108,7 +108,7 @@ class DjangoWorkerFixup:
         backends = getattr(import_module("django.conf").settings, "TASKS", None) or {}
         if any(str(one.get("BACKEND")).startswith("celeriac.django.") for one in backends.values()):
             # Its tasks run those of Django's task framework.
-            import_module("celeriac.django")
+            import_module("celeriac.django.backend")
         if not os.environ.get("CELERY_SKIP_CHECKS"):
             import_module("django.core.checks").run_checks()
 

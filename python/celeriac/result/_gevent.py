@@ -42,11 +42,7 @@ class _Reader:
     def _drain(self) -> None:
         for token, value in self.completions.drain():
             result = self.waiting.pop(token, None)
-            if result is None:
-                continue
-            if isinstance(value, BaseException):
-                result.set_exception(value)
-            else:
+            if result is not None:
                 result.set(value)
 
 
@@ -63,9 +59,12 @@ def call(start: Callable[[Completions, int], None]) -> Any:
     token = reader.expect(result)
     try:
         start(reader.completions, token)
-        return result.get()
+        value = result.get()
+        if isinstance(value, BaseException):
+            raise value
+        return value
     finally:
         if reader.waiting.pop(token, None) is not None:
             reader.completions.cancel(token)
-        # An error that it holds would hold this frame, and so all that waits above it.
-        del result
+        # An error that is raised here holds this frame: it must not hold the error, nor what was waited for.
+        value = result = start = None  # type: ignore[assignment]

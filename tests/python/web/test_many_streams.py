@@ -67,7 +67,8 @@ async def follow_all(site: Site, subscribers: Callable[[], int], figure: Callabl
 def test_every_stream_gets_every_state_over_one_subscription(
     kind: str, start_site: Callable[..., Site], redis_url: str, figure: Callable[[str], None]
 ) -> None:
-    site = start_site(redis_url, redis_url, SITES[kind])
+    # So short that many a wait ends without news.
+    site = start_site(redis_url, redis_url, SITES[kind], HEARTBEAT="0.05" if STREAMS < 1000 else "2")
     server = redis.Redis.from_url(redis_url)
     database = int(redis_url.rpartition("/")[2])
 

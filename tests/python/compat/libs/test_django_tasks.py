@@ -102,3 +102,17 @@ def test_tasks_of_djangos_framework_run_on_our_workers(site: Site) -> None:
     }
     assert (site.folder / "ran").read_text().split() == ["100", "0", "-100"]
     assert "jobs.tasks.add" in site.log.read_text()
+
+
+def test_tasks_are_shown_by_djangos_views_under_wsgi_and_asgi(tmp_path: Path) -> None:
+    saw = Site(tmp_path, f"sqlite:///{tmp_path}/queue.db").client("views")
+
+    assert saw == {
+        "progress": 1,
+        "stranger": 403,
+        "methods": [405, 405],
+        "without a token": 403,
+        "cancel": [202, 202],
+        "threads": ["text/event-stream; charset=utf-8", ["PROGRESS", "SUCCESS", "end"]],
+        "loop": ["SUCCESS", "STARTED", "FAILURE", "end"],
+    }

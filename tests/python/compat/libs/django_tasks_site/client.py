@@ -99,4 +99,50 @@ def check(ids):
     return saw
 
 
-print(json.dumps(prepare() if sys.argv[1] == "prepare" else check(json.loads(sys.argv[2]))))
+def views():
+    """The views, by Django's own clients: no worker runs, what it would store is stored here."""
+    from django.test import AsyncClient, Client
+
+    from celeriac.result.record import build_record
+
+    def store(task_id, state, info=None):
+        app.client.store([build_record(app, task_id, state, info)])
+
+    def events(chunks):
+        lines = "".join(chunk.decode() for chunk in chunks).splitlines()
+        return [json.loads(line[6:]).get("state", "end") for line in lines if line.startswith("data: ")]
+
+    store("a", "PROGRESS", {"done": 1, "total": 2})
+    client, stranger = Client(headers={"X-Who": "owner"}), Client()
+    saw = {
+        "progress": client.get("/tasks/a").json()["progress"]["done"],
+        "stranger": stranger.get("/tasks/a").status_code,
+    }
+    saw["methods"] = [client.put("/tasks/a").status_code, client.get("/tasks/a/cancel").status_code]
+    saw["without a token"] = Client(enforce_csrf_checks=True, headers={"X-Who": "owner"}).delete("/tasks/a").status_code
+    saw["cancel"] = [client.delete("/tasks/a").status_code, client.post("/tasks/a/cancel").status_code]
+    streaming = client.get("/tasks/a/events")
+    chunks = iter(streaming.streaming_content)
+    first = next(chunks)
+    store("a", "SUCCESS", 5)
+    saw["threads"] = [streaming.headers["Content-Type"], events([first, *chunks])]
+
+    async def in_a_loop():
+        store("b", "STARTED")
+        response = await AsyncClient().get("/tasks/events?id=a&id=b", headers={"X-Who": "owner"})
+        assert response.status_code == 200, response.content
+        got = []
+        async for chunk in response.streaming_content:
+            got.append(chunk)
+            if len(got) == 1:
+                await asyncio.to_thread(store, "b", "FAILURE", ValueError("x"))
+        return events(got)
+
+    saw["loop"] = asyncio.run(asyncio.wait_for(in_a_loop(), 30))
+    return saw
+
+
+if sys.argv[1] == "views":
+    print(json.dumps(views()))
+else:
+    print(json.dumps(prepare() if sys.argv[1] == "prepare" else check(json.loads(sys.argv[2]))))

@@ -18,3 +18,6 @@ TASKS = {
         "OPTIONS": {"enqueue_on_commit": True},
     },
 }
+ROOT_URLCONF = "urls"
+ALLOWED_HOSTS = ["testserver"]
+MIDDLEWARE = ["django.middleware.csrf.CsrfViewMiddleware"]

@@ -14,16 +14,13 @@ import os
 from datetime import datetime
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from celeriac import _state, shared_task, states
+from celeriac import Celery, _state, shared_task, states
 from celeriac.app.current import get_current_app
 from celeriac.result.record import build_record, read_record
 from celeriac.utils import uuid
 from celeriac.utils.imports import symbol_by_name
-
-if TYPE_CHECKING:
-    from celeriac.app.base import Celery
 
 try:
     FRAMEWORK = "django.tasks"
@@ -34,7 +31,7 @@ except ImportError:
         _base = import_module("django_tasks.base")
     except ImportError as exc:
         raise ImportError(
-            "celeriac.django needs Django 6, or Django and its backport: pip install 'celeriac[django]'"
+            "celeriac.django.CeleriacBackend needs Django 6, or Django and its backport: pip install 'celeriac[django]'"
         ) from exc
 
 __all__ = ["CeleriacBackend"]
@@ -321,28 +318,25 @@ def _is_rabbitmq(app: Celery) -> bool:
 
 
 def _current_app() -> Celery:
-    if not _state.is_without_default_app():
-        return get_current_app()
-    found: Celery = _own_app()
-    return found
+    return get_current_app() if not _state.is_without_default_app() else own_app()
 
 
-def _own_app() -> Any:
-    """The app of a project that has none of its own: also for `-A celeriac.django`."""
-    if "app" not in globals():
-        from celeriac import Celery
+_own: Celery | None = None
 
+
+def own_app() -> Celery:
+    """The app of a project that has none of its own: its settings are those of Django that begin with `CELERY_`.
+
+    Raises:
+        RuntimeError: Nothing says which settings.
+    """
+    global _own
+    if _own is None:
         if not os.environ.get("DJANGO_SETTINGS_MODULE"):
             raise RuntimeError("DJANGO_SETTINGS_MODULE must name the settings of Django")
         made = Celery("django", set_as_current=False)
         made.config_from_object("django.conf:settings", namespace="CELERY")
         made.autodiscover_tasks()
         made.set_default()
-        globals()["app"] = made
-    return globals()["app"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "app":
-        return _own_app()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        _own = made
+    return _own
