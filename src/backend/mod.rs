@@ -24,7 +24,7 @@ pub use keep::{Keeper, Kept, Left};
 #[async_trait]
 pub trait ResultBackend: Send + Sync {
     /// Stores a batch. A record whose stored state is `SUCCESS` is kept (only SUCCESS is final, as in
-    /// Celery). Whoever watches one of the ids is woken.
+    /// Celery); `STARTED`, which is stored a moment after the task has begun, does not cover `ABORTED`. Whoever watches one of the ids is woken.
     async fn store(&self, batch: Vec<ResultRecord>) -> Result<(), BackendError>;
 
     /// Reads, in the order asked; none where nothing is stored or it has expired.

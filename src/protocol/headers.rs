@@ -5,9 +5,10 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::json::{self, Loose};
-use super::{DecodeError, Message, parse_iso_ms};
+use super::{DecodeError, Message, Own, parse_iso_ms};
 
 const PART: &str = "headers";
 /// A century. Longer limits are cut, so that every one of them fits the arithmetic of time.
@@ -65,6 +66,8 @@ pub struct TaskHeaders<'a> {
     pub parent_id: Option<Cow<'a, str>>,
     /// The name to show instead of its own.
     pub shadow: Option<Cow<'a, str>>,
+    /// What options of ours have to say; none in messages of who uses none.
+    pub own: Option<Box<Own>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -82,6 +85,8 @@ struct Fields<'a> {
     root_id: Loose<'a>,
     parent_id: Loose<'a>,
     shadow: Loose<'a>,
+    #[serde(borrow, rename = "celeriac")]
+    own: Option<&'a RawValue>,
 }
 
 impl Message {
@@ -121,6 +126,7 @@ impl TaskHeaders<'_> {
             soft_limit: self.soft_limit,
             retries: self.retries,
             ignore_result: self.ignore_result,
+            own: self.own,
         }
     }
 }
@@ -161,6 +167,7 @@ impl<'a> Fields<'a> {
             root_id: self.root_id.text(),
             parent_id: self.parent_id.text(),
             shadow: self.shadow.text(),
+            own: self.own.and_then(Own::read),
         })
     }
 }

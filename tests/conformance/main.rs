@@ -123,6 +123,7 @@ macro_rules! results {
                 a_record_is_read_as_it_was_stored,
                 a_record_may_be_of_any_bytes,
                 success_is_final_and_nothing_else_is,
+                a_task_that_was_aborted_has_not_just_started,
                 an_expired_record_is_gone,
                 a_forgotten_record_is_gone,
                 a_watch_gives_first_the_present_and_then_changes,

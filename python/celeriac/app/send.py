@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac._core import Publication, saferepr
 from celeriac._state import get_current_worker_task
-from celeriac.app import protocol_1, sizes, templates
+from celeriac.app import own, protocol_1, sizes, templates
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
@@ -132,7 +132,7 @@ def compose(
     if not isinstance(kwargs, Mapping):
         raise TypeError("task keyword arguments must be a mapping")
     parent = get_current_worker_task()
-    simple = task is not None and (not options or options.keys() <= templates.VARYING)
+    simple = task is not None and not task._own and (not options or options.keys() <= templates.VARYING)
     if simple and task is not None and not before_task_publish.receivers:
         held = task._template
         if held is not None and held.serves(app, name):
@@ -149,6 +149,8 @@ def compose(
             value = getattr(task, option)
             if value is not None and option not in options:
                 options[option] = value
+    if (task is not None and task._own) or not own.OPTIONS.keys().isdisjoint(options):
+        own.write(app, name, args, kwargs, task, options)
     target = _route(app, conf, take("route_name", None) or name, args, kwargs, task, options)
     exchange, routing_key = target.exchange, target.routing_key
     embed = _embed(options)

@@ -8,7 +8,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
 from celeriac._state import get_current_app, pop_current_task, push_current_task
-from celeriac.app import send
+from celeriac.app import own, send
 from celeriac.app.arguments import header_of
 from celeriac.app.context import Context, RequestStack
 from celeriac.exceptions import ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Reject, Retry
@@ -100,6 +100,9 @@ class Task(Generic[P, R]):
     delivery_mode: int | str | None = None
     expires: float | datetime | None = None
 
+    #: Options of `celeriac.app.own` that it has; known when the app is finalised.
+    _own: Mapping[str, Any] = own.NONE
+
     __header__: Callable[..., None] | None = None
     # Written and read by senders; any of them may win.
     _template: templates.Held | None = None
@@ -126,10 +129,10 @@ class Task(Generic[P, R]):
             ImproperlyConfigured: It has a result backend of its own.
         """
         self.app = app
-        own: Any = vars(type(self)).get("backend")
-        if own is not None:
+        backend: Any = vars(type(self)).get("backend")
+        if backend is not None:
             raise ImproperlyConfigured(
-                f"task {self.name} has a result backend of its own ({own!r}), which is not supported: the results of an "
+                f"task {self.name} has a result backend of its own ({backend!r}), which is not supported: the results of an "
                 "app are in one place, which result_backend names"
             )
         conf = app.conf
@@ -144,6 +147,7 @@ class Task(Generic[P, R]):
 
         add_autoretry_behaviour(self)
         self.annotate()
+        self._own = own.of_task(self)
         self.on_bound(app)
 
     @property

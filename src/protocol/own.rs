@@ -1,0 +1,41 @@
+//! The header `celeriac`: what options of ours have to say of a message, an object with a member for each.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Its members; those that we do not know are skipped. Celery's clients and workers pass the header on unread.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Own {}
+
+impl Own {
+    /// Reads it; none where it is something else: another program's header of the same name stops no message.
+    pub(super) fn read(text: &RawValue) -> Option<Box<Self>> {
+        let text = text.get();
+        if !text.starts_with('{') {
+            return None;
+        }
+        serde_json::from_str(text).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Message;
+
+    fn own(headers: &str) -> Option<Box<Own>> {
+        let headers = headers.to_owned().into_bytes().into();
+        let message = Message { headers, ..Message::default() };
+        message.task_headers().unwrap().own
+    }
+
+    #[test]
+    fn it_is_read_where_it_is_and_stops_no_message_otherwise() {
+        assert_eq!(own(r#"{"task": "t", "id": "1", "celeriac": {"later": [1]}}"#), Some(Box::default()));
+        assert_eq!(own(r#"{"task": "t", "id": "1"}"#), None);
+        for other in ["7", "null", "[]", r#""text""#] {
+            assert_eq!(own(&format!(r#"{{"task": "t", "id": "1", "celeriac": {other}}}"#)), None);
+        }
+    }
+}
