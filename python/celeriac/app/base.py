@@ -25,6 +25,7 @@ from celeriac.utils.imports import gen_task_name, symbol_by_name
 from celeriac.utils.time import zone
 
 if TYPE_CHECKING:
+    from celeriac.app.http_tasks import HttpTask
     from celeriac._core import Client, ResultRecord
     from celeriac.app.amqp import AMQP
     from celeriac.app.backends import Backends
@@ -486,6 +487,13 @@ class Celery:
 
     #: To see whether somebody has replaced it.
     _own_send_task = send_task
+
+    @property
+    def http_task(self) -> HttpTask:
+        """Sends HTTP requests as tasks of this app, see `celeriac.http_task`."""
+        from celeriac.app.http_tasks import HttpTask
+
+        return HttpTask(self)
 
     def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Sends many signatures (chains too) in few round trips: some 1,000 messages in each.

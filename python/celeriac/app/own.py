@@ -21,7 +21,9 @@ __all__ = ["HEADER", "NONE", "OPTIONS", "Call", "of_task", "write"]
 #: The name of the header: an object, each member of which belongs to one feature.
 HEADER = "celeriac"
 #: Each option, and the function that writes what it says: `write(call, value)`, for a value that is not None.
-OPTIONS: dict[str, str] = {}
+OPTIONS: dict[str, str] = {
+    "webhook": "celeriac.app.webhooks:write",
+}
 #: What a task without such options has.
 NONE: Mapping[str, Any] = MappingProxyType({})
 

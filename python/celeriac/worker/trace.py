@@ -23,6 +23,7 @@ from celeriac.worker.limits import Cancelled
 from celeriac.worker.patched import PatchedTracer
 from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
+from celeriac.worker.webhooks import ENDS, Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,7 @@ class Tracer:
         self.opener = Opener(app, node)
         self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
+        self.webhooks = Webhooks(app)
         self._tasks: dict[str, TaskTracer] = {}
         # Found out once: libraries patch when the app is imported, or when its process starts.
         self._trace_by: Any = PatchedTracer if hooks.is_patched() else TaskTracer
@@ -125,7 +127,7 @@ class Tracer:
 
     def _conclude(self, execution: Execution) -> None:
         request = self._readable(execution)
-        outcome = self.concluder.conclude(execution, request)
+        outcome = self.webhooks.after(execution, request, self.concluder.conclude(execution, request))
         self.channel.respond(execution.tag, *outcome, None, request._parts)
 
     def _readable(self, execution: Execution) -> Context:
@@ -183,6 +185,7 @@ class TaskTracer:
         self._keeps = tracer.app.results_enabled
         self._tells_sent = bool(tracer.app.conf.task_send_sent_event)
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
+        self._webhook = tracer.webhooks.of_task(task)
 
     def run(self, tag: int, request: Context) -> None:
         """Runs the task and answers."""
@@ -295,6 +298,8 @@ class TaskTracer:
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=retval, state=state
             )
+        if self._webhook is not None or "celeriac" in request.__dict__:
+            self._call_webhook(request, kind, retval)
         if self._tells_sent and request._follow_ups:
             self._tracer.app.events.tasks_sent(request._follow_ups)
         if einfo is None and request._parts is None:
@@ -304,6 +309,10 @@ class TaskTracer:
         self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, traceback, request._parts)
         if einfo is not None:
             _release(einfo)
+
+    def _call_webhook(self, request: Context, kind: str, retval: Any) -> None:
+        if kind in ENDS and (message := self._tracer.webhooks.follow(request, self._webhook, kind, retval)):
+            request._follow_ups = [*(request._follow_ups or ()), message]
 
     def _stores(self, request: Context) -> bool:
         ignores = request.ignore_result

@@ -142,10 +142,9 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             match timeout(parts.patience, parts.connect(&uri)).await {
                 Ok(connected) => connected.map(TokioIo::new),
-                Err(_) => Err(DialError::Failed(format!(
-                    "no connection within {} s",
-                    parts.patience.as_secs_f64()
-                ))),
+                Err(_) => {
+                    Err(DialError::Failed(format!("no connection within {} s", parts.patience.as_secs_f64())))
+                }
             }
         })
     }
@@ -241,7 +240,11 @@ impl Connection for Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_read(cx, buffer)
     }
 }

@@ -164,7 +164,9 @@ impl Network {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 same(u128::from(base.to_bits()), u128::from(address.to_bits()), 32 - self.bits)
             }
-            (IpAddr::V6(base), IpAddr::V6(address)) => same(base.to_bits(), address.to_bits(), 128 - self.bits),
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                same(base.to_bits(), address.to_bits(), 128 - self.bits)
+            }
             _ => false,
         }
     }

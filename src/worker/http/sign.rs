@@ -22,7 +22,10 @@ impl Secrets {
     /// Those of the list, and those of each name; during a rotation there are several.
     pub fn new(usual: &[String], named: &HashMap<String, Vec<String>>) -> Self {
         let keys = |secrets: &[String]| secrets.iter().map(|secret| key(secret)).collect::<Vec<_>>();
-        Self { usual: keys(usual), named: named.iter().map(|(name, list)| (name.clone(), keys(list))).collect() }
+        Self {
+            usual: keys(usual),
+            named: named.iter().map(|(name, list)| (name.clone(), keys(list))).collect(),
+        }
     }
 
     /// The value of the header `webhook-signature`; empty when there is no secret, none when that name has none.
