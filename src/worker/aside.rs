@@ -49,6 +49,13 @@ pub(super) struct Aside {
     task: JoinHandle<()>,
 }
 
+/// Without the first loop there is no second.
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 impl Worker {
     /// The worker that makes the calls of this one; none if it makes none.
     pub(super) fn aside(&mut self) -> Option<Self> {
@@ -151,11 +158,11 @@ impl ConsumerLoop {
     /// Waits until the second loop is over; not for long when the first one has `failed`.
     pub(super) async fn end_aside(&mut self, failed: bool) {
         self.stop_aside(if failed { Stop::Cold } else { Stop::Warm });
-        let Some(Aside { mut task, .. }) = self.aside.take() else { return };
-        if !failed {
-            let _panicked = task.await;
-        } else if tokio::time::timeout(GOODBYE, &mut task).await.is_err() {
-            task.abort();
+        let Some(mut aside) = self.aside.take() else { return };
+        if failed {
+            let _too_late = tokio::time::timeout(GOODBYE, &mut aside.task).await;
+        } else {
+            let _panicked = (&mut aside.task).await;
         }
     }
 }

@@ -25,7 +25,6 @@ from celeriac.utils.imports import gen_task_name, symbol_by_name
 from celeriac.utils.time import zone
 
 if TYPE_CHECKING:
-    from celeriac.app.http_tasks import HttpTask
     from celeriac._core import Client, ResultRecord
     from celeriac.app.amqp import AMQP
     from celeriac.app.backends import Backends
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.http_tasks import HttpTask
     from celeriac.app.log import Logging
     from celeriac.app.periodic import Schedules
     from celeriac.canvas.composition import Composition

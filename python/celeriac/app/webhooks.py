@@ -85,7 +85,7 @@ def secrets(value: Any) -> dict[str, list[str]]:
 
 
 def _texts(value: Any) -> list[str]:
-    items = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
+    items: list[Any] = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
     if not items or any(not isinstance(item, str) or not item for item in items):
         raise ImproperlyConfigured(
             "webhook_secrets is a secret, a list of secrets, or a mapping of names to these; each is a text"

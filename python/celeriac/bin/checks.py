@@ -354,7 +354,9 @@ def results(app: Celery, report: dict[str, Any] | None) -> Iterator[Finding]:
     """The result backend, and whether what it keeps has an end."""
     conf, url = app.conf, app.result_backend_effective
     wanting = [
-        task.name for task in app.tasks.values() if not task.ignore_result and not task.name.startswith(("celery.", "celeriac."))
+        task.name
+        for task in app.tasks.values()
+        if not task.ignore_result and not task.name.startswith(("celery.", "celeriac."))
     ]
     if app.has_own_backend:
         try:

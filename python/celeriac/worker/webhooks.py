@@ -120,7 +120,11 @@ class _Ended(NamedTuple):
 
 def _payload(request: Context, kind: str, value: Any) -> dict[str, Any]:
     state = {"success": states.SUCCESS, "revoked": states.REVOKED}.get(kind, states.FAILURE)
-    data: dict[str, Any] = {"task_id": request.id, "task": TASK if request.task == DONE else request.task, "state": state}
+    data: dict[str, Any] = {
+        "task_id": request.id,
+        "task": TASK if request.task == DONE else request.task,
+        "state": state,
+    }
     if request.root_id and request.root_id != request.id:
         data["root_id"] = request.root_id
     if request.group:
