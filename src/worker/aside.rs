@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -30,16 +31,9 @@ use crate::protocol::ControlRequest;
 const OTHER_FILES: u64 = 256;
 /// How long a worker that has failed waits for its calls.
 const GOODBYE: Duration = Duration::from_secs(10);
-/// Commands that concern calls as well.
-const PASSED_ON: [&str; 7] = [
-    "revoke",
-    "terminate",
-    "revoke_by_stamped_headers",
-    "rate_limit",
-    "time_limit",
-    "enable_events",
-    "disable_events",
-];
+/// Commands that concern calls as well; `revoke` goes its own way.
+const PASSED_ON: [&str; 5] =
+    ["revoke_by_stamped_headers", "rate_limit", "time_limit", "enable_events", "disable_events"];
 
 /// The way to the loop that makes calls.
 pub(super) struct Aside {
@@ -131,16 +125,32 @@ impl ConsumerLoop {
 
     /// Passes a command on that concerns calls too. Its answer is this loop's.
     pub(super) fn tell_aside(&self, request: &ControlRequest) {
-        let Some(aside) = &self.aside else { return };
-        if !PASSED_ON.contains(&request.method.as_str()) {
+        if self.aside.is_none() || !PASSED_ON.contains(&request.method.as_str()) {
             return;
         }
         let request = ControlRequest { reply_to: None, ticket: None, ..request.clone() };
-        if aside.heard.try_send(Heard::Request(request)).is_err() {
+        if !self.pass_on(request) {
             self.log.line(Level::Warning, "celery.worker.control", || {
                 "HTTP tasks did not hear of a command: there were too many at once".to_owned()
             });
         }
+    }
+
+    /// Revokes ids in the second loop, which then stores the state of those that wait; false: nobody does.
+    pub(super) fn revoke_aside(&self, ids: &[String], signal: Option<i32>) -> bool {
+        let terminate = signal.map(|signal| json!({"terminate": true, "signal": signal}));
+        let mut arguments = match terminate {
+            Some(Value::Object(arguments)) => arguments,
+            _ => Map::new(),
+        };
+        arguments.insert("task_id".to_owned(), json!(ids));
+        let request = ControlRequest { method: "revoke".to_owned(), arguments, ..ControlRequest::default() };
+        self.aside.is_some() && self.pass_on(request)
+    }
+
+    fn pass_on(&self, request: ControlRequest) -> bool {
+        let heard = |aside: &Aside| aside.heard.try_send(Heard::Request(request)).is_ok();
+        self.aside.as_ref().is_some_and(heard)
     }
 
     /// Stops the second loop.

@@ -228,13 +228,15 @@ def test_an_http_task_may_have_a_webhook(project: Project, receiver: Receiver) -
 
 @on_embedded
 def test_no_secret_is_in_a_message_or_a_log(project: Project, receiver: Receiver) -> None:
-    worker = started(project, "-Q", "celery", "-l", "DEBUG", webhook_secrets={"": "sesame-new", "acme": "sesame-old"})
+    worker = started(
+        project, "-n", "a@x", "-Q", "celery", "-l", "DEBUG", webhook_secrets={"": "sesame-new", "acme": "sesame-old"}
+    )
     project.send("add", 1, 2, webhook={"url": receiver.url + "/hook?token=sesame-url", "secret": "acme"}).get(
         timeout=30
     )
     waiting = wait_until(lambda: project.queue("celeriac.webhooks").get("ready"), "the webhook waits")
     assert waiting == 1
-    project.start("-c", "1", "-Q", "celeriac.webhooks")
+    project.start("-n", "b@x", "-c", "1", "-Q", "celeriac.webhooks")
     (told,) = receiver.wait_for("/hook")
 
     assert content(told, "sesame-old")["data"]["result"] == 3
