@@ -39,6 +39,10 @@ TASKS = """
     def own():
         return "own"
 
+    @app.task(name="replaced", bind=True)
+    def replaced(self):
+        raise self.replace(add.s(20, 22))
+
     @app.task(name="odd")
     def odd():
         return float("nan")
@@ -205,6 +209,22 @@ def test_a_task_or_an_app_may_have_a_webhook_and_a_call_none(project: Project, r
     (app,) = receiver.wait_for("/app")
     assert content(own)["data"]["result"] == "own"
     assert content(app)["data"]["task_id"] == failed.id
+
+
+@on_embedded
+def test_the_last_step_of_a_workflow_and_what_replaces_a_task_may_have_one(
+    project: Project, receiver: Receiver
+) -> None:
+    started(project)
+    add = project.client.signature("add", (1, 2))
+
+    last = (add | project.client.signature("add", (3,)).set(webhook=receiver.answer("/last", 200))).apply_async()
+    replaced = project.send("replaced", webhook=receiver.answer("/replaced", 200))
+
+    (told,) = receiver.wait_for("/last")
+    assert (content(told)["data"]["task_id"], content(told)["data"]["result"]) == (last.id, 6)
+    (told,) = receiver.wait_for("/replaced")
+    assert (content(told)["data"]["task_id"], content(told)["data"]["result"]) == (replaced.id, 42)
 
 
 @on_embedded
