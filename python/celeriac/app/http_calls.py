@@ -72,9 +72,10 @@ def check_url(url: Any) -> None:
 
 
 def shown(url: str, method: str) -> str:
-    """What monitors and logs are shown of a call: no query, no header, no body."""
+    """What monitors and logs are shown of a call: its host. Paths and queries may be secrets, as headers and bodies."""
     parts = urlsplit(url)
-    return repr({"url": f"{parts.scheme}://{parts.netloc}{parts.path}", "method": method.upper()})
+    rest = "/..." if parts.path not in {"", "/"} or parts.query else "/"
+    return repr({"url": f"{parts.scheme}://{parts.netloc}{rest}", "method": method.upper()})
 
 
 def _headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -76,7 +76,7 @@ pub(super) struct Body<'a> {
 #[derive(Debug)]
 pub(super) struct Prepared {
     request: Request<Full<Bytes>>,
-    /// Method and URL without its query.
+    /// Method and host.
     pub(super) shown: String,
     timeout: Duration,
 }
@@ -341,7 +341,7 @@ mod tests {
     async fn a_payload_is_sent_as_it_stands() {
         let prepared = prepared(r#"{"url": "https://example.com/a?b=c", "payload": {"n":  1.50}}"#, "[]")
             .expect("ready");
-        assert_eq!(prepared.shown, "POST https://example.com/a");
+        assert_eq!(prepared.shown, "POST https://example.com/...");
         assert_eq!(prepared.request.headers()["idempotency-key"], "id-1");
         assert_eq!(prepared.request.headers()["content-type"], "application/json");
         assert_eq!(body_of(prepared).await, r#"{"n":  1.50}"#);

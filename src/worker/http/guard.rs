@@ -48,7 +48,7 @@ pub enum Refusal {
 pub(crate) struct Target {
     /// Without its fragment.
     pub(crate) uri: String,
-    /// Scheme, host, port and path: queries may hold secrets.
+    /// Scheme, host and port: paths and queries may hold secrets.
     pub(crate) shown: String,
 }
 
@@ -106,7 +106,11 @@ impl Guard {
         }
         Ok(Target {
             uri: url[..Position::AfterQuery].to_owned(),
-            shown: url[..Position::AfterPath].to_owned(),
+            shown: format!(
+                "{}{}",
+                &url[..Position::BeforePath],
+                if url.path() == "/" && url.query().is_none() { "/" } else { "/..." }
+            ),
         })
     }
 
@@ -369,10 +373,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_of_a_url_holds_no_query() {
+    fn what_is_shown_of_a_url_is_its_host() {
         let target = guard(&[]).target("HTTPS://Example.com:8443/a?token=secret#top").expect("a URL");
         assert_eq!(target.uri, "https://example.com:8443/a?token=secret");
-        assert_eq!(target.shown, "https://example.com:8443/a");
+        assert_eq!(target.shown, "https://example.com:8443/...");
+        assert_eq!(guard(&[]).target("http://example.com").expect("a URL").shown, "http://example.com/");
     }
 
     #[test]

@@ -82,20 +82,21 @@ def started(project: Project, *options: str, **settings: Any) -> Any:
 
 def test_a_call_is_made_and_its_answer_is_the_result(project: Project, receiver: Receiver) -> None:
     worker = started(project)
-    url = receiver.answer("/a", Answer(201, b'{"n": 1}', (("Content-Type", "application/json"), ("X-Is", "y"))))
+    url = receiver.answer("/a-path", Answer(201, b'{"n": 1}', (("Content-Type", "application/json"), ("X-Is", "y"))))
 
     result = project.client.http_task(url + "?token=sesame", {"x": [1.5]}, {"Authorization": "Bearer sesame"})
     value = result.get(timeout=30)
 
     assert (value["status"], value["body"], value["encoding"]) == (201, {"n": 1}, "json")
     assert value["headers"]["x-is"] == "y"
-    (received,) = receiver.received("/a")
-    assert (received.method, received.path, json.loads(received.body)) == ("POST", "/a?token=sesame", {"x": [1.5]})
+    (received,) = receiver.received("/a-path")
+    assert (received.method, received.path, json.loads(received.body)) == ("POST", "/a-path?token=sesame", {"x": [1.5]})
     assert received.headers["authorization"] == "Bearer sesame"
     assert received.headers["idempotency-key"] == result.id
     assert result.state == "SUCCESS"
     worker.wait_for(rf"celeriac\.http\[{result.id}\] succeeded")
     assert "sesame" not in worker.log
+    assert "a-path" not in worker.log
     assert worker.stop() == 0
 
 
