@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.http_tasks import HttpTask
     from celeriac.app.large import LargePayloads
     from celeriac.app.log import Logging
     from celeriac.app.middleware import Middleware
@@ -510,6 +511,13 @@ class Celery:
 
     #: To see whether somebody has replaced it.
     _own_send_task = send_task
+
+    @property
+    def http_task(self) -> HttpTask:
+        """Sends HTTP requests as tasks of this app, see `celeriac.http_task`."""
+        from celeriac.app.http_tasks import HttpTask
+
+        return HttpTask(self)
 
     def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Sends many signatures (chains too) in few round trips: some 1,000 messages in each.
