@@ -6,7 +6,29 @@ use serde_json::value::RawValue;
 /// Its members; those that we do not know are skipped. Celery's clients and workers pass the header on unread.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-pub struct Own {}
+pub struct Own {
+    /// The key that it was sent under (`keys`).
+    pub unique: Option<Unique>,
+}
+
+/// The key that a message was sent under.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Unique {
+    /// The key.
+    pub key: String,
+    /// The call that has it.
+    pub token: String,
+    /// `queued`: it is freed when a worker has the message; `started`: when it is begun; `finished`: when it has ended for
+    /// good. Else nobody frees it.
+    pub until: Option<String>,
+    /// Its call was debounced: only the last message of several is run.
+    pub debounced: bool,
+    /// Another key, of those of which one runs at a time.
+    pub turn: Option<String>,
+    /// For how long it is held, in milliseconds.
+    pub ttl_ms: u64,
+}
 
 impl Own {
     /// Reads it; none where it is something else: another program's header of the same name stops no message.

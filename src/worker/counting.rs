@@ -117,6 +117,7 @@ async fn finish_simple(
             finish(round, backend, &mut end).await;
         }
         if end.parts.is_empty() && end.chords.is_empty() && end.done.is_none() {
+            round.commits[place].free_keys = end.request.keys_at_end();
             round.commits[place].settle = end.settle;
         } else {
             left.push((place, end));
@@ -249,17 +250,19 @@ async fn hold(round: &mut Round, backend: &Arc<dyn ResultBackend>, claim: &Chord
 
 /// Settles those with nothing left to do.
 async fn settle(round: &mut Round, ends: Vec<Placed>, answers: &mut [Committed]) {
-    let ends: Vec<_> = ends.into_iter().filter(|(_, end)| end.request.claim.is_some()).collect();
-    if ends.is_empty() {
+    let commit = |(place, end): Placed| {
+        let free_keys = end.request.keys_at_end();
+        let commit =
+            Commit { claim: end.request.claim, settle: end.settle, begun: true, free_keys, ..nothing() };
+        commit.does_something().then_some((place, commit))
+    };
+    let (places, commits): (Vec<_>, Vec<_>) = ends.into_iter().filter_map(commit).unzip();
+    if commits.is_empty() {
         return;
     }
-    let commit = |(_, end): &Placed| {
-        let settle = end.settle.clone();
-        Commit { claim: end.request.claim, settle, begun: true, ..nothing() }
-    };
-    let settled = round.commit(&ends.iter().map(commit).collect::<Vec<_>>()).await;
-    for ((place, _), answer) in ends.iter().zip(settled) {
-        answers[*place] = answer;
+    let settled = round.commit(&commits).await;
+    for (place, answer) in places.into_iter().zip(settled) {
+        answers[place] = answer;
     }
 }
 

@@ -222,6 +222,7 @@ impl ConsumerLoop {
         let tag = self.next_tag;
         self.next_tag += 1;
         let task = self.tasks.number(&name);
+        let key = self.stores.key_of(&message);
         let request = Request {
             consumer: self.sources.last().map_or(0, |source| source.number),
             claim: None,
@@ -248,6 +249,7 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            key,
         };
         self.log.lost(&request);
         if let Some(keeping) = &mut self.keeping {

@@ -44,6 +44,7 @@ mod stats;
 mod strategy;
 mod tasks;
 mod told;
+mod unique;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
@@ -225,6 +226,7 @@ impl Worker {
             sources: Vec::new(),
             claim_after: None,
             renew_at: now,
+            keys_at: now + Duration::from_secs(1),
             tick_at: now + Duration::from_secs(1),
             sweep_at: now + Duration::from_secs(30),
             strikes: 0,

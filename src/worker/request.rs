@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::chords::{JOIN_LIMIT, Joining};
 use super::options::TaskOptions;
 use super::pool::{Execution, Mode, OutcomeKind, RequestTag};
+use super::unique::RequestKey;
 use crate::broker::{ClaimId, DeadReason, Settle};
 use crate::protocol::Message;
 
@@ -55,6 +56,8 @@ pub(crate) struct Request {
     pub(crate) blind: bool,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
+    /// The key that it was sent under.
+    pub(crate) key: Option<Box<RequestKey>>,
 }
 
 /// Where a request is.

@@ -126,6 +126,7 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            key: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));
     }
