@@ -137,12 +137,13 @@ impl ConsumerLoop {
         let name =
             task.map_or_else(|| Arc::from(&*headers.task), |number| self.tasks.task(number).name.clone());
         let options = self.tasks.options(task);
+        let once = headers.own.as_ref().is_some_and(|own| own.once);
         let key = match &headers.own {
             None => None,
             own => RequestKey::of(own.clone(), self.stores.broker.keys().is_none()),
         };
         let waited_for =
-            || member::is_member(headers, message) || key.as_ref().is_some_and(|key| key.lasts());
+            || once || member::is_member(headers, message) || key.as_ref().is_some_and(|key| key.lasts());
         let limit = |header: Option<f64>, own: Option<Duration>, usual: Option<Duration>| {
             header.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).or(own).or(usual)
         };
@@ -168,6 +169,7 @@ impl ConsumerLoop {
             crashes: delivery.crashes,
             member: task.is_some() && !options.acks_late && waited_for(),
             once: false,
+            first: once && !options.acks_late,
             kept: None,
             last: None,
             blind: false,

@@ -183,12 +183,12 @@ impl ConsumerLoop {
     /// Frees a key that is held only until a worker has the message, or until it is begun.
     pub(super) fn free_early(&mut self, tag: RequestTag, begun: bool) {
         let Some(request) = self.requests.get_mut(&tag).filter(|request| !request.stale) else { return };
-        let claim = request.claim;
         let Some(key) = request.key.as_mut().filter(|key| !key.freed) else { return };
         if key.frees_at("queued") || begun && key.frees_at("started") {
             key.freed = true;
             let free_keys = vec![key.held(&key.sent.key)];
-            self.commit_meanwhile(tag, Commit { claim, begun, free_keys, ..nothing() });
+            // Without the claim: that it is this message's turn is enough, whoever runs it in the end.
+            self.commit_meanwhile(tag, Commit { free_keys, ..nothing() });
         }
     }
 
