@@ -423,14 +423,15 @@ impl Drop for Client {
 pub(crate) type Retry = (Option<u32>, f64, f64, Option<f64>);
 
 /// The key, `d` for debounced or `h`, for how long it may be put off at the most, the id of the message, the token of the
-/// call, and for how long the key and a reservation of it are held; all times in milliseconds.
-type Wanted = (String, String, Option<u64>, String, String, u64, u64);
+/// call, and for how long the key is held; all times in milliseconds.
+type Wanted = (String, String, Option<u64>, String, String, u64);
 /// An id, and until when a message may be due.
 type Other = (String, Option<i64>);
 
-fn wanted((key, kind, longest, task_id, token, ttl_ms, pending_ms): Wanted) -> Admission {
+fn wanted((key, kind, longest, task_id, token, ttl_ms): Wanted) -> Admission {
     let kind = if kind == "d" { Kind::Debounce(longest) } else { Kind::Hold };
-    Admission { key, kind, task_id, token, ttl_ms, pending_ms }
+    // The client says how long a reservation stands.
+    Admission { key, kind, task_id, token, ttl_ms, pending_ms: 0 }
 }
 
 fn other(admitted: Admitted) -> Option<Other> {

@@ -9,6 +9,9 @@ use crate::broker::BrokerError;
 use crate::keys::{Admission, Admitted, Held, KeyError, Keys};
 use crate::protocol::Publication;
 
+/// A reservation lapses so long after its call must have ended, and after the longest call that is reckoned with.
+const MARGIN: Duration = Duration::from_secs(5);
+const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// Between two looks at a reservation of another call.
 const LOOK: Duration = Duration::from_millis(5);
 const LOOK_LONGEST: Duration = Duration::from_millis(100);
@@ -28,7 +31,8 @@ impl Client {
     }
 
     /// Sends a message if its call gets its key; see [`crate::keys`]. An attempt whose answer got lost may have sent it: the
-    /// next one then finds the key to be this call's. Never [`Admitted::Pending`] or [`Admitted::Again`].
+    /// next one then finds the key to be this call's. How long a reservation stands follows from how long this may take. Never
+    /// [`Admitted::Pending`] or [`Admitted::Again`].
     pub async fn publish_admitted(
         &self,
         publication: &Publication,
@@ -38,6 +42,9 @@ impl Client {
         let policy = if self.embedded { None } else { Some(how.retry) };
         let prepare = how.results && self.replies;
         let published = AtomicBool::new(false);
+        let longest = how.timeout.unwrap_or(self.options.publish_timeout).min(LONGEST_CALL);
+        let pending_ms = (longest + MARGIN).as_millis().try_into().unwrap_or(u64::MAX);
+        let admission = &Admission { pending_ms, ..admission.clone() };
         let send = || async {
             if prepare {
                 self.backend()?.prepare().await?;
