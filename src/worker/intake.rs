@@ -174,6 +174,8 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: own_payload(headers),
+            batch: None,
             key,
         }
     }
@@ -230,7 +232,15 @@ impl ConsumerLoop {
         if request.key.is_some() && self.asks_key(tag) {
             return;
         }
-        self.ready.push_back(tag);
+        self.line_up(tag);
+    }
+
+    /// Lets one wait for a slot, or for others of its batch.
+    pub(super) fn line_up(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get(&tag) else { return };
+        if self.tasks.options(request.task).batch.is_none() || !self.gather(tag) {
+            self.ready.push_back(tag);
+        }
     }
 
     fn admit(&mut self, request: &Request, now: Instant) -> Turn {
@@ -331,6 +341,12 @@ impl ConsumerLoop {
             }
         }
     }
+}
+
+/// Where the body of a message is kept, if that is elsewhere.
+fn own_payload(headers: &TaskHeaders<'_>) -> Option<Box<str>> {
+    let large = headers.own.as_ref()?.large.as_ref()?;
+    Some(large.reference.as_str().into())
 }
 
 fn hash(request: &Request) -> u64 {

@@ -254,6 +254,8 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: None,
+            batch: None,
             key,
         };
         self.log.lost(&request);

@@ -158,11 +158,11 @@ impl ConsumerLoop {
                     key.asks = false;
                 }
                 self.free_early(tag, false);
-                self.ready.push_back(tag);
+                self.line_up(tag);
             }
             Turn::Duplicate(id) => {
                 request.mode = Mode::Revoked(format!("task {id} has its key"));
-                self.ready.push_back(tag);
+                self.line_up(tag);
             }
             Turn::Superseded => {
                 let Some(request) = self.remove(tag) else { return };

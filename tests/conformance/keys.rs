@@ -52,11 +52,14 @@ pub(crate) async fn one_of_many_calls_at_once_is_sent(setup: Setup) {
 
     let tokens: Vec<String> = (0..20).map(|number| number.to_string()).collect();
     let calls: Vec<Admission> = tokens.iter().map(|token| call("k", token)).collect();
-    let answers =
-        join_all(tokens.iter().zip(&calls).map(|(token, call)| send(broker, token, call))).await;
+    let answers = join_all(tokens.iter().zip(&calls).map(|(token, call)| send(broker, token, call))).await;
 
-    let winners: Vec<&String> =
-        tokens.iter().zip(&answers).filter(|(_, answer)| **answer == Admitted::New).map(|(token, _)| token).collect();
+    let winners: Vec<&String> = tokens
+        .iter()
+        .zip(&answers)
+        .filter(|(_, answer)| **answer == Admitted::New)
+        .map(|(token, _)| token)
+        .collect();
     assert_eq!(winners.len(), 1, "{answers:?}");
     let others = answers.iter().filter(|answer| **answer == exists(winners[0])).count();
     assert_eq!(others, 19, "{answers:?}");
