@@ -45,6 +45,18 @@ def unique_late(what: str) -> str:
     return what
 
 
+@app.task
+def slow(what: str) -> None:
+    """Takes longer than it is until the next moment."""
+    ran(f"begin-{what}")
+    time.sleep(0.4)
+    ran(f"end-{what}")
+
+
+if overlap := os.environ.get("OVERLAP"):
+    app.add_periodic_task(0.2, slow.s(overlap), name=overlap, overlap=overlap)
+
+
 def racer(rounds: int, barrier: Any, answers: Any) -> None:
     """One process of the race."""
     told = []

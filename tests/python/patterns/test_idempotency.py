@@ -74,3 +74,22 @@ def test_a_key_is_free_when_another_worker_has_concluded_what_a_killed_one_ran(p
 
     pattern.run(program, "wait_new", task, "long", held)
     assert second.stop() == 0
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+def test_a_periodic_task_does_not_overlap_itself(pattern: Pattern, overlap: str) -> None:
+    runs = with_programs(pattern)
+    pattern.environment["OVERLAP"] = overlap
+    worker = pattern.start_worker("keys_app", "-c", "2", "-B")
+
+    def count() -> int:
+        return runs.read_text().split().count(f"end-{overlap}") if runs.exists() else 0
+
+    wait_until(lambda: count() >= 3, "it has run three times")
+    assert worker.stop() == 0
+
+    told = runs.read_text().split()
+    ended = told[: 2 * told.count(f"end-{overlap}")]
+    assert ended == [f"begin-{overlap}", f"end-{overlap}"] * (len(ended) // 2), told
+    # Five moments are due each second, and it takes 0.4.
+    assert "was not sent: the one before is queued or runs" in worker.log
