@@ -145,6 +145,23 @@ class TaskRevokedError(TaskError):
     """The task was revoked, has expired or was terminated."""
 
 
+class DuplicateTask(TaskError):
+    """A call was not sent: another one has its key, and `on_duplicate="raise"` asks for this."""
+
+    def __init__(self, task: str | None = None, task_id: str | None = None) -> None:
+        super().__init__(task, task_id)
+        self.task = task
+        #: The id of the call that has the key.
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return f"task {self.task} was not sent: {self.task_id} has its key"
+
+
+class LockNotAcquired(CeleryError):
+    """A lock is held by another, or was lost."""
+
+
 class InvalidTaskError(TaskError):
     """The message is not what the protocol says."""
 

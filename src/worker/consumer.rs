@@ -138,6 +138,8 @@ pub(super) struct ConsumerLoop {
     pub(super) claim_after: Option<Instant>,
     pub(super) renew_link: Link,
     pub(super) renew_at: Instant,
+    /// When the keys of requests are renewed next.
+    pub(super) keys_at: Instant,
     pub(super) tick_at: Instant,
     pub(super) sweep_at: Instant,
     pub(super) strikes: u32,
@@ -344,7 +346,8 @@ impl ConsumerLoop {
     /// A commit that only settles.
     pub(super) fn settle(&mut self, request: &Request, settle: crate::broker::Settle) {
         if request.claim.is_some() && !request.stale {
-            self.commit_end(request, Commit { claim: request.claim, settle, ..nothing() });
+            let free_keys = request.keys_after(&settle);
+            self.commit_end(request, Commit { claim: request.claim, settle, free_keys, ..nothing() });
         }
     }
 

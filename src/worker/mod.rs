@@ -50,6 +50,7 @@ mod stats;
 mod strategy;
 mod tasks;
 mod told;
+mod unique;
 mod upkeep;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -240,6 +241,7 @@ impl Worker {
             sources: Vec::new(),
             claim_after: None,
             renew_at: now,
+            keys_at: now + Duration::from_secs(1),
             tick_at: now + Duration::from_secs(1),
             sweep_at: now + Duration::from_secs(30),
             strikes: 0,

@@ -24,6 +24,16 @@ HEADER = "celeriac"
 OPTIONS: dict[str, str] = {
     "at_most_once": "celeriac.app.own:write_at_most_once",
     "webhook": "celeriac.app.webhooks:write",
+    "idempotency_key": "celeriac.app.admission:write_idempotency_key",
+    "idempotency_ttl": "celeriac.app.admission:write_detail",
+    "unique": "celeriac.app.admission:write_unique",
+    "unique_key": "celeriac.app.admission:write_detail",
+    "unique_ttl": "celeriac.app.admission:write_detail",
+    "unique_turn": "celeriac.app.admission:write_detail",
+    "on_duplicate": "celeriac.app.admission:write_detail",
+    "debounce": "celeriac.app.admission:write_debounce",
+    "debounce_max_wait": "celeriac.app.admission:write_detail",
+    "throttle": "celeriac.app.admission:write_throttle",
 }
 #: What a task without such options has.
 NONE: Mapping[str, Any] = MappingProxyType({})

@@ -237,6 +237,17 @@ impl Inner {
                 }
             }
         }
+        for (at, commit) in batch.iter().enumerate().filter(|(at, _)| live(*at)) {
+            for held in &commit.free_keys {
+                let key = self.store.layout.own_key(&held.key);
+                operations.extend([
+                    letter("u"),
+                    text(places[at]),
+                    text(key),
+                    Cow::Borrowed(held.token.as_bytes()),
+                ]);
+            }
+        }
         let records = batch.iter().enumerate().filter(|(at, _)| live(*at));
         let records =
             records.flat_map(|(at, commit)| commit.results.iter().map(move |record| (places[at], record)));
@@ -304,13 +315,7 @@ fn places(entries: &[Entry<'_>], commits: usize) -> Vec<usize> {
 
 /// A commit that only settles.
 pub(super) fn settlement(number: u64, settle: Settle) -> Commit {
-    Commit {
-        claim: Some(crate::broker::ClaimId { id: number, fence: number }),
-        settle,
-        results: Vec::new(),
-        publications: Vec::new(),
-        begun: false,
-    }
+    Commit { claim: Some(crate::broker::ClaimId { id: number, fence: number }), settle, ..Commit::default() }
 }
 
 /// The letter of a settlement for the script, and what belongs to it.
