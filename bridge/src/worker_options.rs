@@ -4,12 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
+use celeriac::backoff::Backoff;
 use celeriac::driver::Threading;
+use celeriac::worker::http::{Guard, HttpOptions, Secrets};
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
+    About, AutoscaleOptions, BatchOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
     WorkerOptions, health_address,
 };
 use pyo3::prelude::*;
@@ -49,6 +52,9 @@ pub(crate) fn read(dict: &Bound<'_, PyDict>) -> PyResult<Plan> {
     let connections = Connections::read(&given, Threading::Dedicated)?;
     let mut options =
         WorkerOptions { result_expires_ms: connections.broker.reply.expires_ms, ..worker_options(&given)? };
+    if let Some(http) = &mut options.http {
+        http.result_expires_ms = options.result_expires_ms;
+    }
     options.control.topology = connections.broker.topology.clone();
     let pool = pool(&given, &options)?;
     given.finish()?;
@@ -90,6 +96,7 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
         task_events: given.take("task_events")?.unwrap_or(default.task_events),
         heartbeat: given.duration("heartbeat_seconds")?.filter(|interval| !interval.is_zero()),
+        http: http(given)?,
         health_address: match given.take::<String>("health_address")? {
             Some(text) => Some(health_address(&text).map_err(|error| given.wrong("health_address", &error))?),
             None => None,
@@ -139,6 +146,41 @@ fn control(given: &Options<'_>) -> PyResult<ControlOptions> {
     Ok(control)
 }
 
+fn http(given: &Options<'_>) -> PyResult<Option<HttpOptions>> {
+    let Some(dict) = given.take::<Bound<'_, PyDict>>("http")? else { return Ok(None) };
+    let given = Options::new("http", &dict)?;
+    let default = HttpOptions::default();
+    let guard = Guard::new(&given.take::<Vec<String>>("allow")?.unwrap_or_default());
+    let mut secrets = given.take::<HashMap<String, Vec<String>>>("webhook_secrets")?.unwrap_or_default();
+    let schedule = given.take::<Vec<f64>>("webhook_schedule")?;
+    let http = HttpOptions {
+        queues: given.take("queues")?.unwrap_or(default.queues),
+        concurrency: given.take("concurrency")?.unwrap_or(default.concurrency),
+        guard: Arc::new(guard.map_err(|error| given.wrong("http_allow", &error))?),
+        timeout: given.duration("timeout_seconds")?.unwrap_or(default.timeout),
+        connect_timeout: given.duration("connect_timeout_seconds")?.unwrap_or(default.connect_timeout),
+        max_response: given.take("max_response_bytes")?.unwrap_or(default.max_response),
+        retries: given.take("retries")?.unwrap_or(default.retries),
+        backoff: Backoff {
+            base: given.duration("backoff_seconds")?.unwrap_or(default.backoff.base),
+            max: given.duration("backoff_max_seconds")?.unwrap_or(default.backoff.max),
+            ..default.backoff
+        },
+        retry_after_max: given.duration("retry_after_max_seconds")?.unwrap_or(default.retry_after_max),
+        webhook_schedule: schedule.map_or(default.webhook_schedule, |delays| {
+            delays.into_iter().filter_map(|delay| Duration::try_from_secs_f64(delay).ok()).collect()
+        }),
+        // Those without a name are called so.
+        secrets: Secrets::new(&secrets.remove("").unwrap_or_default(), &secrets),
+        done_queue: given.take("done_queue")?.unwrap_or(default.done_queue),
+        concludes_in_child: given.take("concludes_in_child")?.unwrap_or_default(),
+        result_expires_ms: None,
+        resolver: default.resolver,
+    };
+    given.finish()?;
+    Ok(Some(http))
+}
+
 fn autoscale(given: &Options<'_>) -> PyResult<Option<AutoscaleOptions>> {
     let keepalive = given.duration("autoscale_keepalive")?.unwrap_or(KEEPALIVE);
     match given.take::<(usize, usize)>("autoscale")? {
@@ -175,12 +217,21 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         rate_limit,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
+        batch: batch(&given)?,
     };
     // What only the child looks at.
     given.take::<bool>("track_started")?;
     given.take::<bool>("ignore_result")?;
     given.finish()?;
     Ok(options)
+}
+
+fn batch(given: &Options<'_>) -> PyResult<Option<BatchOptions>> {
+    let Some((max_size, max_wait)) = given.take::<(usize, f64)>("batch")? else { return Ok(None) };
+    match Duration::try_from_secs_f64(max_wait) {
+        Ok(max_wait) if max_size >= 1 => Ok(Some(BatchOptions { max_size, max_wait })),
+        _ => Err(given.wrong("batch", "it is (max_size, max_wait), at least 1 and 0.0 seconds")),
+    }
 }
 
 fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {

@@ -253,6 +253,34 @@ class Client:
         completions: Completions,
         token: int,
     ) -> None: ...
+    def publish_admitted(
+        self,
+        publication: Publication,
+        admission: tuple[str, str, int | None, str, str, int],
+        timeout: float | None = None,
+        retry: tuple[int | None, float, float, float | None] | None = None,
+        results: bool = False,
+    ) -> tuple[str, int | None] | None:
+        """Sends it if its call gets its key: None. Else the id of the call that has it; of debounced calls the id that the
+        message must have, and until when (ms since the epoch) it may be due. `admission`: the key, "d" for debounced or "h",
+        for how long it may be put off at the most, the id of the message, a token of the call, for how long the key is held
+        (all ms). Raises ImproperlyConfigured when neither broker nor result backend keeps keys."""
+    def publish_admitted_later(
+        self,
+        publication: Publication,
+        admission: tuple[str, str, int | None, str, str, int],
+        timeout: float | None,
+        retry: tuple[int | None, float, float, float | None] | None,
+        results: bool,
+        completions: Completions,
+        token: int,
+    ) -> None: ...
+    def free_keys(self, held: Sequence[tuple[str, str]]) -> list[bool]:
+        """Frees keys and locks that are still their tokens'; says which were."""
+    def renew_key(self, key: str, token: str, ttl_ms: int) -> bool:
+        """Holds a key or a lock for so long from now; False when it is not the token's any more."""
+    def lock(self, key: str, token: str, ttl_ms: int) -> int | None:
+        """Takes a lock for so long: its number, which grows; None when another has it."""
     def read(self, task_ids: Sequence[str]) -> list[ResultRecord | None]: ...
     def read_later(self, task_ids: Sequence[str], completions: Completions, token: int) -> None: ...
     def wait(self, task_ids: Sequence[str], timeout: float | None = None) -> list[ResultRecord]:
@@ -282,6 +310,12 @@ class Client:
     def read_group(self, group_id: str) -> tuple[bytes, str] | None:
         """The stored bytes and their content type; None where nothing is stored."""
     def forget_group(self, group_id: str) -> None: ...
+    def put_value(self, key: str, value: bytes, expires_ms: int | None = None) -> None:
+        """Keeps bytes under a key of ours in the result backend. Raises NotImplementedError when the store cannot,
+        ImproperlyConfigured when there is none; so do the next two."""
+    def read_value(self, key: str) -> bytes | None:
+        """None where nothing is kept."""
+    def delete_values(self, keys: Sequence[str]) -> None: ...
     def purge(self, queue: str) -> int: ...
     def unpark(self, queue: str) -> int:
         """Moves what waits for its time in a place of ours back to its queue, for stock workers; returns how many.
@@ -395,7 +429,7 @@ class Execution:
         """The request's number in its worker; unlike the tag, the same for a run and for its conclusion."""
     @property
     def mode(self) -> str:
-        """run, timed_out, lost, revoked, unknown, refused, join."""
+        """run, timed_out, lost, revoked, unknown, refused, join, batch."""
     @property
     def detail(self) -> str:
         """lost: how the process ended; revoked: revoked, expired, terminated; refused: why."""
@@ -405,6 +439,9 @@ class Execution:
     @property
     def chord(self) -> tuple[str, list[bytes], bytes | None, str | None] | None:
         """join: the chord's id, the elements of its parts, the record of its group, and why it cannot be completed."""
+    @property
+    def members(self) -> list[Execution]:
+        """batch: its requests. Each is answered under its own tag, and the batch when all have been."""
     @property
     def headers(self) -> dict[str, Any]: ...
     @property
@@ -510,6 +547,9 @@ class Worker:
         log_level (int)
         control: {enabled, exchange, mingle (bool), state_file (path | None), pool_restarts, commands (own ones),
                 conf, conf_with_defaults, tasks, broker (JSON texts), report, pool (texts), max_tasks_per_child}
+        http (dict | None): how HTTP tasks and webhooks are taken (queues, concurrency, allow, timeout_seconds,
+            connect_timeout_seconds, max_response_bytes, retries, backoff_seconds, backoff_max_seconds,
+            retry_after_max_seconds, webhook_schedule, webhook_secrets, done_queue, concludes_in_child); None: not at all
         health_address (str | None): HOST:PORT or a port; answers /live, /ready and /metrics there
         task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects
@@ -523,6 +563,7 @@ class Worker:
         ("ready",), ("stopped", exit code, text)
         ("command", number, method, arguments as JSON text): a command of the app's own; answer by `reply`
         ("task", received | revoked | unknown | rejected, Execution, why, signal number | None): see `tell`
+        ("settled", reference): a message whose body is kept elsewhere is settled for good
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
     def reply(self, number: int, json: str) -> bool:
         """Answers a command of the app's own with JSON text; False when the worker has ended."""

@@ -4,12 +4,14 @@ mod chord;
 mod error;
 mod group;
 mod keep;
+mod value;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::keys::{KeyError, Keys};
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
@@ -20,6 +22,7 @@ pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
 pub use keep::{Keeper, Kept, Left};
+pub use value::KeptValue;
 
 /// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
 #[async_trait]
@@ -52,6 +55,30 @@ pub trait ResultBackend: Send + Sync {
     /// The error of stores that have no place for groups.
     fn keeps_no_groups(&self, group_id: &str) -> BackendError {
         let what = format!("keeping groups (this one is {group_id})");
+        BackendError::Unsupported { url: self.display_url(), what }
+    }
+
+    /// Keeps a value, over what was kept under its key before.
+    async fn put_value(&self, kept: KeptValue) -> Result<(), BackendError> {
+        Err(self.keeps_no_values(&kept.key))
+    }
+
+    /// Reads a value; none where nothing is kept or it has expired.
+    async fn read_value(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        Err(self.keeps_no_values(key))
+    }
+
+    /// Removes values.
+    async fn delete_values(&self, keys: &[String]) -> Result<(), BackendError> {
+        match keys.first() {
+            Some(key) => Err(self.keeps_no_values(key)),
+            None => Ok(()),
+        }
+    }
+
+    /// The error of stores that have no place for values.
+    fn keeps_no_values(&self, key: &str) -> BackendError {
+        let what = format!("keeping values (this one is {key})");
         BackendError::Unsupported { url: self.display_url(), what }
     }
 
@@ -164,6 +191,11 @@ pub trait ResultBackend: Send + Sync {
         Ok(())
     }
 
+    /// What keeps keys beside the results, for brokers that keep none.
+    fn keys(&self) -> Option<&dyn Keys> {
+        None
+    }
+
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks
     /// inside.
     fn location(&self) -> String {
@@ -175,6 +207,12 @@ pub trait ResultBackend: Send + Sync {
 
     /// The URL without its password.
     fn display_url(&self) -> String;
+}
+
+impl From<BackendError> for KeyError {
+    fn from(error: BackendError) -> Self {
+        Self { transient: error.is_transient(), reason: error.to_string() }
+    }
 }
 
 /// Follows the results of some task ids.

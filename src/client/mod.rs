@@ -5,10 +5,12 @@ mod changes;
 mod chord;
 mod error;
 mod groups;
+mod keys;
 mod patience;
 mod producer;
 mod result;
 mod schedule;
+mod values;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

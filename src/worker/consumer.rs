@@ -19,7 +19,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::aside::Aside;
 use super::autoscale::Autoscale;
+use super::batch::Batches;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Ear, Heard};
 use super::eta::Held;
@@ -108,10 +110,17 @@ pub(super) struct ConsumerLoop {
     /// Begun requests with late acknowledgement that are marked as begun if they run on.
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
+    pub(super) batches: Batches,
+    /// Bodies that are kept elsewhere, of requests whose last commit is on its way, by its number.
+    pub(super) payloads: NumberMap<Box<str>>,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
     /// What hears control requests, if anything does.
     pub(super) ear: Option<Ear>,
+    /// The loop that makes HTTP calls, if this worker makes any.
+    pub(super) aside: Option<Aside>,
+    /// This is that loop: what a worker does once is the other's.
+    pub(super) is_aside: bool,
     pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
@@ -129,6 +138,8 @@ pub(super) struct ConsumerLoop {
     pub(super) claim_after: Option<Instant>,
     pub(super) renew_link: Link,
     pub(super) renew_at: Instant,
+    /// When the keys of requests are renewed next.
+    pub(super) keys_at: Instant,
     pub(super) tick_at: Instant,
     pub(super) sweep_at: Instant,
     pub(super) strikes: u32,
@@ -199,8 +210,13 @@ impl ConsumerLoop {
         let slots = self.slots_to_fill();
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
+        // What runs here and comes again takes no slot, and must not wait for one.
+        let beyond = self.orphans.len()
+            + self
+                .batches
+                .beyond(slots, |task| self.tasks.options(Some(task)).batch.map_or(1, |b| b.max_size));
         let too_large = |claim: &Claim| {
-            claim.count > 2 * self.prefetch.target(slots).max(1) && claim.since.elapsed() >= WAITS
+            claim.count > 2 * self.prefetch.target(slots).max(1) + beyond && claim.since.elapsed() >= WAITS
         };
         if self.claiming.as_ref().is_some_and(too_large) {
             self.claiming = None;
@@ -214,8 +230,7 @@ impl ConsumerLoop {
             self.claim_after = Some(Instant::now() + CROWDED);
             return;
         }
-        // What runs here and comes again takes no slot, and must not wait for one.
-        let credit = self.prefetch.credit(slots, self.orphans.len());
+        let credit = self.prefetch.credit(slots, beyond, self.batches.gather());
         let (Some(source), Some(credit)) = (self.sources.last(), credit) else { return };
         let (number, consumer) = (source.number, source.consumer.clone());
         self.claiming = Some(Claim {
@@ -264,7 +279,7 @@ impl ConsumerLoop {
     /// Queues the last commit of a request that was taken out of the table.
     pub(super) fn commit_end(&mut self, request: &Request, commit: Commit) {
         let (consumer, suspect) = (request.consumer, request.suspect);
-        let what = request.kept.map_or(What::End, What::EndOfKept);
+        let what = self.end_of(request, &commit);
         self.commits.push(Entry { consumer, commit, what, suspect, chord: None });
     }
 
@@ -291,6 +306,9 @@ impl ConsumerLoop {
             {
                 self.forget_begun(*tag);
             }
+            if let What::EndOfLarge(number) | What::EndOfKept(number) = what {
+                self.payload_settled(*number, *answer, &done.joins);
+            }
             match (what, answer) {
                 (_, Committed::Done) => self.stats.committed.add(1),
                 (_, Committed::Dead) => {
@@ -301,7 +319,9 @@ impl ConsumerLoop {
                 }
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
-                (What::End | What::EndOfKept(_), Committed::Stale) => self.stats.stale.add(1),
+                (What::End | What::EndOfKept(_) | What::EndOfLarge(_), Committed::Stale) => {
+                    self.stats.stale.add(1)
+                }
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.
                     let same = |request: &&mut Request| request.claim.is_none() || request.claim == *claim;
@@ -326,7 +346,8 @@ impl ConsumerLoop {
     /// A commit that only settles.
     pub(super) fn settle(&mut self, request: &Request, settle: crate::broker::Settle) {
         if request.claim.is_some() && !request.stale {
-            self.commit_end(request, Commit { claim: request.claim, settle, ..nothing() });
+            let free_keys = request.keys_after(&settle);
+            self.commit_end(request, Commit { claim: request.claim, settle, free_keys, ..nothing() });
         }
     }
 

@@ -90,7 +90,9 @@ impl ConsumerLoop {
                 Ok(consumer) => {
                     link.worked();
                     self.add_source(consumer.into());
-                    self.ask_advice();
+                    if !self.is_aside {
+                        self.ask_advice();
+                    }
                     if let Some(ear) = &mut self.ear {
                         ear.listens().await;
                     }
@@ -182,9 +184,11 @@ impl ConsumerLoop {
 
     /// No more claims, and what has not begun goes back at once.
     fn stop_taking(&mut self) {
+        self.stop_aside(Stop::Warm);
         self.claiming = None;
         self.held.clear();
         self.ready.clear();
+        self.batches.clear_waiting();
         let mut waiting: Vec<_> = Vec::new();
         for (tag, request) in &self.requests {
             if request.waits() {
@@ -226,7 +230,7 @@ impl ConsumerLoop {
         let running = self.requests.iter().filter(|(_, request)| killed(request));
         let tags: Vec<_> = running.map(|(tag, _)| *tag).collect();
         for tag in tags {
-            self.pool.terminate(tag, SIGKILL);
+            self.end_process_of(tag, SIGKILL);
         }
     }
 

@@ -9,12 +9,16 @@
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
 //!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
+//! - `http`: the pool that makes HTTP calls and delivers webhooks; `aside`: the second loop that feeds it;
 //! - `health`, `metrics`: what is told to those who ask by HTTP;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
+pub mod http;
 pub mod pool;
 
+mod aside;
 mod autoscale;
+mod batch;
 mod chords;
 mod commit;
 mod consumer;
@@ -33,6 +37,7 @@ mod member;
 mod metrics;
 mod notice;
 mod options;
+mod payloads;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -45,6 +50,7 @@ mod stats;
 mod strategy;
 mod tasks;
 mod told;
+mod unique;
 mod upkeep;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -70,6 +76,7 @@ use stats::{Counter, Counters};
 use tasks::Tasks;
 
 pub use autoscale::AutoscaleOptions;
+pub use batch::BatchOptions;
 pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
@@ -164,7 +171,7 @@ impl Worker {
     }
 
     /// Runs until a handle stops it. Must be called on a tokio runtime with time and IO.
-    pub async fn run(self) -> Result<Exit, WorkerError> {
+    pub async fn run(mut self) -> Result<Exit, WorkerError> {
         // Kept to the end: the loop's receiver must not see all senders gone.
         let orders = self.orders.clone();
         let ear = self.options.control.enabled.then(|| {
@@ -173,13 +180,16 @@ impl Worker {
         });
         let service = Service::new(self.options.service_manager.as_ref());
         let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
+        let aside = self.aside();
         let mut consumer = self.into_loop(service);
         consumer.ear = ear;
         let _door = consumer.open_health().await?;
         consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
+        consumer.start_aside(aside);
         consumer.turn().await;
         let exit = consumer.finish().await;
+        consumer.end_aside(exit.is_err()).await;
         drop(orders);
         exit
     }
@@ -196,6 +206,8 @@ impl Worker {
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
             ear: None,
+            aside: None,
+            is_aside: false,
             autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
             orders: self.orders.subscribe(),
             claim_link: upkeep::link("claim from the broker", &log),
@@ -218,6 +230,8 @@ impl Worker {
             young: VecDeque::new(),
             marks: VecDeque::new(),
             rates: rate_limit::RateLimits::default(),
+            batches: batch::Batches::default(),
+            payloads: NumberMap::default(),
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,
@@ -227,6 +241,7 @@ impl Worker {
             sources: Vec::new(),
             claim_after: None,
             renew_at: now,
+            keys_at: now + Duration::from_secs(1),
             tick_at: now + Duration::from_secs(1),
             sweep_at: now + Duration::from_secs(30),
             strikes: 0,

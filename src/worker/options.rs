@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::autoscale::AutoscaleOptions;
+use super::batch::BatchOptions;
 use super::rate_limit::RateLimit;
 use crate::protocol::Topology;
 
@@ -65,6 +66,8 @@ pub struct WorkerOptions {
     pub task_events: bool,
     /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
     pub heartbeat: Option<Duration>,
+    /// HTTP tasks and webhooks are taken too; none takes none.
+    pub http: Option<super::http::HttpOptions>,
     /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
     pub health_address: Option<String>,
 }
@@ -153,6 +156,7 @@ impl Default for WorkerOptions {
             control: ControlOptions::default(),
             task_events: false,
             heartbeat: None,
+            http: None,
             health_address: None,
         }
     }
@@ -178,6 +182,8 @@ pub struct TaskOptions {
     pub time_limit: Option<Duration>,
     /// Its soft limit.
     pub soft_time_limit: Option<Duration>,
+    /// It is given several requests at once.
+    pub batch: Option<BatchOptions>,
 }
 
 impl Default for TaskOptions {
@@ -191,6 +197,7 @@ impl Default for TaskOptions {
             rate_limit: None,
             time_limit: None,
             soft_time_limit: None,
+            batch: None,
         }
     }
 }

@@ -127,6 +127,9 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: None,
+            batch: None,
+            key: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));
     }

@@ -4,6 +4,7 @@
 
 mod acks;
 mod autoscale;
+mod batches;
 mod brokers;
 mod chords;
 mod common;
@@ -12,6 +13,7 @@ mod eta;
 mod events;
 mod faults;
 mod health;
+mod http;
 mod lease;
 mod limits;
 mod members;

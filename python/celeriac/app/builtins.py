@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app import stores
+from celeriac.app import http_tasks, stores
 from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ _CLEANUP = "celery.backend_cleanup"
 
 def add_builtin_tasks(app: Celery) -> None:
     """Registers them, but for those that the project declares itself."""
+    http_tasks.add_tasks(app)
     if _CLEANUP not in app._tasks:
 
         def backend_cleanup() -> None:
@@ -26,6 +27,12 @@ def add_builtin_tasks(app: Celery) -> None:
                 app.backend.cleanup()
             elif stores.needs_cleanup(app):
                 raise ImproperlyConfigured("this result backend cannot be cleaned up by this version of celeriac")
+            if app.conf.large_payload_store:
+                from celeriac.app import large
+
+                payloads = large.of_app(app)
+                if payloads is not None:
+                    payloads.sweep()
 
         app._task_from_fun(backend_cleanup, name=_CLEANUP, ignore_result=True)
     functions: dict[str, Any] = {

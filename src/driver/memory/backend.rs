@@ -8,8 +8,10 @@ use bytes::Bytes;
 
 use super::{MemoryStore, Shared};
 use crate::backend::{
-    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, KeptValue, Left, ResultBackend, Stalled,
+    Watch,
 };
+use crate::keys::Keys;
 use crate::protocol::{ChordPart, ResultRecord};
 
 #[async_trait]
@@ -74,6 +76,20 @@ impl ResultBackend for MemoryStore {
         self.forget(&[GroupRecord::key(group_id)]).await
     }
 
+    async fn put_value(&self, kept: KeptValue) -> Result<(), BackendError> {
+        self.store(vec![kept.into_result()]).await
+    }
+
+    async fn read_value(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        let read = self.read(&[KeptValue::result_key(key)]).await?;
+        Ok(read.into_iter().next().flatten().map(|result| result.record))
+    }
+
+    async fn delete_values(&self, keys: &[String]) -> Result<(), BackendError> {
+        let keys: Vec<_> = keys.iter().map(|key| KeptValue::result_key(key)).collect();
+        self.forget(&keys).await
+    }
+
     async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
         let now = self.0.clock.now();
         self.0.state.lock().chords.guard(group_id, message, now);
@@ -136,6 +152,10 @@ impl ResultBackend for MemoryStore {
 
     async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
         Ok(self.0.state.lock().chords.finish(claim, self.0.clock.now()))
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
     }
 
     fn store_id(&self) -> Option<String> {

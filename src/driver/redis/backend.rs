@@ -15,13 +15,16 @@ use super::keep;
 use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
+use super::values;
 use super::watch::Watches;
 use crate::backend::{
-    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, KeptValue, Left, ResultBackend, Stalled,
+    Watch,
 };
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
+use crate::keys::Keys;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
@@ -151,6 +154,21 @@ impl ResultBackend for RedisBackend {
         Ok(groups::forget(&self.link, &self.place, group_id).await?)
     }
 
+    async fn put_value(&self, kept: KeptValue) -> Result<(), BackendError> {
+        Ok(values::put(&self.link, &self.place, &kept).await?)
+    }
+
+    async fn read_value(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        Ok(values::read(&self.link, &self.place, key).await?)
+    }
+
+    async fn delete_values(&self, keys: &[String]) -> Result<(), BackendError> {
+        for keys in keys.chunks(CHUNK) {
+            values::delete(&self.link, &self.place, keys).await?;
+        }
+        Ok(())
+    }
+
     async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {
         Ok(guard::guard(&self.link, &self.place, group_id, &message).await?)
     }
@@ -207,6 +225,10 @@ impl ResultBackend for RedisBackend {
 
     async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
         self.finish_chord_here(claim).await
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
     }
 
     fn location(&self) -> String {
