@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 from celeriac.web import Answer, EventStream, TaskViews, allow_all, check_auth
 from celeriac.web.access import is_forged
 from celeriac.web.answers import problem
+from celeriac.web.dead_letters import MOST_BYTES, RESOLVING
 from celeriac.web.events import EVENT_HEADERS
 from celeriac.web.views import as_answer, refuse_ids, said_yes
 
@@ -38,8 +39,9 @@ def tasks_app(celery_app: Celery, *, auth: Callable[..., Any], **options: Any) -
     Args:
         celery_app: The Celery app.
         auth: Called as `auth(action, task_id, scope)`, may be a coroutine function; what it gives says whether that is
-            allowed. Actions: status, events, cancel, terminate. `celeriac.web.allow_all` allows everything.
-        **options: `heartbeat`, `retry`, `lifetime`, `max_ids`, `max_streams`, `tracebacks`: see
+            allowed. Actions: status, events, cancel, terminate; of dead letters dead_letters, retry_dead_letters and
+            drop_dead_letters, with an empty task id. `celeriac.web.allow_all` allows everything.
+        **options: `heartbeat`, `retry`, `lifetime`, `max_ids`, `max_streams`, `tracebacks`, `dead_letters`: see
             `celeriac.web.TaskViews`.
 
     Raises:
@@ -72,7 +74,7 @@ class TasksApp:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            answer = await self._answer(scope, headers)
+            answer = await self._answer(scope, receive, headers)
         except Exception as exc:
             found = as_answer(exc)
             if found is None:
@@ -83,10 +85,15 @@ class TasksApp:
         else:
             await _send_answer(answer, scope, send)
 
-    async def _answer(self, scope: Scope, headers: dict[str, str]) -> Answer | EventStream:
+    async def _answer(self, scope: Scope, receive: Receive, headers: dict[str, str]) -> Answer | EventStream:
         method = scope["method"]
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        found = _route(method, _path(scope))
+        path = _path(scope)
+        first, _, how = path.partition("/")
+        if first == "dead-letters" and self.views.dead_letters is not None:
+            found = _route_dead_letters(method, how)
+        else:
+            found = _route(method, path)
         if found is None:
             return problem(404, "no such page")
         action, task_id = found
@@ -94,6 +101,18 @@ class TasksApp:
             return Answer(405, {"error": "this method is not allowed here"}, {"Allow": task_id or ""})
         if is_forged(method, headers):
             return problem(403, "another site may not ask for this")
+        if (letters := self.views.dead_letters) is not None and first == "dead-letters":
+            if not await self._may(action, "", scope):
+                return problem(403, "not allowed")
+            if not how:
+                return await asyncio.to_thread(letters.list, {name: values[-1] for name, values in query.items()})
+            body = await _body(receive)
+            return await asyncio.to_thread(letters.resolve, how, headers.get("content-type", ""), body)
+        return await self._answer_task(action, task_id, scope, query, headers)
+
+    async def _answer_task(
+        self, action: str, task_id: str | None, scope: Scope, query: dict[str, list[str]], headers: dict[str, str]
+    ) -> Answer | EventStream:
         task_ids = list(dict.fromkeys(query.get("id", []))) if task_id is None else [task_id]
         if (refused := refuse_ids(task_ids, self.views.max_ids)) is not None:
             return refused
@@ -164,6 +183,26 @@ def _route(method: str, path: str) -> tuple[str, str | None] | None:
     if method not in methods:
         return "method", ", ".join(methods)
     return methods[method], task_id
+
+
+def _route_dead_letters(method: str, how: str) -> tuple[str, str | None] | None:
+    """The same for dead letters."""
+    if not how:
+        return ("dead_letters", None) if method in ("GET", "HEAD") else ("method", "GET, HEAD")
+    if how not in RESOLVING:
+        return None
+    return (RESOLVING[how], None) if method == "POST" else ("method", "POST")
+
+
+async def _body(receive: Receive) -> bytes:
+    """The body of a request; one that is too large ends where it became so, and is no JSON then."""
+    body = b""
+    while len(body) <= MOST_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            break
+    return body[:MOST_BYTES]
 
 
 async def _gone(receive: Receive) -> None:

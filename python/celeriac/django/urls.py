@@ -13,6 +13,7 @@ from celeriac.app.current import get_current_app
 from celeriac.web import Answer, EventStream, TaskViews, check_auth
 from celeriac.web.access import is_forged
 from celeriac.web.answers import problem
+from celeriac.web.dead_letters import MOST_BYTES, RESOLVING
 from celeriac.web.events import EVENT_HEADERS
 from celeriac.web.views import as_answer, refuse_ids, said_yes
 
@@ -29,9 +30,11 @@ def tasks_urls(
 
     Args:
         auth: Called as `auth(action, task_id, request)`; what it returns says whether that is allowed. Actions: status,
-            events, cancel, terminate. `celeriac.web.allow_all` allows everything.
+            events, cancel, terminate; of dead letters dead_letters, retry_dead_letters and drop_dead_letters, with an empty
+            task id. `celeriac.web.allow_all` allows everything.
         celery_app: Whose tasks; those of the current app unless given.
-        **options: `heartbeat`, `retry`, `lifetime`, `max_ids`, `max_streams`, `tracebacks`: see `celeriac.web.TaskViews`.
+        **options: `heartbeat`, `retry`, `lifetime`, `max_ids`, `max_streams`, `tracebacks`, `dead_letters`:
+            see `celeriac.web.TaskViews`.
 
     Raises:
         ImproperlyConfigured: There is no `auth`.
@@ -41,13 +44,15 @@ def tasks_urls(
     """
     may = check_auth(auth, "tasks_urls")
     views = TaskViews((lambda: celery_app) if celery_app is not None else get_current_app, **options)
+    letters: Any = views.dead_letters
 
     def guarded(request: Any, action: str, task_ids: list[str], view: Callable[[], Answer | EventStream]) -> Any:
         if is_forged(request.method, {"sec-fetch-site": request.headers.get("Sec-Fetch-Site", "")}):
             return _response(problem(403, "another site may not ask for this"))
         refused = refuse_ids(task_ids, views.max_ids)
-        if refused is not None:
-            return _response(refused)
+        return allowed(request, action, task_ids, view) if refused is None else _response(refused)
+
+    def allowed(request: Any, action: str, task_ids: list[str], view: Callable[[], Answer | EventStream]) -> Any:
         if not all(may(action, task_id, request) for task_id in task_ids):
             return _response(problem(403, "not allowed"))
         try:
@@ -86,7 +91,26 @@ def tasks_urls(
         last = request.headers.get("Last-Event-ID")
         return guarded(request, "events", task_ids, lambda: views.open_events(task_ids, last))
 
+    def list_dead_letters(request: Any) -> Any:
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        return allowed(request, "dead_letters", [""], lambda: letters.list(request.GET))
+
+    def resolve_dead_letters(request: Any, how: str) -> Any:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if is_forged(request.method, {"sec-fetch-site": request.headers.get("Sec-Fetch-Site", "")}):
+            return _response(problem(403, "another site may not ask for this"))
+        return allowed(
+            request, RESOLVING[how], [""], lambda: letters.resolve(how, request.content_type, request.body[:MOST_BYTES])
+        )
+
+    shown = []
+    if letters is not None:
+        shown = [path("dead-letters", list_dead_letters, name="celeriac-dead-letters")]
+        shown += [path(f"dead-letters/{how}", resolve_dead_letters, {"how": how}) for how in RESOLVING]
     return [
+        *shown,
         path("events", events, name="celeriac-events-of-many"),
         path("<str:task_id>", task, name="celeriac-task"),
         path("<str:task_id>/cancel", cancel, name="celeriac-cancel"),

@@ -65,6 +65,8 @@ class EventStream:
         self._all_known = all_known
         self._heartbeat, self._retry, self._lifetime = heartbeat, retry, lifetime
         self._tracebacks = tracebacks
+        # Large results are fetched from a store of their own: a loop must not wait for that.
+        self._fetches = bool(app.conf.large_payload_store)
         self._open = set(self._followed.task_ids)
         # Of each task, the state that this client has got.
         self._sent: dict[str, str] = {}
@@ -84,7 +86,13 @@ class EventStream:
 
     async def begin_later(self) -> None:
         """The same for a coroutine."""
-        self._take_first(await self._followed.begin_later())
+        records = await self._followed.begin_later()
+        if self._fetches:
+            from asyncio import to_thread
+
+            await to_thread(self._take_first, records)
+        else:
+            self._take_first(records)
 
     @property
     def is_over(self) -> bool:
@@ -136,7 +144,7 @@ class EventStream:
                 except TimeoutError:
                     yield _HEARTBEAT
                 else:
-                    yield self._take(records)
+                    yield await self._take_later(records)
             if not self._open:
                 yield self._closing()
         finally:
@@ -155,6 +163,13 @@ class EventStream:
             self._sent[record.task_id] = self._followed.marks[record.task_id]
             parts.append(self._event(told))
         return b"".join(parts)
+
+    async def _take_later(self, records: Sequence[Any]) -> bytes:
+        if not self._fetches:
+            return self._take(records)
+        from asyncio import to_thread
+
+        return await to_thread(self._take, records)
 
     def _closing(self) -> bytes:
         return f"event: {_END}\nid: {self._event_id()}\ndata: {{}}\n\n".encode()

@@ -13,6 +13,7 @@ from celeriac.exceptions import OperationalError
 from celeriac.result.base import client_of
 from celeriac.result.stream import mark
 from celeriac.web.answers import Answer, describe, problem
+from celeriac.web.dead_letters import DeadLetterViews
 from celeriac.web.events import EventStream
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class TaskViews:
         max_ids: How many tasks one stream may follow.
         max_streams: How many streams may be open in this process; more are told to come back later.
         tracebacks: Tell where tasks failed. Off: it shows code and perhaps data.
+        dead_letters: Show dead letters too, and let them be sent again and dropped: for operators.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TaskViews:
         max_ids: int = 100,
         max_streams: int = 10_000,
         tracebacks: bool = False,
+        dead_letters: bool = False,
     ) -> None:
         self._get_app = get_app
         self._times = {"heartbeat": heartbeat, "retry": retry, "lifetime": lifetime}
@@ -57,6 +60,8 @@ class TaskViews:
         # Streams that are open in this process. Written under the lock by threads that open and close them.
         self.streams = 0
         self._lock = threading.Lock()
+        #: None: they are not shown.
+        self.dead_letters = DeadLetterViews(get_app, tracebacks=tracebacks) if dead_letters else None
 
     # -- status
 
@@ -72,7 +77,13 @@ class TaskViews:
     async def status_later(self, task_id: str, if_none_match: str | None = None) -> Answer:
         """The same for a coroutine."""
         app = self._get_app()
-        return self._status(app, task_id, await _read_later(app, task_id), if_none_match)
+        record = await _read_later(app, task_id)
+        if app.conf.large_payload_store:
+            # A large result is fetched from a store of its own: a loop must not wait for that.
+            from asyncio import to_thread
+
+            return await to_thread(self._status, app, task_id, record, if_none_match)
+        return self._status(app, task_id, record, if_none_match)
 
     def _status(self, app: Celery, task_id: str, record: Any, if_none_match: str | None) -> Answer:
         if record is None and knows_all(app):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flask
@@ -35,12 +36,18 @@ def client_of(celery_app: Celery | None, auth: Any, **config: Any) -> Any:
     return app.test_client()
 
 
-async def call(app: Any, method: str, path: str, query: str = "", root: str = "", **headers: str) -> tuple[int, Any]:
+async def call(
+    app: Any, method: str, path: str, query: str = "", root: str = "", body: str = "", **headers: str
+) -> tuple[int, Any]:
     """One request of an ASGI application."""
     sent: list[Any] = []
 
+    rest = [body[start : start + 1000].encode() for start in range(0, len(body), 1000)] or [b""]
+
     async def receive() -> Any:
-        await asyncio.sleep(3600)
+        if rest:
+            return {"type": "http.request", "body": rest.pop(0), "more_body": bool(rest)}
+        return await asyncio.Future()
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -56,8 +63,14 @@ async def call(app: Any, method: str, path: str, query: str = "", root: str = ""
         "user": "me",
     }
     await asyncio.wait_for(app(scope, receive, send), 30)
-    body = b"".join(message.get("body", b"") for message in sent[1:])
-    return sent[0]["status"], json.loads(body) if body[:1] == b"{" else body
+    answer = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], json.loads(answer) if answer[:1] == b"{" else answer
+
+
+def asgi_response(app: Any, method: str, path: str, query: str, body: str = "", kind: str = "") -> Any:
+    """As Flask's client gives it."""
+    status, found = asyncio.run(call(app, method, f"/{path}", query, body=body, content_type=kind))
+    return SimpleNamespace(status_code=status, json=found)
 
 
 def test_flask_asks_for_each_task_and_action(celery_app: Celery) -> None:
@@ -168,6 +181,84 @@ def test_the_blueprint_shows_tasks_of_its_application(celery_app: Celery) -> Non
     with app.test_request_context():
         assert flask.url_for("work.cancel", task_id="x", _method="POST") == "/work/x/cancel"
         assert flask.url_for("work.events_of_many", id=["a", "b"]) == "/work/events?id=a&id=b"
+
+
+class Letters:
+    """Takes the place of `app.dead_letters`."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def list(self, limit: int, **filters: Any) -> Any:
+        self.calls.append(("list", limit, filters))
+        if filters.get("reason") == "odd":
+            raise ValueError("no message is dead for the reason 'odd'")
+        names = ("id", "queue", "reason", "error", "task", "task_id", "attempts", "crashes", "sent_at", "died_at")
+        secret = {"body": b"secret", "headers": {"argsrepr": "secret"}, "traceback": "secret"}
+        return [
+            SimpleNamespace(**{**dict.fromkeys(names), **secret, "id": 7, "died_at": datetime(2026, 1, 2, tzinfo=UTC)})
+        ]
+
+    def retry(self, ids: Any) -> int:
+        self.calls.append(("retry", ids))
+        return len(ids)
+
+    def drop(self, ids: Any) -> int:
+        self.calls.append(("drop", ids))
+        return len(ids)
+
+
+def test_dead_letters_are_shown_sent_again_and_dropped_if_wanted(tmp_path: Path) -> None:
+    class WithLetters(Celery):
+        dead_letters: Any = Letters()
+
+    actions: list[Any] = []
+
+    def may(action: str, task_id: str, *scope: Any) -> bool:
+        actions.append((action, task_id))
+        return True
+
+    with WithLetters("dead", broker=f"memory://{tmp_path.name}", set_as_current=False) as celery_app:
+        web = flask.Flask("web")
+        web.register_blueprint(tasks_blueprint(auth=may, celery_app=celery_app, dead_letters=True))
+        client, app = web.test_client(), tasks_app(celery_app, auth=may, dead_letters=True)
+
+        for get, post in (
+            (
+                lambda path, query: client.get(f"/tasks/{path}?{query}"),
+                lambda path, body, kind: client.post(f"/tasks/{path}", data=body, content_type=kind),
+            ),
+            (
+                lambda path, query: asgi_response(app, "GET", path, query),
+                lambda path, body, kind: asgi_response(app, "POST", path, "", body, kind),
+            ),
+        ):
+            listed = get("dead-letters", "queue=mail&limit=5")
+            assert listed.json["dead_letters"][0]["id"] == 7
+            assert "secret" not in json.dumps(listed.json)
+            assert get("dead-letters", "reason=odd").status_code == 400
+            assert get("dead-letters", "limit=many").status_code == 400
+            assert post("dead-letters/retry", '{"ids": [1, 2]}', "application/json").json == {"count": 2}
+            assert post("dead-letters/drop", '{"ids": [3]}', "application/json; charset=utf-8").json == {"count": 1}
+            for body in ("{}", "[]", '{"ids": []}', '{"ids": "all"}', '{"ids": [true]}', "x" * 100_000):
+                assert post("dead-letters/drop", body, "application/json").status_code in (400, 413), body[:20]
+            assert post("dead-letters/drop", '{"ids": [3]}', "text/plain").status_code == 415
+            assert post("dead-letters", "", "application/json").status_code == 405
+
+        assert celery_app.dead_letters.calls == 2 * [
+            ("list", 5, {"queue": "mail"}),
+            ("list", 100, {"reason": "odd"}),
+            ("retry", [1, 2]),
+            ("drop", [3]),
+        ]
+    assert set(actions) == {("dead_letters", ""), ("retry_dead_letters", ""), ("drop_dead_letters", "")}
+
+
+def test_dead_letters_are_not_shown_unless_wanted(celery_app: Celery) -> None:
+    # It is then the id of a task like any other.
+    assert client_of(celery_app, allow_all).get("/tasks/dead-letters").json["state"] == "PENDING"
+    assert client_of(celery_app, allow_all).post("/tasks/dead-letters/drop", json={"ids": [1]}).status_code == 404
+    assert asyncio.run(call(tasks_app(celery_app, auth=allow_all), "POST", "/dead-letters/drop"))[0] == 404
 
 
 def test_where_a_task_failed_is_told_only_if_wanted(celery_app: Celery) -> None:
