@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import PYTHON_PATH
+from .conftest import PYTHON_PATH, Project
 
 TASKS = """
     def wait_for(name):
@@ -55,6 +55,25 @@ def test_the_newest_progress_is_seen_while_the_task_does_something_else(project:
     assert ("PROGRESS", 50) in seen
     assert seen[-1][0] == "SUCCESS"
     assert [state for state, _ in seen].count("PROGRESS") < 10
+
+
+def test_progress_comes_over_rpc_to_whoever_has_sent_the_task(tmp_path: Any, rabbitmq_url: str) -> None:
+    project = Project(tmp_path, rabbitmq_url, "rpc://")
+    try:
+        project.write(TASKS)
+        project.start("-c", "1")
+        result = project.send("count")
+
+        seen = []
+        for now in result.stream(timeout=30):
+            seen.append((now.state, now.info["done"] if now.state == "PROGRESS" else now.info))
+            if seen[-1] == ("PROGRESS", 50):
+                (project.folder / "seen").touch()
+    finally:
+        project.close()
+
+    assert ("PROGRESS", 50) in seen
+    assert seen[-1] == ("SUCCESS", "counted")
 
 
 def test_a_failure_is_not_overwritten_by_late_progress(project: Any) -> None:
