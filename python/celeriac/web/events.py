@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from celeriac.exceptions import OperationalError
 from celeriac.result.stream import Followed
 from celeriac.web.answers import describe, to_json
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
 __all__ = ["EVENT_HEADERS", "EventStream"]
+
+logger = logging.getLogger(__name__)
 
 EVENT_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -31,7 +35,8 @@ class EventStream:
 
     1. `begin` reads what is stored; `is_over` then says that this client has seen the end of all of them.
     2. Chunks: how soon to come back, what the client has not seen, then each state as it comes; a comment now and then.
-    3. It ends with an event `end` when all tasks have ended; or without one after `lifetime`, and the client comes back.
+    3. It ends with an event `end` when all tasks have ended; or without one after `lifetime`, or when the result backend
+       has been away for long, and the client comes back.
 
     The id of an event names the last state of each task that was sent, so that a client that comes back gets what it has
     not seen.
@@ -130,6 +135,8 @@ class EventStream:
                     yield self._take(records)
             if not self._open:
                 yield self._closing()
+        except OperationalError as exc:
+            _warn(exc)
         finally:
             self._followed.close()
 
@@ -147,6 +154,8 @@ class EventStream:
                     yield await self._take_later(records)
             if not self._open:
                 yield self._closing()
+        except OperationalError as exc:
+            _warn(exc)
         finally:
             self._followed.close()
 
@@ -179,3 +188,8 @@ class EventStream:
 
     def _event_id(self) -> str:
         return ".".join(self._sent.get(task_id, "") for task_id in self._followed.task_ids)
+
+
+def _warn(exc: OperationalError) -> None:
+    """The response has begun: nothing can be said in it."""
+    logger.warning("a stream of events has ended early, its client comes back: %s", exc)

@@ -15,8 +15,10 @@ import pytest
 
 from celeriac import Celery, _state
 from celeriac.asgi import tasks_app
+from celeriac.exceptions import OperationalError
 from celeriac.flask import Celeriac, allow_all, tasks_blueprint
 from celeriac.result.record import build_record
+from celeriac.result.stream import Followed
 from celeriac.web.answers import describe, to_json
 
 
@@ -163,6 +165,24 @@ def test_results_that_are_off_or_away_are_said(tmp_path: Path) -> None:
         away.conf.result_backend_transport_options = {"socket_connect_timeout": 0.2}
         answer = client_of(away, allow_all).get("/tasks/x")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+
+
+def test_a_stream_ends_without_its_end_when_the_backend_stays_away(
+    celery_app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: Any) -> Any:
+        raise OperationalError("the server is away")
+
+    monkeypatch.setattr(Followed, "next", away)
+    monkeypatch.setattr(Followed, "next_later", away)
+    answer = client_of(celery_app, allow_all).get("/tasks/waits/events")
+    status, body = asyncio.run(call(tasks_app(celery_app, auth=allow_all), "GET", "/waits/events"))
+
+    for text in (answer.get_data(), body):
+        assert b'"PENDING"' in text
+        assert b"event: end" not in text
+    assert (answer.status_code, status) == (200, 200)
+    assert caplog.text.count("its client comes back: the server is away") == 2
 
 
 def test_the_blueprint_needs_an_application_that_was_set_up() -> None:
