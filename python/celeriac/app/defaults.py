@@ -295,6 +295,10 @@ SETTINGS: dict[str, Setting] = {
     "large_payload_expires": Setting("float", 604800.0, ""),
     "large_payload_size": Setting("int", 262144, ""),
     "large_payload_store": Setting("any", None, ""),
+    # How often a second a running task's `progress` is stored; 0: always.
+    "task_progress_rate": Setting("float", 5.0, ""),
+    # Store PENDING when a task is sent: what has no record then was never sent, or its record has expired.
+    "task_track_pending": Setting("bool", False, ""),
     "task_middleware": Setting("list", (), ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
