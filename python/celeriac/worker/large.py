@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LargeWriter", "PayloadKeeper"]
 
-logger = logging.getLogger("celeriac.large")
+logger = logging.getLogger("celery.app.large")
 
 #: Between two sweeps of the store, in seconds.
 SWEEP_EVERY = 3600.0

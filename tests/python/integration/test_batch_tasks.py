@@ -250,10 +250,11 @@ def test_a_warm_stop_gives_back_what_was_gathered(project: Project) -> None:
     assert sizes(project) == []
 
 
-def test_time_limits_are_those_of_the_whole_batch(project: Project) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_time_limits_are_those_of_the_whole_batch(project: Project, pool: str) -> None:
     project.write(TASKS)
     soft, hard = delay_all(project, "soft", 1, 2), delay_all(project, "hard", 1, 2)
-    project.start("-c", "2")
+    project.start("-P", pool, "-c", "2")
 
     assert [result.get(timeout=20) for result in soft] == ["cleaned up"] * 2
     assert hard[0].get(timeout=20) == "in time"
