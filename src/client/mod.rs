@@ -4,6 +4,7 @@ mod arrivals;
 mod chord;
 mod error;
 mod groups;
+mod keys;
 mod patience;
 mod producer;
 mod result;

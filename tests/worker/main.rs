@@ -13,6 +13,7 @@ mod eta;
 mod events;
 mod faults;
 mod health;
+mod http;
 mod lease;
 mod limits;
 mod members;

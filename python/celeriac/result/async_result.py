@@ -52,6 +52,8 @@ class AsyncResult(ResultBase, Generic[R_co]):
 
     TimeoutError = TimeoutError
     id: str
+    #: The call was not sent, or took the place of one that was: this is the result of an earlier call of the same key.
+    deduplicated = False
     #: Whether it is read from a result backend.
     _stored = True
 
