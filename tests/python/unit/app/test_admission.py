@@ -56,8 +56,9 @@ def test_every_way_to_send_asks_for_the_key(app: Celery) -> None:
     results += app.send_many([unique.s(1), unique.s(2).set(priority=3)])
 
     first, second = results[0], results[3]
-    assert [result.id for result in results].count(first.id) + [result.id for result in results].count(second.id) == 10
-    assert [result.deduplicated for result in results] == [False, True, True, False, *[True] * 6]
+    ids = [result.id for result in results]
+    assert (ids.count(first.id), ids.count(second.id), len(ids)) == (8, 3, 11)
+    assert [result.deduplicated for result in results] == [False, True, True, False, *[True] * 7]
     assert waiting(app) == 2
 
 
