@@ -535,6 +535,9 @@ class Worker:
         log_level (int)
         control: {enabled, exchange, mingle (bool), state_file (path | None), pool_restarts, commands (own ones),
                 conf, conf_with_defaults, tasks, broker (JSON texts), report, pool (texts), max_tasks_per_child}
+        http (dict | None): how HTTP tasks and webhooks are taken (queues, concurrency, allow, timeout_seconds,
+            connect_timeout_seconds, max_response_bytes, retries, backoff_seconds, backoff_max_seconds,
+            retry_after_max_seconds, webhook_schedule, webhook_secrets, done_queue, concludes_in_child); None: not at all
         health_address (str | None): HOST:PORT or a port; answers /live, /ready and /metrics there
         task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects

@@ -283,6 +283,51 @@ class FixupWarning(CeleryWarning):
     """The integration of a framework found something odd."""
 
 
+class HttpError(CeleryError):
+    """An HTTP task has failed. The first argument is a sentence without secrets."""
+
+
+class HttpConnectionError(HttpError):
+    """The receiver could not be reached, or the connection broke."""
+
+
+class HttpTimeout(HttpError):
+    """There was no answer in time."""
+
+
+class HttpRefused(HttpError):
+    """The call was not made: its URL or the address behind it is not allowed, or it cannot be sent as it is."""
+
+
+class HttpResponseTooLarge(HttpError):
+    """The answer is larger than `http_max_response_bytes`."""
+
+
+class HttpStatusError(HttpError):
+    """The receiver did not answer with a success.
+
+    Attributes:
+        status: The status code.
+        body: The beginning of the answer, when it is text.
+    """
+
+    def __init__(self, message: str = "", status: int | None = None, body: str | None = None) -> None:
+        super().__init__(message, status, body)
+        self.status = status
+        self.body = body
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class HttpRedirect(HttpStatusError):
+    """The receiver answered with a redirect, which is not followed."""
+
+
+class WebhookVerificationError(CeleryError):
+    """A webhook is not what it claims to be, or too old."""
+
+
 class NotConfigured(CeleryWarning):
     """There is no configuration."""
 

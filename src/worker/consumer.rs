@@ -19,6 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::aside::Aside;
 use super::autoscale::Autoscale;
 use super::batch::Batches;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
@@ -116,6 +117,10 @@ pub(super) struct ConsumerLoop {
     pub(super) monitor: Events,
     /// What hears control requests, if anything does.
     pub(super) ear: Option<Ear>,
+    /// The loop that makes HTTP calls, if this worker makes any.
+    pub(super) aside: Option<Aside>,
+    /// This is that loop: what a worker does once is the other's.
+    pub(super) is_aside: bool,
     pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,

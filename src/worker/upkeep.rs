@@ -260,11 +260,13 @@ impl ConsumerLoop {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.stats.ready.set(self.ready.len() as u64);
-        self.stats.held.set(self.held.len() as u64);
-        self.stats.outstanding.set(self.requests.len() as u64);
+        if !self.is_aside {
+            self.stats.ready.set(self.ready.len() as u64);
+            self.stats.held.set(self.held.len() as u64);
+            self.stats.outstanding.set(self.requests.len() as u64);
+            self.log_stale();
+        }
         self.rates.forget(self.rate_time(now));
-        self.log_stale();
         self.hand_back_stuck(now);
         self.close_old_sources();
         self.save_when_due(now);
@@ -272,7 +274,7 @@ impl ConsumerLoop {
         self.renew_keys(now);
         self.look_for_stalled(now);
         self.watch(now);
-        if self.sweep_at <= now {
+        if self.sweep_at <= now && !self.is_aside {
             self.sweep_at = now + SWEEP_EVERY;
             let broker = self.stores.broker.clone();
             self.chores.push(Box::pin(async move {

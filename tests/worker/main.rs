@@ -13,6 +13,7 @@ mod eta;
 mod events;
 mod faults;
 mod health;
+mod http;
 mod keys;
 mod lease;
 mod limits;

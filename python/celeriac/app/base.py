@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.http_tasks import HttpTask
     from celeriac.app.large import LargePayloads
     from celeriac.app.locks import Lock
     from celeriac.app.log import Logging
@@ -512,6 +513,13 @@ class Celery:
 
     #: To see whether somebody has replaced it.
     _own_send_task = send_task
+
+    @property
+    def http_task(self) -> HttpTask:
+        """Sends HTTP requests as tasks of this app, see `celeriac.http_task`."""
+        from celeriac.app.http_tasks import HttpTask
+
+        return HttpTask(self)
 
     def lock(self, name: str, ttl: float = 60.0, wait: float | None = 0.0) -> Lock:
         """A lock that one process at a time holds, for `with` and `async with`. Not reentrant.

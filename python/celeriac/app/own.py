@@ -23,6 +23,7 @@ HEADER = "celeriac"
 #: Each option, and the function that writes what it says: `write(call, value)`, for a value that is not None.
 OPTIONS: dict[str, str] = {
     "at_most_once": "celeriac.app.own:write_at_most_once",
+    "webhook": "celeriac.app.webhooks:write",
     "idempotency_key": "celeriac.app.admission:write_idempotency_key",
     "idempotency_ttl": "celeriac.app.admission:write_detail",
     "unique": "celeriac.app.admission:write_unique",

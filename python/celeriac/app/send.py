@@ -295,7 +295,8 @@ def _compose(
     data = _encode(body, serializer, compression, written, properties)
     if len(data) > sizes.NEVER_TOO_LARGE:
         sizes.check_size(app, name, len(data), (args, kwargs, embed), serializer)
-        if conf["large_payload_store"] and conf["task_protocol"] != 1:
+        # The engine makes HTTP calls, and reads no store of a user.
+        if conf["large_payload_store"] and conf["task_protocol"] != 1 and name != "celeriac.http":
             from celeriac.app import large
 
             data = large.stow(app, data, written, properties)
