@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
-	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem
+	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem SQLAlchemy psycopg[binary]
 # The other side of the interoperability tests, apart: ours must work where it is not installed.
 CELERY_VENV := .venv-celery
 CELERY_TOOLS := celery[redis]==5.7.* flower==2.* flask PyYAML msgpack backports.zstd packaging ephem
@@ -78,10 +78,11 @@ test-py: dev servers $(CELERY_VENV)/.stamp $(LIBS_VENV)/.stamp ## tests of the P
 
 # The tests start private servers of their own, on free ports. What a system package starts by itself is not touched:
 # the policy script tells it not to.
-servers: ## install Redis and RabbitMQ where they are missing
+servers: ## install Redis, RabbitMQ and PostgreSQL where they are missing
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server redis-sentinel"; \
 	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || missing="$$missing rabbitmq-server"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	test -z "$$missing" && exit 0; \
 	echo "installing$$missing"; \
 	sudo=; test "$$(id -u)" = 0 || sudo=sudo; \

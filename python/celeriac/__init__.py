@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.bugreport import bugreport
     from celeriac.app.current import current_app, current_task
+    from celeriac.app.outbox import outbox
     from celeriac.app.task import Task
     from celeriac.canvas.chain import chain
     from celeriac.canvas.chord import chord
@@ -52,6 +53,7 @@ __all__ = [
     "current_task",
     "group",
     "maybe_signature",
+    "outbox",
     "shared_task",
     "signature",
     "subtask",
@@ -78,6 +80,7 @@ _HOMES = {
     "current_task": "celeriac.app.current",
     "group": "celeriac.canvas.group",
     "maybe_signature": "celeriac.canvas.rebuild",
+    "outbox": "celeriac.app.outbox",
     "shared_task": "celeriac.app",
     "signature": "celeriac.canvas.signature",
     "subtask": "celeriac.canvas.signature",
