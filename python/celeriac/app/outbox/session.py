@@ -199,6 +199,9 @@ class _Watched:
     def remember(self, app: Celery, content: Content) -> None:
         """Keeps messages for the commit."""
         session = self._session
+        if not session.in_transaction():
+            # As any use of a session does. Without one, nobody would tell us of a rollback.
+            session.begin()
         within = session.get_nested_transaction() or session.get_transaction()
         self._remembered.append((within, app, content))
 
@@ -232,12 +235,12 @@ class _Watched:
 
 
 def _is_in(transaction: Any, outer: Any) -> bool:
-    """Whether one is, or is within, the other. One of None was begun later than what it was asked of: it is."""
+    """Whether one is, or is within, the other."""
     while transaction is not None:
         if transaction is outer:
             return True
         transaction = transaction.parent
-    return outer.parent is None
+    return False
 
 
 def _publish(app: Celery, content: Content) -> None:
