@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
-	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem SQLAlchemy psycopg[binary]
+	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem SQLAlchemy psycopg[binary] aiosqlite
 # The other side of the interoperability tests, apart: ours must work where it is not installed.
 CELERY_VENV := .venv-celery
 CELERY_TOOLS := celery[redis]==5.7.* flower==2.* flask PyYAML msgpack backports.zstd packaging ephem

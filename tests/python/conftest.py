@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from .servers.fixtures import own_rabbitmq, own_redis, postgres_url, proxy, rabbitmq_url, redis_url, server_folder, shared
+from .servers.fixtures import (
+    own_rabbitmq,
+    own_redis,
+    postgres_url,
+    proxy,
+    rabbitmq_url,
+    redis_url,
+    server_folder,
+    shared,
+)
 
 __all__ = ["own_rabbitmq", "own_redis", "postgres_url", "proxy", "rabbitmq_url", "redis_url", "server_folder", "shared"]
 

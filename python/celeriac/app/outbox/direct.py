@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app.outbox.relay import Relay
+from celeriac.app.outbox.relay import Relay, is_in_memory
 from celeriac.exceptions import OperationalError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _senders: dict[tuple[int, int], _Sender] = {}
 
 def after_commit(app: Celery, engine: Any) -> None:
     """Something was committed; returns at once, but for a database that lives in this connection."""
-    if _is_in_memory(engine):
+    if is_in_memory(engine):
         _drain(Relay(app, engine))
         return
     # The client first: what it does at the end of the process comes after what we do.
@@ -82,11 +82,6 @@ def _drain(relay: Relay) -> None:
         logger.warning("What was committed waits in the outbox for a relay: %s", exc)
     except Exception as exc:
         logger.error("The outbox cannot be sent from this process: %r", exc, exc_info=exc)
-
-
-def _is_in_memory(engine: Any) -> bool:
-    url = engine.url
-    return engine.dialect.name == "sqlite" and (not url.database or ":memory:" in url.database or "mode=memory" in str(url))
 
 
 def _farewell(pid: int) -> None:

@@ -18,7 +18,7 @@ from celeriac.utils import uuid
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
-__all__ = ["Relay", "publish"]
+__all__ = ["Relay", "is_in_memory", "publish"]
 
 logger = logging.getLogger("celery.app.outbox")
 
@@ -36,6 +36,14 @@ REFUSED_IN_A_ROW = 3
 LONGEST_HOLD_SECONDS = 300.0
 #: Databases that let a reader pass over what another one has locked.
 _SKIP_LOCKED = {"postgresql", "mysql", "mariadb", "oracle"}
+
+
+def is_in_memory(engine: Any) -> bool:
+    """Whether a database is gone with its connection."""
+    url = engine.url
+    return engine.dialect.name == "sqlite" and (
+        not url.database or ":memory:" in url.database or "mode=memory" in str(url)
+    )
 
 
 class _Row(NamedTuple):
@@ -109,13 +117,21 @@ class Relay:
             engine = library.create_engine(url, pool_pre_ping=True)
         except Exception as exc:
             raise ImproperlyConfigured(f"the outbox's URL cannot be used: {type(exc).__name__}: {exc}") from exc
+        if is_in_memory(engine):
+            raise ImproperlyConfigured("the outbox is in a database that lives in one process: nobody else can read it")
         if engine.dialect.is_async:
-            raise ImproperlyConfigured("the relay needs a synchronous driver: sqlite, postgresql+psycopg, mysql+pymysql")
+            raise ImproperlyConfigured(
+                "the relay needs a synchronous driver: sqlite, postgresql+psycopg, mysql+pymysql"
+            )
         return cls(app, engine)
 
     def create_table(self) -> None:
         """Makes the table, unless it is there."""
         tables.create(self._engine, self._app.conf.outbox_table)
+
+    def close(self) -> None:
+        """Lets go of the engine's connections."""
+        self._engine.dispose()
 
     # -- sending
 
@@ -155,7 +171,10 @@ class Relay:
         if self._locks:
             # Locked until the end of this transaction; a relay that dies lets go of them.
             with self._engine.begin() as connection:
-                yield connection, [_Row(*row) for row in connection.execute(self._due().with_for_update(skip_locked=True))]
+                yield (
+                    connection,
+                    [_Row(*row) for row in connection.execute(self._due().with_for_update(skip_locked=True))],
+                )
             return
         table, holder = self._table, uuid()
         with self._engine.begin() as connection:
@@ -242,6 +261,10 @@ class Relay:
                 if listener is None:
                     # Before the look: what is committed after it is heard of.
                     listener = _Listener(self._engine)
+                    logger.info(
+                        "The relay of the outbox %s",
+                        "is woken by commits" if listener.hears else "looks from time to time",
+                    )
                 if (sent := self.drain()) > 0:
                     logger.info("Sent %d rows of the outbox", sent)
                 pause = PAUSE_SECONDS[0]
@@ -289,9 +312,9 @@ class _Listener:
         if engine.dialect.name != "postgresql":
             return
         connection = engine.raw_connection()
+        driver = connection.driver_connection
         # It is ours from now on, and goes back to no pool.
         connection.detach()
-        driver = connection.driver_connection
         if not (hasattr(driver, "fileno") and hasattr(driver, "autocommit")):
             connection.close()
             return
@@ -305,6 +328,11 @@ class _Listener:
         driver.cursor().execute(f"LISTEN {CHANNEL}")
         self._connection = connection
         self._driver = driver
+
+    @property
+    def hears(self) -> bool:
+        """Whether the database tells of commits."""
+        return self._connection is not None
 
     def wait(self, wake: int, seconds: float) -> None:
         """Until something was committed, somebody wakes, or the time is over.

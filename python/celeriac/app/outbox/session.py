@@ -65,14 +65,14 @@ class outbox:
             raise TypeError("this is an AsyncSession: use `async with celeriac.outbox(session)`")
         return self._begin(self._write)
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._end(*exc)
 
     async def __aenter__(self) -> outbox:
         # Rows are written when the block ends, or before a commit in it: here nothing can be awaited.
         return self._begin(self._watched.keep if self._is_async else self._write)
 
-    async def __aexit__(self, kind: Any, *exc: Any) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         self._end(kind, *exc)
         if not self._is_async:
             return
