@@ -15,6 +15,7 @@
 pub mod pool;
 
 mod autoscale;
+mod batch;
 mod chords;
 mod commit;
 mod consumer;
@@ -22,6 +23,7 @@ mod control;
 mod counting;
 mod eta;
 mod events;
+mod first;
 mod health;
 mod intake;
 mod keeping;
@@ -32,6 +34,7 @@ mod member;
 mod metrics;
 mod notice;
 mod options;
+mod payloads;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -46,7 +49,7 @@ mod tasks;
 mod told;
 mod upkeep;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +72,7 @@ use stats::{Counter, Counters};
 use tasks::Tasks;
 
 pub use autoscale::AutoscaleOptions;
+pub use batch::BatchOptions;
 pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
@@ -210,12 +214,15 @@ impl Worker {
             born: now,
             requests: NumberMap::default(),
             orphans: HashMap::new(),
+            marking: HashSet::new(),
             next_tag: 1,
             ready: VecDeque::new(),
             held: eta::Held::default(),
             young: VecDeque::new(),
             marks: VecDeque::new(),
             rates: rate_limit::RateLimits::default(),
+            batches: batch::Batches::default(),
+            payloads: NumberMap::default(),
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,

@@ -122,10 +122,13 @@ impl ConsumerLoop {
             crashes: 0,
             member: true,
             once: true,
+            first: false,
             kept: None,
             last: None,
             blind: false,
             joining: None,
+            large: None,
+            batch: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));
     }

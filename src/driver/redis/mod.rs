@@ -35,6 +35,7 @@ mod schedule;
 mod script;
 mod scripts;
 mod settle;
+mod values;
 mod wake;
 mod watch;
 mod wire;
