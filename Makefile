@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
-	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem \
+	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem SQLAlchemy psycopg[binary] aiosqlite \
 	uvicorn starlette playwright
 # The other side of the interoperability tests, apart: ours must work where it is not installed.
 CELERY_VENV := .venv-celery
@@ -79,10 +79,11 @@ test-py: dev servers $(CELERY_VENV)/.stamp $(LIBS_VENV)/.stamp ## tests of the P
 
 # The tests start private servers of their own, on free ports. What a system package starts by itself is not touched:
 # the policy script tells it not to.
-servers: ## install Redis, RabbitMQ and Chromium where they are missing
+servers: ## install Redis, RabbitMQ, PostgreSQL and Chromium where they are missing
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server redis-sentinel"; \
 	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || missing="$$missing rabbitmq-server"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v chromium >/dev/null || missing="$$missing chromium fonts-dejavu-core"; \
 	test -z "$$missing" && exit 0; \
 	echo "installing$$missing"; \

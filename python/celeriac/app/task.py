@@ -323,6 +323,37 @@ class Task(Generic[P, R]):
             return [self.apply_async(*batch.read_call(call)) for call in calls]
         return await batch.send_all_later(app, batch.of_calls(app, self, calls))
 
+    def delay_on_commit(self, session: Any, *args: Any, **kwargs: Any) -> Any:
+        """`delay`, once the transaction of a session of SQLAlchemy's is committed; never if it is rolled back.
+
+        A process that dies between the two has lost it: `celeriac.outbox(session)` loses nothing, and needs a table.
+
+        Example:
+            >>> session.add(order)
+            ... bill.delay_on_commit(session, order.number)
+
+        Args:
+            session: A `Session`, a `scoped_session` or an `AsyncSession`.
+            *args: Positional arguments.
+            **kwargs: Keyword arguments.
+
+        Returns:
+            Its result, though it is not sent yet.
+        """
+        return self.apply_async_on_commit(session, args, kwargs)
+
+    def apply_async_on_commit(
+        self,
+        session: Any,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """`apply_async`, likewise."""
+        from celeriac.app.outbox.session import send_on_commit
+
+        return send_on_commit(self._get_app(), session, lambda: self.apply_async(args, kwargs, **options))
+
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines: returns when the broker has the message, without blocking the loop."""
         return await self.aapply_async(args, kwargs)
