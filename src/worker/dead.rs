@@ -74,7 +74,7 @@ impl DeadLook {
 impl ConsumerLoop {
     /// Counts dead letters, and removes those beyond the limits.
     pub(super) fn look_at_dead(&mut self, now: Instant) {
-        if self.dead.looks || self.dead.next.is_none_or(|next| next > now) {
+        if self.is_aside || self.dead.looks || self.dead.next.is_none_or(|next| next > now) {
             return;
         }
         (self.dead.looks, self.dead.next) = (true, Some(now + LOOK_EVERY));

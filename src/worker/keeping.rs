@@ -228,6 +228,7 @@ impl ConsumerLoop {
         let task = self.tasks.number(&name);
         let queue: Arc<str> = if routing_key.is_empty() { &*exchange } else { &*routing_key }.into();
         let buries = self.policies.any && self.policies.buries(self.tasks.options(task), &queue);
+        let key = self.stores.key_of(&message);
         let request = Request {
             consumer: self.sources.last().map_or(0, |source| source.number),
             claim: None,
@@ -260,6 +261,7 @@ impl ConsumerLoop {
             joining: None,
             large: None,
             batch: None,
+            key,
         };
         self.log.lost(&request);
         if let Some(keeping) = &mut self.keeping {

@@ -68,6 +68,8 @@ pub struct WorkerOptions {
     pub task_events: bool,
     /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
     pub heartbeat: Option<Duration>,
+    /// HTTP tasks and webhooks are taken too; none takes none.
+    pub http: Option<super::http::HttpOptions>,
     /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
     pub health_address: Option<String>,
     /// What holds for tasks by the queue they come from.
@@ -162,6 +164,7 @@ impl Default for WorkerOptions {
             control: ControlOptions::default(),
             task_events: false,
             heartbeat: None,
+            http: None,
             health_address: None,
             queue_defaults: HashMap::new(),
             dead_letter: false,

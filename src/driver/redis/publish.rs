@@ -32,8 +32,8 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// As scripts without claims take it: a letter, a key, and what belongs to it.
-    pub(super) fn into_args(self) -> Vec<Arg<'static>> {
+    /// As the scripts have it that only publish.
+    pub(super) fn into_args<'a>(self) -> Vec<Arg<'a>> {
         match self {
             Self::Push { list, element } => vec![text('l'), text(list), Cow::Owned(element)],
             Self::Park { parked, due_ms, member } => {

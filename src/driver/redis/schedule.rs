@@ -56,9 +56,7 @@ impl Shared {
             text(firing.due_ms),
             Cow::Borrowed(firing.state.as_bytes()),
         ];
-        for step in steps.into_iter().flatten() {
-            args.extend(step.into_args());
-        }
+        args.extend(steps.into_iter().flatten().flat_map(Step::into_args));
         let keys = self.schedule_keys(&firing.schedule);
         let answer = self.link.script(&FIRE, &[keys.lease, keys.entries], &args).await;
         let answer = answer.map_err(|error| self.failed(error))?;

@@ -114,6 +114,10 @@ while at < extras do
   elseif kind == 't' then
     if live then retained[#retained + 1] = at + 2 end
     at = at + 8
+  elseif kind == 'u' then
+    -- A key that the message was sent under.
+    if live and redis.call('HGET', ARGV[at + 2], 'token') == ARGV[at + 3] then redis.call('DEL', ARGV[at + 2]) end
+    at = at + 4
   else
     -- Results of claims in a row, or of no claims: how long they are kept, how many, keys and records.
     local ttl, count, step = ARGV[at + 2], tonumber(ARGV[at + 3]), claim == 0 and 0 or 1
