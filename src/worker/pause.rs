@@ -49,11 +49,15 @@ impl ConsumerLoop {
         self.options.queues.iter().filter(|queue| !self.pauses.holds(queue)).cloned().collect()
     }
 
-    /// Reads what the broker keeps. `RabbitMQ` is asked at the start only: there each look is a lock.
-    pub(super) fn look_at_pauses(&self) {
-        if self.stores.broker.store_id().is_none() && self.pauses.commands > 0 {
-            return;
+    /// Reads what the broker keeps, from time to time. Not on `RabbitMQ`: there each look is a lock.
+    pub(super) fn look_again_at_pauses(&self) {
+        if self.stores.broker.store_id().is_some() {
+            self.look_at_pauses();
         }
+    }
+
+    /// Reads what the broker keeps.
+    pub(super) fn look_at_pauses(&self) {
         let (broker, queues) = (self.stores.broker.clone(), self.options.queues.clone());
         let commands = self.pauses.commands;
         self.chores.push(Box::pin(async move {

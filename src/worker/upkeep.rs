@@ -281,7 +281,7 @@ impl ConsumerLoop {
         self.look_at_dead(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_EVERY;
-            self.look_at_pauses();
+            self.look_again_at_pauses();
             self.sweep();
         }
     }
