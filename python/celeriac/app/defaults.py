@@ -264,6 +264,8 @@ SETTINGS: dict[str, Setting] = {
     # Dead letters: tasks that fail for good become some (a task's and a queue's own option wins); after so many seconds,
     # and beyond so many, workers remove the oldest.
     "task_dead_letter": Setting("bool", False, ""),
+    # Called when one arrives: a URL or a mapping, as `task_webhook`.
+    "dead_letter_webhook": Setting("any", None, ""),
     "dead_letter_max_age": Setting("float", None, ""),
     "dead_letter_max_count": Setting("int", None, ""),
     # By queue: `celeriac.QueueDefaults`, or a mapping of its names.

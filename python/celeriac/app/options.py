@@ -88,6 +88,7 @@ def worker_options(
     }
     _check_kept(app, options)
     webhooks.check("task_webhook", conf.task_webhook)
+    webhooks.check("dead_letter_webhook", conf.dead_letter_webhook)
     http = http_options(app, queues, exclude_queues)
     if http is not None:
         options["http"] = http

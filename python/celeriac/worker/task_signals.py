@@ -27,9 +27,10 @@ _SIGNALS = {
 }
 
 
-def wanted() -> list[str]:
+def wanted(app: Celery) -> list[str]:
     """What the engine is to tell of: that which somebody receives."""
-    return [name for name, signal in _SIGNALS.items() if signal.receivers]
+    found = [name for name, signal in _SIGNALS.items() if signal.receivers]
+    return [*found, "dead"] if app.conf.dead_letter_webhook and "dead" not in found else found
 
 
 class TaskSignals:

@@ -168,7 +168,7 @@ def test_letters_are_found_counted_dropped_and_exported(pattern: Pattern, tasks:
     assert "ValueError('no 0')" in shown
     assert "raise ValueError" in shown
     assert pattern.celeriac("-A", "tasks", "dlq", "drop", "-r", "rejected", "--yes") == "Dropped 1 dead letter.\n"
-    pattern.celeriac("-A", "tasks", "dlq", "drop", code=64)
+    pattern.celeriac("-A", "tasks", "dlq", "drop", code=2)
     assert dead.count() == 3
     (pattern.folder / "mended").touch()
     assert pattern.celeriac("-A", "tasks", "dlq", "retry", str(first.id), "--yes") == "Retried 1 dead letter.\n"
