@@ -204,12 +204,9 @@ def task_options(task: Task[..., Any]) -> dict[str, Any]:
 
 def _policy(task: Task[..., Any]) -> dict[str, Any]:
     """What a task asks for beyond Celery's options. A task that Celery's app has made has none of these."""
-    return {
-        "dead_letter": getattr(task, "dead_letter", None),
-        "keep_successes": getattr(task, "keep_successes", None),
-        "keep_failures": getattr(task, "keep_failures", None),
-        "result_expires_ms": milliseconds(getattr(task, "result_expires", None)),
-    }
+    found = {name: getattr(task, name, None) for name in ("dead_letter", "keep_successes", "keep_failures")}
+    found["result_expires_ms"] = milliseconds(getattr(task, "result_expires", None))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _check_kept(app: Celery, options: dict[str, Any]) -> None:
@@ -219,7 +216,7 @@ def _check_kept(app: Celery, options: dict[str, Any]) -> None:
         ImproperlyConfigured: They are stored elsewhere, or not at all.
     """
     named = [*options["tasks"].items(), *options["queue_defaults"].items()]
-    who = next((name for name, given in named if any(given[key] is not None for key in _KEPT)), None)
+    who = next((name for name, given in named if any(given.get(key) is not None for key in _KEPT)), None)
     if who is None:
         return
     if app.has_own_backend or uses_replies(app.conf.values_now()):
