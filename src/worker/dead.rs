@@ -80,8 +80,9 @@ impl ConsumerLoop {
         (self.dead.looks, self.dead.next) = (true, Some(now + LOOK_EVERY));
         let (broker, limits) = (self.stores.broker.clone(), self.options.dead_limits);
         self.chores.push(Box::pin(async move {
+            let steps = if limits.any() { STEPS } else { 0 };
             let look = async {
-                for _ in 0..if limits.any() { STEPS } else { 0 } {
+                for _ in 0..steps {
                     if broker.trim_dead(&limits).await? == 0 {
                         break;
                     }

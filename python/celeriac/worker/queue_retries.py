@@ -30,8 +30,8 @@ def try_again(app: Celery, task: Task[..., Any], request: Context, exc: Exceptio
     defaults = app.router.queues.defaults.get(request._queue or "")
     if defaults is None or defaults.max_retries is None:
         return exc
-    # A task that Celery's app has made may lack the attribute.
-    own: Any = getattr(task, "autoretry_for", None)
+    # A task that Celery's app has made may lack these. Batches are tried again by rules of their own.
+    own: Any = getattr(task, "autoretry_for", None) or getattr(task, "batch", None)
     if own or isinstance(exc, (Retry, Ignore, Reject)):
         return exc
     limit = task.max_retries if _has_own_limit(task) else defaults.max_retries
