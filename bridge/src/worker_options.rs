@@ -14,8 +14,7 @@ use celeriac::worker::http::{Guard, HttpOptions, Secrets};
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
     About, AutoscaleOptions, BatchOptions, ControlOptions, Policy, QueueDefaults, RateLimit, ServiceManager,
-    TaskEvent, TaskOptions,
-    WorkerOptions, health_address,
+    TaskEvent, TaskOptions, WorkerOptions, health_address,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -290,10 +289,9 @@ fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {
             Spawner::fork_server(stream, argv)
         }
     };
-    let hard_limits =
-        options.time_limit.is_some()
-            || options.tasks.values().any(|task| task.time_limit.is_some())
-            || options.queue_defaults.values().any(|queue| queue.time_limit.is_some());
+    let hard_limits = options.time_limit.is_some()
+        || options.tasks.values().any(|task| task.time_limit.is_some())
+        || options.queue_defaults.values().any(|queue| queue.time_limit.is_some());
     let pool = ProcessPoolOptions {
         processes,
         slots,

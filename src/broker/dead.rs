@@ -114,7 +114,9 @@ impl DeadFilter {
 
     /// Whether it is one of those that are meant.
     pub fn fits(&self, letter: &DeadLetter) -> bool {
-        let task = || letter.message.task_headers().is_ok_and(|headers| Some(&*headers.task) == self.task.as_deref());
+        let task = || {
+            letter.message.task_headers().is_ok_and(|headers| Some(&*headers.task) == self.task.as_deref())
+        };
         self.may_fit(letter.id, &letter.queue)
             && self.reason.as_ref().is_none_or(|wanted| *wanted == letter.reason)
             && self.since.is_none_or(|since| letter.died >= since)
@@ -169,7 +171,9 @@ mod tests {
 
     #[test]
     fn an_account_is_taken_apart_as_it_was_put_together() {
-        for (detail, traceback) in [("ValueError('x')", "Traceback ...\nValueError: x\n"), ("refused", ""), ("", "t")] {
+        for (detail, traceback) in
+            [("ValueError('x')", "Traceback ...\nValueError: x\n"), ("refused", ""), ("", "t")]
+        {
             assert_eq!(apart(&account(detail, traceback)), (detail.to_owned(), traceback.to_owned()));
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::patience::RetryPolicy;
 use super::{Client, ClientError};
 use crate::broker::{
-    Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadStats, Listener, QueueStatus, Resolution,
+    Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadStats, Listener, QueueStatus,
+    Resolution,
 };
 use crate::protocol::{Message, Publication};
 use crate::report::StoreReport;

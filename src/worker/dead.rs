@@ -119,6 +119,9 @@ impl ConsumerLoop {
 
     /// The same of a request.
     pub(super) fn tell_buried(&mut self, request: &Request, settle: &Settle) {
-        self.tell_dead(settle, || Execution { queue: Some(Arc::clone(&request.queue)), ..request.execution(0, false) });
+        self.tell_dead(settle, || Execution {
+            queue: Some(Arc::clone(&request.queue)),
+            ..request.execution(0, false)
+        });
     }
 }

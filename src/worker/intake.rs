@@ -170,7 +170,11 @@ impl ConsumerLoop {
             routing_key: delivery.routing_key.clone(),
             redelivered: delivery.redelivered,
             expires_ms: headers.expires_ms,
-            soft_limit: limit(headers.soft_limit, options.soft_time_limit.or(soft), self.options.soft_time_limit),
+            soft_limit: limit(
+                headers.soft_limit,
+                options.soft_time_limit.or(soft),
+                self.options.soft_time_limit,
+            ),
             hard_limit: limit(headers.hard_limit, options.time_limit.or(hard), self.options.time_limit),
             mode: Mode::Run,
             phase: Phase::Ready,

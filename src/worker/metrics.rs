@@ -189,7 +189,11 @@ fn own(text: &mut Text, stats: &Stats) {
         ),
         ("processes", "Processes that run tasks.", stats.pids.len() as u64),
         ("dead_letters", "Dead letters of all queues, as of the last look.", stats.dead_letters),
-        ("dead_letters_oldest_timestamp_ms", "When the oldest of them died; 0: there is none.", stats.dead_oldest_ms),
+        (
+            "dead_letters_oldest_timestamp_ms",
+            "When the oldest of them died; 0: there is none.",
+            stats.dead_oldest_ms,
+        ),
     ];
     for (name, help, value) in gauges {
         let family = format!("celeriac_{name}");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::autoscale::AutoscaleOptions;
-use super::policy::{Policy, QueueDefaults};
 use super::batch::BatchOptions;
+use super::policy::{Policy, QueueDefaults};
 use super::rate_limit::RateLimit;
 use crate::broker::DeadLimits;
 use crate::protocol::Topology;

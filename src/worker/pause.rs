@@ -94,7 +94,9 @@ impl ConsumerLoop {
     }
 
     fn set_pauses(&mut self, paused: BTreeSet<String>) {
-        for (queue, now) in paused.symmetric_difference(&self.pauses.queues).map(|queue| (queue, paused.contains(queue))) {
+        for (queue, now) in
+            paused.symmetric_difference(&self.pauses.queues).map(|queue| (queue, paused.contains(queue)))
+        {
             let what = if now { "paused" } else { "resumed" };
             self.log.line(Level::Info, LOGGER, || format!("Queue {queue} is {what}"));
         }

@@ -77,9 +77,9 @@ impl Policies {
             (None, Some(_)) => format!("{kind}:queue:{}", who.queue),
             _ => format!("{kind}:task:{}", who.name),
         };
-        let counts = [own, of_queue].iter().any(|policy| {
-            policy.keep_successes.is_some() || policy.keep_failures.is_some()
-        });
+        let counts = [own, of_queue]
+            .iter()
+            .any(|policy| policy.keep_successes.is_some() || policy.keep_failures.is_some());
         for record in results.iter_mut().filter(|record| record.task_id == who.id) {
             if let Some(ms) = expires {
                 record.expires_ms = (ms > 0).then_some(ms);
@@ -167,7 +167,12 @@ mod tests {
             expires_ms: Some(1),
             ..ResultRecord::default()
         };
-        let mut results = [record("id", "SUCCESS"), record("id", "FAILURE"), record("other", "FAILURE"), record("id", "RETRY")];
+        let mut results = [
+            record("id", "SUCCESS"),
+            record("id", "FAILURE"),
+            record("other", "FAILURE"),
+            record("id", "RETRY"),
+        ];
 
         policies.keep(&Kept { id: "id", name: "t", task: &task, queue: "q" }, &mut results);
 

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::commit::nothing;
 use super::consumer::ConsumerLoop;
-use super::lifecycle::Phase as LifePhase;
 use super::dead::Burial;
+use super::lifecycle::Phase as LifePhase;
 use super::notice::Level;
 use super::options::TaskOptions;
 use super::policy::{Kept, buried};

@@ -220,11 +220,7 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Advised
-            | Chore::Swept
-            | Chore::Closed
-            | Chore::Marked
-            | Chore::Answered => {}
+            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Answered => {}
             Chore::DeadCounted(stats) => self.dead_counted(stats),
             Chore::Paused(commands, queues) => self.pauses_read(commands, queues),
             Chore::Kept(tags) => self.begun_kept(tags),

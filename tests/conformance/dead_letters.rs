@@ -75,7 +75,8 @@ pub(crate) async fn dead_letters_are_counted_with_the_age_of_the_oldest(setup: S
 pub(crate) async fn a_dead_letter_is_published_again_once_and_is_gone(setup: Setup) {
     let letters = bury(&setup, &[("q", "a"), ("q", "b")]).await;
     let again = Resolution { id: letters[0].id, publication: Some(publication("q", "again")) };
-    let unknown = Resolution { id: letters[0].id + letters[1].id + 1, publication: Some(publication("q", "never")) };
+    let unknown =
+        Resolution { id: letters[0].id + letters[1].id + 1, publication: Some(publication("q", "never")) };
 
     let first = setup.broker.resolve_dead(vec![again.clone(), unknown]).await.expect("resolves");
     let second = setup.broker.resolve_dead(vec![again]).await.expect("resolves");
@@ -166,7 +167,8 @@ async fn there(setup: &Setup, ids: &[&str]) -> Vec<String> {
 
 pub(crate) async fn only_the_newest_results_of_a_kind_are_kept(setup: Setup) {
     let store = async |records: Vec<ResultRecord>| setup.backend.store(records).await.expect("stores");
-    store(vec![record("other", "SUCCESS"), kept("s1", "SUCCESS", Some(2)), kept("f1", "FAILURE", Some(1))]).await;
+    store(vec![record("other", "SUCCESS"), kept("s1", "SUCCESS", Some(2)), kept("f1", "FAILURE", Some(1))])
+        .await;
     store((2..=4).map(|n| kept(&format!("s{n}"), "SUCCESS", Some(2))).collect()).await;
 
     assert_eq!(there(&setup, &["other", "s1", "s2", "s3", "s4", "f1"]).await, ["other", "s3", "s4", "f1"]);
@@ -177,7 +179,8 @@ pub(crate) async fn only_the_newest_results_of_a_kind_are_kept(setup: Setup) {
     assert_eq!(there(&setup, &["s3", "s4", "f1", "f2", "f3"]).await, ["s4", "f1", "f3"]);
 
     // A success stays one, and is not counted among the failures.
-    store(vec![kept("f1", "FAILURE", Some(1)), kept("f4", "FAILURE", Some(1)), kept("s5", "SUCCESS", None)]).await;
+    store(vec![kept("f1", "FAILURE", Some(1)), kept("f4", "FAILURE", Some(1)), kept("s5", "SUCCESS", None)])
+        .await;
     assert_eq!(there(&setup, &["s4", "f1", "f3", "f4", "s5"]).await, ["s4", "f1", "f4", "s5"]);
 }
 

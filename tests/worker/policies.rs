@@ -55,8 +55,10 @@ async fn only_who_asks_for_it_gets_dead_letters() {
         policy: Policy { dead_letter: Some(true), ..Policy::default() },
         ..QueueDefaults::default()
     };
-    let never =
-        TaskOptions { policy: Policy { dead_letter: Some(false), ..Policy::default() }, ..TaskOptions::default() };
+    let never = TaskOptions {
+        policy: Policy { dead_letter: Some(false), ..Policy::default() },
+        ..TaskOptions::default()
+    };
     let options = WorkerOptions {
         queues: vec!["celery".to_owned(), "kept".to_owned()],
         queue_defaults: HashMap::from([("kept".to_owned(), defaults)]),

@@ -15,8 +15,8 @@ use super::publish::Publisher;
 use super::schedule::Schedules;
 use super::{cell, dead, declare, failure};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason, DeadStats, Fired,
-    Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication};

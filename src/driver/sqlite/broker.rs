@@ -12,8 +12,8 @@ use super::step::{Step, last_number};
 use super::writer::Durability;
 use super::{Shared, SqliteStore, broadcast, chord, dead, keys, owner, queue, results, schedule};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason, DeadStats, Fired,
-    Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::keys::{Admission, Admitted, Keys};
 use crate::protocol::{Message, Publication};

@@ -86,8 +86,7 @@ impl ConsumerLoop {
     /// Tells the newest consumer. One that is made later is made with the queues of then.
     pub(in super::super) fn change_queues(&self) {
         let Some(source) = self.sources.last() else { return };
-        let (consumer, queues): (Arc<dyn Consumer>, _) =
-            (source.consumer.clone(), self.taken_queues());
+        let (consumer, queues): (Arc<dyn Consumer>, _) = (source.consumer.clone(), self.taken_queues());
         let log = self.log.clone();
         self.chores.push(Box::pin(async move {
             let failed = match timeout(SEND_WITHIN, consumer.set_queues(queues)).await {
