@@ -227,7 +227,8 @@ impl ConsumerLoop {
         }
         let free_keys = request.keys_with(kind, &settle);
         let commit = Commit { claim: request.claim, settle, results, publications, begun: true, free_keys };
-        if commit.does_something() {
+        // A payload goes after the acknowledgement that may still be on its way.
+        if commit.does_something() || request.large.is_some() {
             self.commit_end(&request, commit);
         } else if let Some(kept) = request.kept {
             self.forget_begun(kept);
