@@ -270,7 +270,7 @@ fn concluded(mode: &Mode) -> Option<End> {
         Mode::Lost(how) => End::Lost("WorkerLostError", format!("Worker exited prematurely: {how}.")),
         Mode::Revoked(why) => End::Revoked(why.clone()),
         Mode::Refused(why) => End::Malformed(why.clone()),
-        Mode::Unknown | Mode::Join(_) => End::Unknown,
+        Mode::Unknown | Mode::Join(_) | Mode::Batch(_) => End::Unknown,
     })
 }
 
