@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::arrivals::Arrivals;
+use crate::changes::Changes;
 use crate::completions::{Completions, Reply};
 use crate::connections::Connections;
 use crate::consumer::Consumer;
@@ -279,6 +280,11 @@ impl Client {
     #[pyo3(signature = (task_ids, before = Vec::new()))]
     fn arrivals(&self, task_ids: Vec<String>, before: Vec<String>) -> PyResult<Arrivals> {
         Ok(Arrivals::new(&self.inner()?, task_ids, before))
+    }
+
+    /// Follows tasks, state by state.
+    fn changes(&self, task_ids: Vec<String>) -> PyResult<Changes> {
+        Ok(Changes::new(&self.inner()?, task_ids))
     }
 
     #[pyo3(signature = (group_id, record, content_type, expires_ms = None))]

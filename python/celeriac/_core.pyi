@@ -303,6 +303,8 @@ class Client:
     def forget(self, task_ids: Sequence[str]) -> None: ...
     def arrivals(self, task_ids: Sequence[str], before: Sequence[str] = ...) -> Arrivals:
         """Follows tasks to their ends, with one watch for all of them. Of those in `before` only failures are told."""
+    def changes(self, task_ids: Sequence[str]) -> Changes:
+        """Follows tasks, state by state."""
     def save_group(self, group_id: str, record: bytes, content_type: str, expires_ms: int | None = None) -> None:
         """Keeps which results are a group's. Raises NotImplementedError when the store cannot."""
     def read_group(self, group_id: str) -> tuple[bytes, str] | None:
@@ -348,6 +350,16 @@ class Arrivals:
     def next(self, timeout: float | None = None) -> list[ResultRecord]:
         """Waits for some that were not given before, in the order of arrival as far as the store knows it; empty when
         all have been given. Interruptible by signals. Raises the built-in TimeoutError."""
+    def next_later(self, timeout: float | None, completions: Completions, token: int) -> None: ...
+
+@final
+class Changes:
+    """The records of some tasks, each time one changes. Made by `Client.changes`. Used by one caller at a time. All of a
+    process share one subscription of the result backend; what waits here is one record for each task, the newest."""
+
+    def next(self, timeout: float | None = None) -> list[ResultRecord]:
+        """Waits for some that are new (the first time: any that are stored; after an outage they are given again).
+        Interruptible by signals. Raises the built-in TimeoutError."""
     def next_later(self, timeout: float | None, completions: Completions, token: int) -> None: ...
 
 @final

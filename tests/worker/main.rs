@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod health;
 mod http;
+mod keys;
 mod lease;
 mod limits;
 mod members;

@@ -83,7 +83,7 @@ def write_idempotency_key(call: Call, value: Any) -> None:
 
 def write_unique(call: Call, value: Any) -> None:
     """`unique`: until when no other of its key is sent."""
-    if value not in MOMENTS:
+    if value is not False and value not in MOMENTS:
         raise ValueError(f"unique is one of {', '.join(map(repr, MOMENTS))}, not {value!r}")
     if _purpose(call) == "unique":
         key = _key_of_arguments(call)
@@ -133,15 +133,15 @@ def write_detail(call: Call, value: Any) -> None:
         raise ValueError(f"on_duplicate is 'return' or 'raise', not {how!r}")
 
 
-def _purpose(call: Call) -> str:
-    """The one option that counts: a call's own choice takes the place of its task's."""
-    given = [name for name in _PURPOSES if call.own.get(name) is not None]
+def _purpose(call: Call) -> str | None:
+    """The one option that counts: a call's own choice takes the place of its task's. None: it is turned off."""
+    given = [name for name in _PURPOSES if call.own.get(name) not in (None, False)]
     if len(given) > 1 and call.task is not None:
         of_task = call.task._own
         given = [name for name in given if call.own[name] is not of_task.get(name)] or given
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} cannot be combined: a call has one key")
-    return given[0]
+    return given[0] if given else None
 
 
 def _admit(
@@ -292,7 +292,7 @@ def refuse_in_workflow(message: Message) -> None:
     raise ValueError(
         f"task {message.task} is called with an idempotency key, unique, debounce or throttle, and as a member of a chain, "
         "group or chord, which waits for a result of its own: call it by itself, or turn the option off for this "
-        "signature (unique=None)"
+        "signature (unique=False)"
     )
 
 

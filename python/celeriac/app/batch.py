@@ -72,6 +72,10 @@ def send_all(
                 raise
             _conclude_admitted(chunk, chunk.admitted, sent)
             continue
+        if app.conf.task_track_pending:
+            from celeriac.app.pending import track_pending
+
+            track_pending(app, chunk.publications)
         try:
             client.publish(chunk.publications, timeout, retry, chunk.wanted)
         except BaseException as error:
@@ -101,6 +105,12 @@ async def send_all_later(
             _conclude_admitted(chunk, chunk.admitted, sent)
             continue
         publications, wanted = chunk.publications, chunk.wanted
+        if app.conf.task_track_pending:
+            import asyncio
+
+            from celeriac.app.pending import track_pending
+
+            await asyncio.to_thread(track_pending, app, publications)
 
         def start(at: Any, token: int, batch: Any = publications, wanted: bool = wanted) -> None:
             client.publish_later(batch, timeout, retry, wanted, at, token)

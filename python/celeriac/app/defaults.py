@@ -289,12 +289,23 @@ SETTINGS: dict[str, Setting] = {
     "worker_http_concurrency": Setting("int", 1000, ""),
     "result_chord_lost_after": Setting("float", 21600.0, ""),
     "result_max_bytes": Setting("int", None, ""),
+    # See `celeriac.app.outbox`: whether the process that commits sends at once; seconds between the looks of a relay that
+    # nobody wakes; the table; and the database (SQLAlchemy's URL) of relays and of `worker --outbox`.
+    "outbox_direct": Setting("bool", True, ""),
+    "outbox_poll_seconds": Setting("float", 5.0, ""),
+    "outbox_table": Setting("string", "celeriac_outbox", ""),
+    "outbox_url": Setting("string", None, ""),
     # Seconds that a checkpoint is kept.
     "checkpoint_expires": Setting("float", 604800.0, ""),
     # See `celeriac.app.large`.
     "large_payload_expires": Setting("float", 604800.0, ""),
     "large_payload_size": Setting("int", 262144, ""),
     "large_payload_store": Setting("any", None, ""),
+    # How often a second a running task's `progress` is stored; 0: always.
+    "task_progress_rate": Setting("float", 5.0, ""),
+    # Store PENDING when a task is sent: what has no record then was never sent, or its record has expired.
+    "task_track_pending": Setting("bool", False, ""),
+    # Middleware of all tasks: instances, classes, or their dotted names.
     "task_middleware": Setting("list", (), ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),

@@ -80,6 +80,7 @@ def worker_options(
         "heartbeat_seconds": HEARTBEAT_SECONDS,
         "health_address": None if conf.worker_health_address is None else str(conf.worker_health_address),
     }
+    webhooks.check("task_webhook", conf.task_webhook)
     http = http_options(app, queues, exclude_queues)
     if http is not None:
         options["http"] = http

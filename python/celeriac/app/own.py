@@ -63,9 +63,17 @@ def add(options: dict[str, Any], members: Mapping[str, Any]) -> None:
 
 
 def of_task(task: Task[..., Any]) -> Mapping[str, Any]:
-    """Those that a task has. Functions among them are not bound to it."""
+    """Those that a task has. Functions among them are not bound to it.
+
+    Raises:
+        ImproperlyConfigured: Its webhook cannot be used.
+    """
     cls, instance = type(task), vars(task)
     found = {name: instance.get(name, getattr(cls, name, None)) for name in OPTIONS}
+    if found["webhook"] is not None:
+        from celeriac.app import webhooks
+
+        webhooks.check(f"task {task.name}", found["webhook"])
     return {name: value for name, value in found.items() if value is not None} or NONE
 
 

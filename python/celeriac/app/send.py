@@ -377,8 +377,13 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
     Raises:
         OperationalError: The broker did not take it.
     """
+    conf = app.conf.values_now()
     sent = True
     try:
+        if conf["task_track_pending"]:
+            from celeriac.app.pending import track_pending
+
+            track_pending(app, [message.publication])
         if message.admission is None:
             app.client.publish([message.publication], *how(app, options), not message.ignores)
         else:
@@ -393,7 +398,7 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
         if isinstance(message, HookedMessage):
             message.ended(DuplicateTask(message.task, message.id))
         return
-    if app.conf.values_now()["task_send_sent_event"]:
+    if conf["task_send_sent_event"]:
         app.events.task_sent(message.publication)
     _published(message)
 
@@ -405,6 +410,12 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
     client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
     sent = True
     try:
+        if app.conf.values_now()["task_track_pending"]:
+            import asyncio
+
+            from celeriac.app.pending import track_pending
+
+            await asyncio.to_thread(track_pending, app, [message.publication])
         if message.admission is None:
             await _aio.call(
                 lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token)

@@ -14,7 +14,7 @@ from celeriac.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     from celeriac.app.own import Call
 
-__all__ = ["MEMBER", "as_options", "secrets", "write"]
+__all__ = ["MEMBER", "as_options", "check", "secrets", "write"]
 
 #: Its member of our header.
 MEMBER = "webhook"
@@ -29,6 +29,20 @@ def write(call: Call, value: Any) -> None:
         TypeError, ValueError: It cannot be used; says what to do.
     """
     call.members[MEMBER] = as_options(value)
+
+
+def check(whose: str, value: Any) -> None:
+    """Refuses a webhook that is no call's, where it is said.
+
+    Raises:
+        ImproperlyConfigured: It cannot be used; says what to do.
+    """
+    if value is None:
+        return
+    try:
+        as_options(value)
+    except (TypeError, ValueError) as exc:
+        raise ImproperlyConfigured(f"{whose}: {exc}") from exc
 
 
 def as_options(value: Any) -> dict[str, Any] | bool:

@@ -321,6 +321,8 @@ class TaskTracer:
         task, task_id = self._task, request.id
         args, kwargs = request.args, request.kwargs
         einfo: ExceptionInfo | None = None
+        if request._meter is not None:
+            request._meter.close()
         if results is None:
             kind, state, results, einfo = self._raised(retval, request)
             summary = _why(retval)

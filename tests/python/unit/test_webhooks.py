@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celery
+from celeriac.app.options import worker_options
 from celeriac.app.webhooks import as_options, secrets
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.utils.secrets import masked
@@ -104,6 +105,21 @@ def test_wrong_options_are_refused_at_the_call(wrong: Any, error: type[Exception
     with pytest.raises(error, match=why) as raised:
         app.send_task("t", webhook=wrong)
     assert "sesame" not in str(raised.value)
+
+
+def test_wrong_ones_of_a_task_or_an_app_are_refused_before_anything_runs() -> None:
+    app = Celery("hooks", broker="memory://", set_as_current=False)
+
+    @app.task(name="t", webhook="ftp://example.com")
+    def t() -> None:
+        pass
+
+    with pytest.raises(ImproperlyConfigured, match=r"task t: .*http://"):
+        app.finalize()
+    app = Celery("hooks", broker="memory://", set_as_current=False)
+    app.conf.task_webhook = {"on": ["success"]}
+    with pytest.raises(ImproperlyConfigured, match="task_webhook: webhook has no url"):
+        worker_options(app, node="a@b")
 
 
 def test_options_have_one_form() -> None:
