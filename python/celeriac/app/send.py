@@ -299,7 +299,7 @@ def _compose(
         if conf["large_payload_store"] and conf["task_protocol"] != 1 and name != "celeriac.http":
             from celeriac.app import large
 
-            data = large.stow(app, data, written, properties)
+            data = large.stow(app, data, written, properties, due_ms)
             # Others are sent as they are.
             simple = False
     publication = Publication(
