@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from celeriac.app.batches import Batch
     from celeriac.app.bugreport import bugreport
     from celeriac.app.current import current_app, current_task
+    from celeriac.app.http_tasks import http_task
     from celeriac.app.outbox import outbox
     from celeriac.app.task import Task
     from celeriac.canvas.chain import chain
@@ -54,6 +55,7 @@ __all__ = [
     "current_app",
     "current_task",
     "group",
+    "http_task",
     "maybe_signature",
     "outbox",
     "shared_task",
@@ -82,6 +84,7 @@ _HOMES = {
     "current_app": "celeriac.app.current",
     "current_task": "celeriac.app.current",
     "group": "celeriac.canvas.group",
+    "http_task": "celeriac.app.http_tasks",
     "maybe_signature": "celeriac.canvas.rebuild",
     "outbox": "celeriac.app.outbox",
     "shared_task": "celeriac.app",

@@ -649,19 +649,61 @@ class Task(Generic[P, R]):
             meta: What `result.info` gives; must be encodable.
             **kwargs: Accepted for compatibility.
         """
+        app, request = self._get_app(), self.request
+        if not app.results_enabled or (task_id or request.id) is None:
+            return
+        if task_id is None or task_id == request.id:
+            self._store_state(request, state or "", meta)
+        elif app.has_own_backend:
+            app.backend.store_result(task_id, meta, state or "")
+        else:
+            from celeriac.result.record import build_record
+
+            app.client.store([build_record(app, task_id, state or "", meta)])
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None, **more: Any) -> None:
+        """Tells how far the running task is: state PROGRESS, with what is told as its meta.
+
+        May be called in a tight loop: no more than `task_progress_rate` a second are stored (5; 0 stores each), and the
+        newest always, when nothing newer comes: only the end of the task makes it pointless. Tells nothing where nobody
+        could read it: outside a worker, and when the result is ignored.
+
+        Args:
+            done: How much is done.
+            total: Of how much; None: not known.
+            message: What is being done, for people.
+            **more: Anything that can be encoded.
+
+        Raises:
+            EncodeError: The result serializer refuses it.
+
+        Example:
+            >>> @app.task(bind=True)
+            ... def scale(self, names: list[str]) -> None:
+            ...     for number, name in enumerate(names, 1):
+            ...         self.progress(number, len(names), name)
+        """
+        request = self.request
+        meter = request._meter
+        if meter is None:
+            from celeriac.app.progress import meter_of
+
+            meter = meter_of(self, request)
+            if meter is None:
+                return
+        meter.tell((done, total, message, more))
+
+    def _store_state(self, request: Context, state: str, meta: Any) -> None:
+        """Stores a state of a request that runs here."""
         from celeriac.result.record import build_record
 
-        app, request = self._get_app(), self.request
-        task_id = task_id or request.id
-        if task_id is None or not app.results_enabled:
-            return
-        own = request if task_id == request.id else None
+        app, task_id = self._get_app(), request.id or ""
         if app.has_own_backend:
-            app.backend.store_result(task_id, meta, state or "", request=own)
+            app.backend.store_result(task_id, meta, state, request=request)
             return
-        record = build_record(app, task_id, state or "", meta, request=own)
+        record = build_record(app, task_id, state, meta, request=request)
         hook = app._child_update
-        if hook is not None and request._tag is not None and task_id == request.id:
+        if hook is not None and request._tag is not None:
             hook(request._tag, record)
         else:
             app.client.store([record])

@@ -201,7 +201,7 @@ class WorkController:
             autoscale_keepalive=float(os.environ.get("AUTOSCALE_KEEPALIVE") or 30),
         )
         self.queues = list(options["queues"])
-        if not self.queues:
+        if not self.queues and "http" not in options:
             raise ImproperlyConfigured("no queue is left to consume from")
         if self.app.conf.worker_disable_prefetch:
             # As many messages as there are processes: none waits behind a task that runs.
