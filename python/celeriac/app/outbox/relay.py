@@ -70,14 +70,25 @@ def publish(app: Celery, contents: Sequence[Content], timeout: float | None = PU
         OperationalError: Broker or result backend do not take it.
     """
     client: Any = app._engine.core
-    publications = [one for content in contents for one in content.publications]
+    publications = [one for content in contents if content.key is None for one in content.publications]
     for content in contents:
         for name, given in content.steps:
             if name == "guard_chords":
                 client.guard_chords(*given, content.publications)
             elif name == "start_chord":
                 client.start_chord(*given)
-    client.publish(publications, timeout, None, any(content.results for content in contents))
+    if publications:
+        client.publish(publications, timeout, None, any(content.results for content in contents))
+    for content in contents:
+        if content.key is not None:
+            (publication,) = content.publications
+            # With the token of the first attempt: one that was made before is known again.
+            other = client.publish_admitted(publication, content.key, timeout, None, content.results)
+            if other is None:
+                publications.append(publication)
+            else:
+                headers = publication.headers
+                logger.info("%s[%s] is not sent: %s has its key", headers.get("task"), headers.get("id"), other[0])
     if app.conf.task_send_sent_event:
         app.events.tasks_sent(publications)
 
