@@ -15,6 +15,7 @@ pub mod broker;
 pub mod client;
 pub mod clock;
 pub mod driver;
+pub mod limits;
 mod numbers;
 pub mod protocol;
 pub mod report;

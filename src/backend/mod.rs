@@ -5,11 +5,13 @@ mod error;
 mod group;
 mod keep;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
@@ -161,6 +163,11 @@ pub trait ResultBackend: Send + Sync {
     /// Stalled chords that are not lost, as it turned out: they are looked at again as if something had been counted.
     async fn spare_chords(&self, _group_ids: &[String], _after: Duration) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// Keeps limits of all workers together; none: it cannot.
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        None
     }
 
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks

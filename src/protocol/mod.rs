@@ -34,7 +34,7 @@ pub use headers::{HEADER_ORDER, TaskHeaders};
 pub use iso::{format_iso_utc, parse_iso_ms};
 pub use message::{Message, Publication};
 pub use new_task::NewTask;
-pub use own::Own;
+pub use own::{Own, OwnLimit};
 pub use properties::Properties;
 pub use result::{ExceptionText, ResultDocument, ResultRecord};
 pub use topology::{Arguments, Binding, Exchange, Queue, Topology};

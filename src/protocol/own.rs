@@ -6,7 +6,18 @@ use serde_json::value::RawValue;
 /// Its members; those that we do not know are skipped. Celery's clients and workers pass the header on unread.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-pub struct Own {}
+pub struct Own {
+    /// Limits of all workers.
+    pub limit: Option<OwnLimit>,
+}
+
+/// What says which part of a limit a message counts for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct OwnLimit {
+    /// The key: each has the limit for itself.
+    pub key: String,
+}
 
 impl Own {
     /// Reads it; none where it is something else: another program's header of the same name stops no message.

@@ -89,6 +89,9 @@ impl ConsumerLoop {
             }
             None => strategy::decide(&headers, task.is_some(), revoked, now),
         };
+        if self.limits.is_some() && matches!(decision, Decision::Run | Decision::Hold(_)) {
+            request.limit = self.limited(task, &delivery.queue, headers.own.as_deref());
+        }
         self.accept(request, decision, now, instant);
     }
 
@@ -164,6 +167,7 @@ impl ConsumerLoop {
             kept: None,
             last: None,
             blind: false,
+            limit: None,
             joining: None,
         }
     }
@@ -177,6 +181,9 @@ impl ConsumerLoop {
                 let turn = self.admit(&request, instant);
                 if let Turn::Park(at) = turn {
                     return self.park_for_turn(&request, at, now, instant);
+                }
+                if request.limit.is_some() && turn == Turn::Now && self.is_surplus(&request) {
+                    return self.line_up(request);
                 }
                 self.enter(tag, request);
                 if let Turn::Wait(at) = turn {
@@ -201,7 +208,7 @@ impl ConsumerLoop {
     }
 
     /// Puts a request into the table, held for now.
-    fn enter(&mut self, tag: RequestTag, request: Request) {
+    pub(super) fn enter(&mut self, tag: RequestTag, request: Request) {
         self.log.received(&request);
         self.event_received(&request);
         self.tell_accepted(tag, &request);
@@ -212,8 +219,12 @@ impl ConsumerLoop {
         self.requests.insert(tag, request);
     }
 
-    /// Lets a held request wait for a slot.
+    /// Lets a held request wait for a slot, and before that for its turn if it is under limits of all workers.
     pub(super) fn make_ready(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        if request.limit.is_some() && request.mode == Mode::Run && self.wait_for_turn(tag) {
+            return;
+        }
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;
@@ -229,7 +240,7 @@ impl ConsumerLoop {
         }
     }
 
-    fn park(&mut self, request: &Request, until: UnixMillis) {
+    pub(super) fn park(&mut self, request: &Request, until: UnixMillis) {
         self.stats.parked.add(1);
         let commit = Commit { claim: request.claim, settle: Settle::Park(until), ..nothing() };
         self.commit_end(request, commit);

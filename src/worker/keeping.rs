@@ -247,6 +247,7 @@ impl ConsumerLoop {
             kept: Some(tag),
             last: None,
             blind: false,
+            limit: None,
             joining: None,
         };
         self.log.lost(&request);

@@ -184,6 +184,7 @@ impl ConsumerLoop {
     fn stop_taking(&mut self) {
         self.claiming = None;
         self.held.clear();
+        self.stop_limits();
         self.ready.clear();
         let mut waiting: Vec<_> = Vec::new();
         for (tag, request) in &self.requests {
@@ -293,6 +294,7 @@ impl ConsumerLoop {
         }
         self.flush().await;
         self.say_goodbye().await;
+        self.leave_limits().await;
         for source in std::mem::take(&mut self.sources) {
             // When the broker cannot be reached the claims end with their lease.
             let _ = timeout(CLOSE_WAIT, source.consumer.close()).await;

@@ -29,6 +29,7 @@ impl ConsumerLoop {
     /// Fills free slots.
     pub(super) fn dispatch(&mut self) {
         let mut room: Option<(bool, usize)> = None;
+        let mut spares = self.limits.as_ref().is_some_and(|limits| limits.spares_slot());
         while let Some(tag) = self.ready.front().copied() {
             let Some(request) = self.requests.get(&tag) else {
                 self.ready.pop_front();
@@ -40,7 +41,8 @@ impl ConsumerLoop {
                 Some((kind, free)) if kind == short => free,
                 _ => self.pool.free(short),
             };
-            if free == 0 {
+            let spared = usize::from(spares && request.limit.is_none());
+            if free <= spared {
                 return;
             }
             room = Some((short, free - 1));
@@ -48,6 +50,11 @@ impl ConsumerLoop {
             if !self.submit(tag, short) {
                 self.ready.push_front(tag);
                 return;
+            }
+            if let Some(limits) = self.limits.as_mut().filter(|limits| limits.served) {
+                let limited = self.requests.get(&tag).is_some_and(|request| request.limit.is_some());
+                limits.served &= limited;
+                spares = limits.spares_slot();
             }
         }
     }
@@ -73,7 +80,7 @@ impl ConsumerLoop {
     }
 
     /// Looks once more whether it may run; true when it may not.
-    fn discard(&mut self, tag: RequestTag) -> bool {
+    pub(super) fn discard(&mut self, tag: RequestTag) -> bool {
         let now = self.clock.now();
         let Some(request) = self.requests.get_mut(&tag).filter(|request| request.mode == Mode::Run) else {
             return false;
@@ -127,8 +134,12 @@ impl ConsumerLoop {
         if request.mode != Mode::Run {
             return;
         }
+        let limited = request.limit.is_some();
         if let Some(signal) = request.terminate {
             self.pool.terminate(tag, signal);
+        }
+        if limited {
+            self.limit_began(tag);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
@@ -276,6 +287,9 @@ impl ConsumerLoop {
     }
 
     fn lost(&mut self, tag: RequestTag, loss: Loss) {
+        if self.limits.is_some() {
+            self.limit_began(tag);
+        }
         let Some(mut request) = self.requests.remove(&tag) else { return };
         self.stats.lost.add(1);
         if request.stale {

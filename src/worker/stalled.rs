@@ -125,6 +125,7 @@ impl ConsumerLoop {
             kept: None,
             last: None,
             blind: false,
+            limit: None,
             joining: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));

@@ -83,6 +83,9 @@ impl ConsumerLoop {
     pub(super) fn on_time(&mut self, now: Instant) {
         self.service.on_time(now);
         self.release_held(now);
+        if let Some(limits) = &mut self.limits {
+            limits.on_time(now);
+        }
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {
             self.claim_after = None;
@@ -106,7 +109,8 @@ impl ConsumerLoop {
         let renew = self.renewing.is_none().then_some(self.renew_at);
         let (monitor, watchdog) = (self.monitor.next(), self.service.next());
         let life = self.life_deadline();
-        let moments = [self.held.next(), young, mark, self.claim_after, renew, life, monitor, watchdog];
+        let limits = self.limits.as_ref().and_then(|limits| limits.next_moment());
+        let moments = [self.held.next(), limits, young, mark, self.claim_after, renew, life, monitor, watchdog];
         moments.into_iter().flatten().min().map_or(self.tick_at, |next| next.min(self.tick_at))
     }
 
@@ -258,6 +262,7 @@ impl ConsumerLoop {
         self.stats.held.set(self.held.len() as u64);
         self.stats.outstanding.set(self.requests.len() as u64);
         self.rates.forget(self.rate_time(now));
+        self.tick_limits(now);
         self.log_stale();
         self.hand_back_stuck(now);
         self.close_old_sources();

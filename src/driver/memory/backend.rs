@@ -10,6 +10,7 @@ use super::{MemoryStore, Shared};
 use crate::backend::{
     BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
 };
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 
 #[async_trait]
@@ -98,6 +99,10 @@ impl ResultBackend for MemoryStore {
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
         Ok(Box::new(MemoryWatch { store: self.0.clone(), task_ids, seen: 0 }))
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
     }
 
     fn counts_chords(&self) -> bool {

@@ -13,6 +13,7 @@ use crate::broker::{
     Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, DeadReason,
     Delivery, Fired, Firing, Listener, QueueStatus, Renewal, ScheduleLease, ScheduleState, Settle,
 };
+use crate::limits::LimitStore;
 use crate::protocol::{Message, Publication};
 
 /// A sleep is at least this long, so that a moment that has just passed is not asked for in a loop.
@@ -78,6 +79,14 @@ impl Broker for MemoryStore {
         let moved = self.0.state.lock().recall(queue, self.0.clock.now());
         self.0.messages.notify_waiters();
         Ok(moved)
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
+    }
+
+    fn recalls(&self) -> bool {
+        true
     }
 
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::chord::Chords;
 use super::keep::Keepers;
+use super::limits::Limits;
 use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
@@ -35,6 +36,7 @@ pub(super) struct State {
     schedules: HashMap<String, Schedule>,
     pub(super) chords: Chords,
     pub(super) keepers: Keepers,
+    pub(super) limits: Limits,
 }
 
 #[derive(Default)]
@@ -443,6 +445,7 @@ impl State {
     pub(super) fn sweep(&mut self, now: UnixMillis) {
         self.results.retain(|_, kept| kept.expires.is_none_or(|expires| expires > now));
         self.chords.sweep(now);
+        self.limits.sweep(now);
         self.broadcasts.retain(|_, broadcast| broadcast.expires > now);
         self.recover(None, now);
     }

@@ -5,6 +5,7 @@
 //! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `groups`, `watch`: results; `chord`: how parts of chords are counted.
+//! - `limits`: limits of all workers.
 
 mod address;
 mod backend;
@@ -25,6 +26,7 @@ mod inspect;
 mod keep;
 mod kept;
 mod keys;
+mod limits;
 mod link;
 mod listen;
 mod mentions;

@@ -30,6 +30,7 @@ scripts! {
     COUNT = "lua/count.lua";
     HOLD_CHORD = "lua/hold_chord.lua";
     FINISH_CHORD = "lua/finish_chord.lua";
+    TURNS = "lua/turns.lua";
 }
 
 /// With the part of the result backend that stores results.

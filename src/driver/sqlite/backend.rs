@@ -13,6 +13,7 @@ use super::watch::{self, Inbox};
 use super::writer::Durability;
 use super::{Shared, SqliteStore, chord, guard, results};
 use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Stalled, Watch};
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
@@ -80,6 +81,10 @@ impl ResultBackend for SqliteStore {
             .map_err(self.backend_error())?;
         self.0.signals.bells.arm(Kind::Results, None);
         Ok(Box::new(SqliteWatch { store: self.0.clone(), task_ids, inbox, seen: None }))
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
     }
 
     fn counts_chords(&self) -> bool {
