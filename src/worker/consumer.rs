@@ -7,7 +7,7 @@
 //! 4. `control`: what other programs ask for.
 //! 5. `lifecycle`: the start and the end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::autoscale::Autoscale;
+use super::batch::Batches;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Ear, Heard};
 use super::eta::Held;
@@ -103,6 +104,8 @@ pub(super) struct ConsumerLoop {
     /// Requests that a child has while their claim is or may be lost, by id: when their message comes again, it is
     /// theirs. Written when a loss is told, and by whatever takes a request out of the table.
     pub(super) orphans: HashMap<String, RequestTag>,
+    /// Requests that wait for their early acknowledgement to be stored before they begin ([`super::first`]).
+    pub(super) marking: HashSet<RequestTag>,
     pub(super) next_tag: RequestTag,
     pub(super) ready: VecDeque<RequestTag>,
     pub(super) held: Held,
@@ -115,6 +118,9 @@ pub(super) struct ConsumerLoop {
     pub(super) limits: Option<Box<Limits>>,
     pub(super) turning: Option<BoxFuture<'static, Result<Answers, LimitError>>>,
     pub(super) hearing: Option<BoxFuture<'static, Rung>>,
+    pub(super) batches: Batches,
+    /// Bodies that are kept elsewhere, of requests whose last commit is on its way, by its number.
+    pub(super) payloads: NumberMap<Box<str>>,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
     /// What hears control requests, if anything does.
@@ -209,8 +215,13 @@ impl ConsumerLoop {
         let slots = self.slots_to_fill();
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
+        // What runs here and comes again takes no slot, and must not wait for one.
+        let beyond = self.orphans.len()
+            + self
+                .batches
+                .beyond(slots, |task| self.tasks.options(Some(task)).batch.map_or(1, |b| b.max_size));
         let too_large = |claim: &Claim| {
-            claim.count > 2 * self.prefetch.target(slots).max(1) && claim.since.elapsed() >= WAITS
+            claim.count > 2 * self.prefetch.target(slots).max(1) + beyond && claim.since.elapsed() >= WAITS
         };
         if self.claiming.as_ref().is_some_and(too_large) {
             self.claiming = None;
@@ -224,8 +235,7 @@ impl ConsumerLoop {
             self.claim_after = Some(Instant::now() + CROWDED);
             return;
         }
-        // What runs here and comes again takes no slot, and must not wait for one.
-        let credit = self.prefetch.credit(slots, self.orphans.len());
+        let credit = self.prefetch.credit(slots, beyond, self.batches.gather());
         let (Some(source), Some(credit)) = (self.sources.last(), credit) else { return };
         let (number, consumer) = (source.number, source.consumer.clone());
         self.claiming = Some(Claim {
@@ -278,7 +288,7 @@ impl ConsumerLoop {
     /// Queues the last commit of a request that was taken out of the table.
     pub(super) fn commit_end(&mut self, request: &Request, commit: Commit) {
         let (consumer, suspect) = (request.consumer, request.suspect);
-        let what = request.kept.map_or(What::End, What::EndOfKept);
+        let what = self.end_of(request, &commit);
         self.commits.push(Entry { consumer, commit, what, suspect, chord: None });
     }
 
@@ -308,6 +318,9 @@ impl ConsumerLoop {
             {
                 self.forget_begun(*tag);
             }
+            if let What::EndOfLarge(number) | What::EndOfKept(number) = what {
+                self.payload_settled(*number, *answer, &done.joins);
+            }
             match (what, answer) {
                 (_, Committed::Done) => self.stats.committed.add(1),
                 (_, Committed::Dead) => {
@@ -318,7 +331,9 @@ impl ConsumerLoop {
                 }
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
-                (What::End | What::EndOfKept(_), Committed::Stale) => self.stats.stale.add(1),
+                (What::End | What::EndOfKept(_) | What::EndOfLarge(_), Committed::Stale) => {
+                    self.stats.stale.add(1)
+                }
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.
                     let same = |request: &&mut Request| request.claim.is_none() || request.claim == *claim;
@@ -328,6 +343,9 @@ impl ConsumerLoop {
                     }
                 }
             }
+        }
+        if !self.marking.is_empty() {
+            self.marked(&done.answers);
         }
         for join in done.joins {
             self.join(join);

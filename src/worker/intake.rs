@@ -139,6 +139,7 @@ impl ConsumerLoop {
         let name =
             task.map_or_else(|| Arc::from(&*headers.task), |number| self.tasks.task(number).name.clone());
         let options = self.tasks.options(task);
+        let once = headers.own.as_ref().is_some_and(|own| own.once);
         let limit = |header: Option<f64>, own: Option<Duration>, usual: Option<Duration>| {
             header.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).or(own).or(usual)
         };
@@ -162,13 +163,16 @@ impl ConsumerLoop {
             terminate: None,
             pid: None,
             crashes: delivery.crashes,
-            member: task.is_some() && !options.acks_late && member::is_member(headers, message),
+            member: task.is_some() && !options.acks_late && (once || member::is_member(headers, message)),
             once: false,
+            first: once && !options.acks_late,
             kept: None,
             last: None,
             blind: false,
             limit: None,
             joining: None,
+            large: own_payload(headers),
+            batch: None,
         }
     }
 
@@ -228,7 +232,9 @@ impl ConsumerLoop {
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;
-        self.ready.push_back(tag);
+        if self.tasks.options(request.task).batch.is_none() || !self.gather(tag) {
+            self.ready.push_back(tag);
+        }
     }
 
     fn admit(&mut self, request: &Request, now: Instant) -> Turn {
@@ -326,6 +332,12 @@ impl ConsumerLoop {
             }
         }
     }
+}
+
+/// Where the body of a message is kept, if that is elsewhere.
+fn own_payload(headers: &TaskHeaders<'_>) -> Option<Box<str>> {
+    let large = headers.own.as_ref()?.large.as_ref()?;
+    Some(large.reference.as_str().into())
 }
 
 fn hash(request: &Request) -> u64 {

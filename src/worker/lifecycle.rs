@@ -186,6 +186,7 @@ impl ConsumerLoop {
         self.held.clear();
         self.stop_limits();
         self.ready.clear();
+        self.batches.clear_waiting();
         let mut waiting: Vec<_> = Vec::new();
         for (tag, request) in &self.requests {
             if request.waits() {
@@ -196,7 +197,8 @@ impl ConsumerLoop {
         for (tag, runs) in waiting {
             let handed =
                 |request: &Request| request.claim.is_some() && !request.once && request.joining.is_none();
-            if runs || self.requests.get(&tag).is_some_and(handed) {
+            let claimed = self.requests.get(&tag).is_some_and(|request| request.claim.is_some());
+            if runs && claimed || self.requests.get(&tag).is_some_and(handed) {
                 self.hand_back(tag);
             } else {
                 // It was acknowledged, and its end is not stored yet: this worker alone knows of it. Or it is to call the
@@ -226,7 +228,7 @@ impl ConsumerLoop {
         let running = self.requests.iter().filter(|(_, request)| killed(request));
         let tags: Vec<_> = running.map(|(tag, _)| *tag).collect();
         for tag in tags {
-            self.pool.terminate(tag, SIGKILL);
+            self.end_process_of(tag, SIGKILL);
         }
     }
 

@@ -16,6 +16,7 @@
 pub mod pool;
 
 mod autoscale;
+mod batch;
 mod chords;
 mod commit;
 mod consumer;
@@ -23,6 +24,7 @@ mod control;
 mod counting;
 mod eta;
 mod events;
+mod first;
 mod health;
 mod intake;
 mod keeping;
@@ -34,6 +36,7 @@ mod member;
 mod metrics;
 mod notice;
 mod options;
+mod payloads;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -49,7 +52,7 @@ mod told;
 mod turns;
 mod upkeep;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +75,7 @@ use stats::{Counter, Counters};
 use tasks::Tasks;
 
 pub use autoscale::AutoscaleOptions;
+pub use batch::BatchOptions;
 pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use limits::{LimitOptions, parse_window_rate};
@@ -218,6 +222,7 @@ impl Worker {
             born: now,
             requests: NumberMap::default(),
             orphans: HashMap::new(),
+            marking: HashSet::new(),
             next_tag: 1,
             ready: VecDeque::new(),
             held: eta::Held::default(),
@@ -227,6 +232,8 @@ impl Worker {
             limits: None,
             turning: None,
             hearing: None,
+            batches: batch::Batches::default(),
+            payloads: NumberMap::default(),
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,

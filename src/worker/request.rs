@@ -48,6 +48,8 @@ pub(crate) struct Request {
     pub(crate) member: bool,
     /// Its early acknowledgement is in the store, as a mark: it must not run again.
     pub(crate) once: bool,
+    /// That is to be stored before it begins ([`crate::protocol::Own::once`]); over when it is.
+    pub(crate) first: bool,
     /// It is kept beside the results under this tag, its own at first ([`super::keeping`]).
     pub(crate) kept: Option<RequestTag>,
     /// How its claim is settled when it has been concluded, if that was decided before.
@@ -58,6 +60,10 @@ pub(crate) struct Request {
     pub(crate) limit: Option<Box<Limited>>,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
+    /// Where its body is kept, if that is elsewhere ([`super::payloads`]).
+    pub(crate) large: Option<Box<str>>,
+    /// The batch in which the pool has it ([`super::batch`]).
+    pub(crate) batch: Option<RequestTag>,
 }
 
 /// Where a request is.
@@ -69,6 +75,8 @@ pub(crate) enum Phase {
     Turn,
     /// Waits for a slot.
     Ready,
+    /// Would have a slot; its early acknowledgement is being stored.
+    Marking,
     /// Was given to the pool.
     Submitted,
     /// A child has begun it.
@@ -106,9 +114,12 @@ impl Request {
             hard_limit: match self.mode {
                 Mode::Run => self.hard_limit,
                 Mode::Join(_) => Some(JOIN_LIMIT),
-                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown | Mode::Refused(_) => {
-                    None
-                }
+                Mode::TimedOut(_)
+                | Mode::Lost(_)
+                | Mode::Revoked(_)
+                | Mode::Unknown
+                | Mode::Refused(_)
+                | Mode::Batch(_) => None,
             },
             short,
         }
@@ -124,6 +135,7 @@ pub(crate) fn settle_outcome(kind: OutcomeKind, mode: &Mode, task: &TaskOptions,
             Settle::Dead(DeadReason::Unknown, "no task of its name is registered".to_owned())
         }
         (OutcomeKind::Malformed, _) => Settle::Dead(DeadReason::Malformed, summary.to_owned()),
+        (OutcomeKind::DeadLettered, _) => Settle::Dead(DeadReason::Rejected, summary.to_owned()),
         (OutcomeKind::Disallowed, _) => Settle::Dead(DeadReason::Disallowed, summary.to_owned()),
         (_, Mode::Revoked(_)) | (OutcomeKind::Revoked, _) => Settle::Ack,
         (_, Mode::TimedOut(_)) if late && !task.acks_on_timeout => Settle::Requeue,

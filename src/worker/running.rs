@@ -32,7 +32,12 @@ impl ConsumerLoop {
         let mut spares = self.limits.as_ref().is_some_and(|limits| limits.spares_slot());
         while let Some(tag) = self.ready.front().copied() {
             let Some(request) = self.requests.get(&tag) else {
+                // A batch, or one that is gone.
+                if !self.submit_batch(tag) {
+                    return;
+                }
                 self.ready.pop_front();
+                room = None;
                 continue;
             };
             let short = request.mode == Mode::Run
@@ -66,6 +71,10 @@ impl ConsumerLoop {
             short = false;
         }
         let Some(request) = self.requests.get_mut(&tag) else { return true };
+        if request.first && request.mode == Mode::Run {
+            self.mark_first(tag);
+            return true;
+        }
         let mut execution = request.execution(tag, short);
         if execution.hard_limit.is_some() && request.joining.is_some() && !self.pool.keeps_hard_limits() {
             // That of a join is ours, and nobody's promise.
@@ -128,15 +137,15 @@ impl ConsumerLoop {
         }
     }
 
-    fn began(&mut self, tag: RequestTag, pid: u32, now: Instant) {
-        let Some(request) = self.requests.get_mut(&tag) else { return };
+    pub(super) fn began(&mut self, tag: RequestTag, pid: u32, now: Instant) {
+        let Some(request) = self.requests.get_mut(&tag) else { return self.batch_began(tag, pid, now) };
         (request.phase, request.pid) = (Phase::Running(now), Some(pid));
         if request.mode != Mode::Run {
             return;
         }
         let limited = request.limit.is_some();
         if let Some(signal) = request.terminate {
-            self.pool.terminate(tag, signal);
+            self.end_process_of(tag, signal);
         }
         if limited {
             self.limit_began(tag);
@@ -158,19 +167,9 @@ impl ConsumerLoop {
             };
             // The pool may have given it back in the meantime.
             let runs = matches!(request.phase, Phase::Running(_)) && request.mode == Mode::Run;
-            let Some(claim) = request.claim.filter(|_| runs) else { continue };
-            let settle = if request.member && self.keeps_members {
-                request.once = true;
-                Settle::Once
-            } else if request.member && self.keeping.is_some() {
-                request.once = true;
-                self.keep_begun(tag);
-                continue;
-            } else {
-                request.claim = None;
-                Settle::Ack
-            };
-            self.commit_meanwhile(tag, Commit { claim: Some(claim), settle, begun: true, ..nothing() });
+            if runs && !request.once {
+                self.acknowledge_early(tag);
+            }
         }
         while let Some(tag) = pop_due(&mut self.marks, now) {
             let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { continue };
@@ -181,8 +180,25 @@ impl ConsumerLoop {
         }
     }
 
+    /// Queues the early acknowledgement of a request: for a member of a workflow it is a mark.
+    pub(super) fn acknowledge_early(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        let Some(claim) = request.claim else { return };
+        let settle = if request.member && self.keeps_members {
+            request.once = true;
+            Settle::Once
+        } else if request.member && self.keeping.is_some() {
+            request.once = true;
+            return self.keep_begun(tag);
+        } else {
+            request.claim = None;
+            Settle::Ack
+        };
+        self.commit_meanwhile(tag, Commit { claim: Some(claim), settle, begun: true, ..nothing() });
+    }
+
     fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant) {
-        let Some(mut request) = self.remove(tag) else { return };
+        let Some(mut request) = self.remove(tag) else { return self.batch_ended(tag) };
         self.last_finish = now;
         if request.joining.is_some() {
             return self.joined(request, outcome);
@@ -228,6 +244,7 @@ impl ConsumerLoop {
         let reason = match outcome.kind {
             OutcomeKind::Malformed => DeadReason::Malformed,
             OutcomeKind::Disallowed => DeadReason::Disallowed,
+            OutcomeKind::DeadLettered => DeadReason::Rejected,
             _ => return,
         };
         let (broker, log, detail) = (self.stores.broker.clone(), self.log.clone(), outcome.summary.clone());
@@ -259,6 +276,10 @@ impl ConsumerLoop {
     }
 
     fn learn(&mut self, request: &Request, outcome: &Outcome) {
+        // A run of a whole batch says nothing of how long one request takes a slot.
+        if request.batch.is_some() {
+            return;
+        }
         if let (Some(runtime), Some(task), Mode::Run) = (outcome.runtime, request.task, &request.mode) {
             self.prefetch.average.add(runtime);
             self.tasks.average_mut(task).add(runtime);
@@ -271,7 +292,7 @@ impl ConsumerLoop {
             OutcomeKind::Success => &self.stats.succeeded,
             OutcomeKind::Retry => &self.stats.retried,
             OutcomeKind::Revoked => &self.stats.revoked,
-            OutcomeKind::Failure | OutcomeKind::Rejected => &self.stats.failed,
+            OutcomeKind::Failure | OutcomeKind::Rejected | OutcomeKind::DeadLettered => &self.stats.failed,
             OutcomeKind::Malformed | OutcomeKind::Disallowed => &self.stats.refused,
             OutcomeKind::Ignored | OutcomeKind::Requeued => return,
         };
@@ -286,11 +307,11 @@ impl ConsumerLoop {
         self.commit_meanwhile(tag, commit);
     }
 
-    fn lost(&mut self, tag: RequestTag, loss: Loss) {
+    pub(super) fn lost(&mut self, tag: RequestTag, loss: Loss) {
         if self.limits.is_some() {
             self.limit_began(tag);
         }
-        let Some(mut request) = self.requests.remove(&tag) else { return };
+        let Some(mut request) = self.requests.remove(&tag) else { return self.batch_lost(tag, &loss) };
         self.stats.lost.add(1);
         if request.stale {
             self.requests.insert(tag, request);
@@ -345,8 +366,8 @@ impl ConsumerLoop {
     }
 
     /// Its process was ended because of another request. What can be run again is, with no crash counted.
-    fn evicted(&mut self, tag: RequestTag) {
-        let Some(request) = self.requests.get(&tag) else { return };
+    pub(super) fn evicted(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get(&tag) else { return self.batch_evicted(tag) };
         if request.joining.is_some() {
             // Nothing is lost by doing it once more.
             return self.returned(tag);
@@ -382,7 +403,7 @@ impl ConsumerLoop {
 
     fn returned(&mut self, tag: RequestTag) {
         let takes_work = self.takes_work();
-        let Some(request) = self.requests.get_mut(&tag) else { return };
+        let Some(request) = self.requests.get_mut(&tag) else { return self.batch_returned(tag) };
         (request.phase, request.pid) = (Phase::Ready, None);
         if request.stale {
             self.remove(tag);

@@ -122,11 +122,14 @@ impl ConsumerLoop {
             crashes: 0,
             member: true,
             once: true,
+            first: false,
             kept: None,
             last: None,
             blind: false,
             limit: None,
             joining: None,
+            large: None,
+            batch: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));
     }

@@ -143,9 +143,17 @@ class Concluder:
         try:
             results = self.fail(task, request, exc, einfo)
             _call_hook(task, "after_return", states.FAILURE, exc, request.id, request.args, request.kwargs, einfo)
+            self._tell_middleware(task, request, exc)
         finally:
             task.request_stack.pop()
         return "failure", results, request._follow_ups or (), repr(exc), None
+
+    def _tell_middleware(self, task: Task[..., Any], request: Context, exc: BaseException) -> None:
+        app = self._app
+        if app._middleware or app.conf.task_middleware or task.middleware:
+            from celeriac.worker.middleware import tell_failure
+
+            tell_failure(app, task, request, exc)
 
     def _count(self, state: str, request: Context, exc: BaseException) -> None:
         """Chords of which it, or what was to follow it, is a part are told that it will not be."""
@@ -172,9 +180,9 @@ class Concluder:
         self._count(states.FAILURE, request, exc)
         return callbacks.fail_chain(self._records, request, exc, None)
 
-    def refuse(self, request: Context, why: str) -> list[ResultRecord]:
+    def refuse(self, request: Context, why: str, cause: BaseException | None = None) -> list[ResultRecord]:
         """The record of a message that nobody can read, or may: who waits for it is not left waiting."""
-        exc = InvalidTaskError(why)
+        exc = cause if isinstance(cause, InvalidTaskError) else InvalidTaskError(why)
         if request.group:
             # Whether that is a chord's is known to the store alone.
             self.parts.add(request, states.FAILURE, exc)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import _core, signals, states
 from celeriac._state import current_tasks
 from celeriac.app import trace as hooks
+from celeriac.app.context import concluded
 from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
@@ -25,7 +26,7 @@ from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from celeriac._core import Child, Execution, ResultRecord
     from celeriac.app.base import Celery
@@ -54,8 +55,10 @@ class Tracer:
         self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
+        # What of each batch is not answered, by the batch's tag.
+        self._left: dict[int, dict[int, Execution]] = {}
         # Found out once: libraries patch when the app is imported, or when its process starts.
-        self._trace_by: Any = PatchedTracer if hooks.is_patched() else TaskTracer
+        self._trace_by: Any = PatchedTracer if hooks.is_patched() else plain_tracer
         app._child_update = channel.update
 
     def trace(self, execution: Execution) -> None:
@@ -64,6 +67,8 @@ class Tracer:
             if execution.mode == "run":
                 request = self.opener.open(execution)
                 self.task(request.task or "").run(execution.tag, request)
+            elif execution.mode == "batch":
+                self._run_batch(execution)
             else:
                 self._conclude(execution)
         except Refused as exc:
@@ -74,7 +79,7 @@ class Tracer:
     def refused(self, execution: Execution, exc: Refused) -> None:
         """The message cannot be read, or may not be."""
         request = self.opener.unopened(execution)
-        results = self.concluder.refuse(request, str(exc))
+        results = self.concluder.refuse(request, str(exc), exc.__cause__)
         self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None, None, request._parts)
 
     def trace_one_of_many(self, execution: Execution) -> None:
@@ -82,6 +87,7 @@ class Tracer:
         try:
             self.trace(execution)
         except Cancelled:
+            self._left.pop(execution.tag, None)
             # Given up: the answer is nobody's, but it frees the slot.
             self.channel.respond(execution.tag, "ignored", (), (), "cancelled", None)
         except BaseException as exc:
@@ -91,6 +97,9 @@ class Tracer:
         """A task raised what is no error of its own (`SystemExit`), or the tracer did."""
         if isinstance(exc, Exception):
             self.internal_error(execution, exc)
+            return
+        if execution.mode == "batch":
+            self._end_batch(execution, lambda member: self.failed(member, exc))
             return
         try:
             request = self.opener.open(execution)
@@ -116,16 +125,38 @@ class Tracer:
             task = self.app.tasks[name]
             # A task of an app that Celery itself has made brings its own.
             make: Any = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            if getattr(task, "batch", None) is not None:
+                # Imported on first use: few apps have such tasks.
+                from celeriac.worker.gathered import gathered_tracer
+
+                make = gathered_tracer
             tracer = self._tasks[name] = make(self, task)
         return tracer
 
+    def _run_batch(self, execution: Execution) -> None:
+        members = execution.members
+        left = self._left[execution.tag] = {member.tag: member for member in members}
+        tracer: Any = self.task(members[0].headers["task"])
+        tracer.run_batch(execution, left)
+        del self._left[execution.tag]
+
+    def _end_batch(self, execution: Execution, end: Callable[[Execution], None]) -> None:
+        """Ends what a batch has left when it could not run to its end."""
+        for member in self._left.pop(execution.tag, {}).values():
+            end(member)
+        self.channel.respond(execution.tag, "ignored", (), (), "batch", None)
+
     def plain_task(self, task: Task[..., Any]) -> TaskTracer:
         """The same with nothing around it."""
-        return TaskTracer(self, task)
+        return plain_tracer(self, task)
 
     def _conclude(self, execution: Execution) -> None:
         request = self._readable(execution)
-        outcome = self.concluder.conclude(execution, request)
+        token = concluded.set(request)
+        try:
+            outcome = self.concluder.conclude(execution, request)
+        finally:
+            concluded.reset(token)
         self.channel.respond(execution.tag, *outcome, None, request._parts)
 
     def _readable(self, execution: Execution) -> Context:
@@ -139,6 +170,9 @@ class Tracer:
 
     def internal_error(self, execution: Execution, exc: Exception) -> None:
         """The worker's own code failed: the request fails, the child goes on."""
+        if execution.mode == "batch":
+            self._end_batch(execution, lambda member: self.internal_error(member, exc))
+            return
         headers = execution.headers
         task_id = headers.get("id")
         einfo = ExceptionInfo(exc)
@@ -174,7 +208,7 @@ class TaskTracer:
         self._limit = tracer.limit
         self._concluder = tracer.concluder
         self._requests = task.request_stack.requests
-        self._function = entry_point(task)
+        self._function = self._awaited = entry_point(task)
         self.is_async = inspect.iscoroutinefunction(self._function)
         self._before_start = _overridden(task, "before_start")
         self._on_success = _overridden(task, "on_success")
@@ -182,6 +216,8 @@ class TaskTracer:
         self._ignores = bool(task.ignore_result)
         self._keeps = tracer.app.results_enabled
         self._tells_sent = bool(tracer.app.conf.task_send_sent_event)
+        #: Frames of ours above the task's own, which tracebacks leave out.
+        self._frames = 1
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
     def run(self, tag: int, request: Context) -> None:
@@ -212,7 +248,7 @@ class TaskTracer:
         try:
             if self._before_start is not None:
                 self._before_start(request.id, request.args, request.kwargs)
-            coroutine = self._function(*request.args, **request.kwargs)
+            coroutine = self._awaited(*request.args, **request.kwargs)
             retval = await (limit.guard(tag, coroutine) if guarded else coroutine)
             results = self._follow(request, retval, stores)
         except Exception as exc:
@@ -297,11 +333,16 @@ class TaskTracer:
             )
         if self._tells_sent and request._follow_ups:
             self._tracer.app.events.tasks_sent(request._follow_ups)
-        if einfo is None and request._parts is None:
+        checkpoints = request._checkpoints
+        if checkpoints is not None:
+            checkpoints.ends(kind)
+        elif einfo is None and request._parts is None:
             self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
             return
         traceback = None if einfo is None else einfo.traceback
         self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, traceback, request._parts)
+        if checkpoints is not None:
+            checkpoints.ended(kind)
         if einfo is not None:
             _release(einfo)
 
@@ -331,7 +372,7 @@ class TaskTracer:
         context = {"name": name, "id": request.id, "exc": safe_repr(exc)}
         if isinstance(exc, Retry):
             return self._retried(exc, request, context)
-        einfo = ExceptionInfo(exc, skip=1)
+        einfo = ExceptionInfo(exc, skip=self._frames)
         if isinstance(exc, Ignore):
             logger.info(LOG_IGNORED, context, extra={"data": context})
             left = () if request._replaced else self._concluder.leave(request, exc)
@@ -351,7 +392,7 @@ class TaskTracer:
     def _retried(self, exc: Retry, request: Context, context: dict[str, Any]) -> tuple[str, str, Any, ExceptionInfo]:
         task = self._task
         reason: BaseException = exc.exc if exc.exc is not None else exc
-        einfo = ExceptionInfo(exc, skip=1)
+        einfo = ExceptionInfo(exc, skip=self._frames)
         if task.trail and request._follow_ups:
             # The message of the next try counts as a child, as with Celery.
             request.children.append(task.AsyncResult(request.id or ""))
@@ -371,6 +412,18 @@ class TaskTracer:
             hook(*args)
         except Exception as exc:
             logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def plain_tracer(tracer: Tracer, task: Task[..., Any]) -> TaskTracer:
+    """What runs requests of a task of our own: with its middleware, if it has any."""
+    app = tracer.app
+    if app._middleware or app.conf.task_middleware or getattr(task, "middleware", ()):
+        from celeriac.worker.middleware import HookedTracer, hooks_of
+
+        around = hooks_of(app, task)
+        if around is not None:
+            return HookedTracer(tracer, task, around)
+    return TaskTracer(tracer, task)
 
 
 def _why(exc: Exception) -> str:

@@ -37,6 +37,7 @@ mod schedule;
 mod script;
 mod scripts;
 mod settle;
+mod values;
 mod wake;
 mod watch;
 mod wire;
