@@ -24,7 +24,7 @@ use super::pool::{Mode, RequestTag};
 use super::request::{Phase, Request};
 use super::upkeep::link;
 use crate::broker::Settle;
-use crate::limits::{Answers, Ask, Given, LimitBell, LimitError, LineUp, Place, Turns, Wait};
+use crate::limits::{Answers, Ask, Given, LimitBell, LimitError, LineUp, Place, Turns, Uses, Wait};
 use crate::protocol::Own;
 
 /// A store that does not answer for this long is asked again.
@@ -212,12 +212,19 @@ impl ConsumerLoop {
             // Those that must not run are concluded, for which no turn is needed.
             tags.retain(|tag| !self.discard_waiting(*tag));
             let uses = self.limits.as_ref().and_then(|limits| limits.bucket(*number)).map(|b| b.uses.clone());
-            for tag in tags {
+            for tag in tags.iter() {
                 if let Some(limited) = self.requests.get_mut(tag).and_then(|request| request.limit.as_mut()) {
                     (limited.standing, limited.taken) = (Standing::Asked, uses.clone());
                 }
             }
         }
+        asks.retain(|(number, tags)| {
+            if let Some(limits) = self.limits.as_mut().filter(|_| tags.is_empty()) {
+                let in_line = limits.bucket(*number).map_or(0, |bucket| bucket.in_line);
+                limits.answered(*number, &[], None, in_line);
+            }
+            !tags.is_empty()
+        });
         asks
     }
 
@@ -235,8 +242,9 @@ impl ConsumerLoop {
     fn turns(&self, call: &InFlight, now: Instant) -> Turns {
         let Some(limits) = &self.limits else { return Turns::default() };
         let id = |tag: &RequestTag| self.requests.get(tag).map_or_else(String::new, |request| request.id.clone());
+        let none: Uses = Arc::from([]);
         let ask = |(number, tags): &(u64, Vec<RequestTag>)| Ask {
-            uses: limits.bucket(*number).map_or_else(|| Arc::new([]) as _, |bucket| bucket.uses.clone()),
+            uses: limits.bucket(*number).map_or_else(|| none.clone(), |bucket| bucket.uses.clone()),
             requests: tags.iter().map(|tag| (*tag, id(tag))).collect(),
         };
         let line = |lining: &Lining| {
@@ -275,9 +283,9 @@ impl ConsumerLoop {
             }
             Err(error) => {
                 limits.retry_at = Some(Instant::now() + limits.link.failed(&error));
-                limits.told.splice(..0, call.told);
-                limits.cleared.splice(..0, call.cleared);
-                limits.lining.splice(..0, call.lines);
+                before(&mut limits.told, call.told);
+                before(&mut limits.cleared, call.cleared);
+                before(&mut limits.lining, call.lines);
                 for (number, tags) in call.asks {
                     self.not_given(number, tags);
                 }
@@ -344,9 +352,12 @@ impl ConsumerLoop {
         }
         for tag in granted.iter().rev() {
             if let Some(request) = self.requests.get_mut(tag) {
+                let task = request.task;
                 request.phase = Phase::Ready;
                 self.prefetch.count += 1;
-                self.ready.push_front(*tag);
+                if self.tasks.options(task).batch.is_none() || !self.gather(*tag) {
+                    self.ready.push_front(*tag);
+                }
             }
         }
     }
@@ -418,8 +429,14 @@ impl ConsumerLoop {
         }
         let mut bell = limits.bell.take().unwrap_or_else(|| limits.store.bell());
         self.hearing = Some(Box::pin(async move {
-            // Where it cannot be heard, everyone looks again after a while.
-            let rung = bell.rung().await.unwrap_or_default();
+            let rung = match bell.rung().await {
+                Ok(rung) => rung,
+                Err(_) => {
+                    // Where it cannot be heard, everyone looks again after a while.
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    None
+                }
+            };
             (bell, rung)
         }));
     }
@@ -488,7 +505,7 @@ impl ConsumerLoop {
         limits.clear();
         let mut lining = std::mem::take(&mut limits.lining);
         if let Some(call) = &mut limits.in_flight {
-            lining.splice(..0, std::mem::take(&mut call.lines));
+            before(&mut lining, std::mem::take(&mut call.lines));
         }
         for Lining { request, .. } in lining {
             self.stats.released.add(1);
@@ -545,4 +562,10 @@ impl ConsumerLoop {
     pub(super) fn has_run(request: &Request) -> bool {
         request.phase.has_slot() && request.mode == Mode::Run
     }
+}
+
+/// Puts what comes first before what was there.
+fn before<T>(list: &mut Vec<T>, mut first: Vec<T>) {
+    first.append(list);
+    *list = first;
 }

@@ -274,6 +274,7 @@ SETTINGS: dict[str, Setting] = {
     "large_payload_size": Setting("int", 262144, ""),
     "large_payload_store": Setting("any", None, ""),
     "task_middleware": Setting("list", (), ""),
+    "task_queue_limits": Setting("dict", None, ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),

@@ -21,7 +21,12 @@ __all__ = ["HEADER", "NONE", "OPTIONS", "Call", "add", "of_task", "write", "writ
 #: The name of the header: an object, each member of which belongs to one feature.
 HEADER = "celeriac"
 #: Each option, and the function that writes what it says: `write(call, value)`, for a value that is not None.
-OPTIONS: dict[str, str] = {"at_most_once": "celeriac.app.own:write_at_most_once"}
+OPTIONS: dict[str, str] = {
+    "at_most_once": "celeriac.app.own:write_at_most_once",
+    "global_rate_limit": "celeriac.app.limits:write_limit",
+    "limit_key": "celeriac.app.limits:write_key",
+    "max_concurrency": "celeriac.app.limits:write_limit",
+}
 #: What a task without such options has.
 NONE: Mapping[str, Any] = MappingProxyType({})
 

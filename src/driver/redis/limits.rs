@@ -9,6 +9,7 @@ use redis::{FromRedisValue as _, Value};
 use serde_json::json;
 
 use super::broker::Shared;
+use super::errors::LinkError;
 use super::link::{Link, Pushes};
 use super::scripts::TURNS;
 use crate::clock::Clock;
@@ -161,7 +162,7 @@ impl LimitBell for RedisBell {
                     tokio::time::sleep(REST).await;
                 }
                 self.failed = true;
-                let error = |error| LimitError(format!("cannot listen for turns that come back: {error}"));
+                let error = |error: LinkError| LimitError(format!("cannot listen for turns that come back: {error}"));
                 let link: &Link = (*self.limits.linked).as_ref();
                 let pushes = link.pushes().await.map_err(error)?;
                 pushes.connection.subscribe(self.limits.channel()).await.map_err(error)?;

@@ -111,10 +111,10 @@ impl Shelf for Step<'_> {
     fn in_line(&mut self, place: &str) -> Result<u64> {
         // By the ends of the line, which costs nothing however long it is. Who left it from the middle counts too: most
         // leave at the front.
-        let ends = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?));
-        let first = "SELECT (SELECT min(number) FROM limit_line WHERE place = ?1),
+        let ends = "SELECT (SELECT min(number) FROM limit_line WHERE place = ?1),
                             (SELECT max(number) FROM limit_line WHERE place = ?1)";
-        let (first, last) = self.sql(first)?.query_row([place], ends)?;
+        let (first, last): (Option<i64>, Option<i64>) =
+            self.sql(ends)?.query_row([place], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(first.zip(last).map_or(0, |(first, last)| (last - first + 1).unsigned_abs()))
     }
 
