@@ -216,7 +216,9 @@ impl ConsumerLoop {
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
         // What runs here and comes again takes no slot, and must not wait for one.
+        let aside = self.limits.as_ref().filter(|_| self.options.prefetch_multiplier.is_none());
         let beyond = self.orphans.len()
+            + aside.map_or(0, |limits| limits.beyond())
             + self
                 .batches
                 .beyond(slots, |task| self.tasks.options(Some(task)).batch.map_or(1, |b| b.max_size));

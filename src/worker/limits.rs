@@ -26,6 +26,9 @@ const FEWEST: u64 = 2;
 const MOST: u64 = 100;
 /// Who has all turns out is asked again after this time at the latest: a worker may have died with them.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// While someone was put in line so lately, so many more are claimed.
+const LATELY: Duration = Duration::from_millis(100);
+const BEYOND: usize = 50;
 /// Buckets that ask in one call.
 const MAX_ASKS: usize = 64;
 /// A run whose time is not known is taken to be so long.
@@ -196,6 +199,8 @@ pub(crate) struct Limits {
     pub(crate) retry_at: Option<Instant>,
     /// A limited request got a slot that others waited for; one of those is next.
     pub(crate) served: bool,
+    /// Someone was put in line then, last.
+    pub(crate) lined_at: Option<Instant>,
     pub(crate) recall_at: Instant,
     pub(crate) recall_pause: Duration,
 }
@@ -229,6 +234,7 @@ impl Limits {
             called_at: now,
             retry_at: None,
             served: false,
+            lined_at: None,
             recall_at: now,
             recall_pause: Duration::ZERO,
         }
@@ -288,6 +294,12 @@ impl Limits {
     /// Whether there is room for one more at all.
     pub(crate) fn has_room(&self) -> bool {
         self.waiting < MAX_WAITING
+    }
+
+    /// How many more may be claimed: while most of what comes is put aside, it takes no slots.
+    pub(crate) fn beyond(&self) -> usize {
+        let lately = self.lined_at.is_some_and(|at| at.elapsed() < LATELY);
+        if lately { BEYOND } else { 0 }
     }
 
     /// One more waits.

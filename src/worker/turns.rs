@@ -112,6 +112,7 @@ impl ConsumerLoop {
     /// Puts it in line.
     pub(super) fn line_up(&mut self, request: Request) {
         let (Some(limits), Some(limited)) = (&mut self.limits, &request.limit) else { return };
+        limits.lined_at = Some(Instant::now());
         limits.lining.push(Lining { bucket: limited.bucket, request });
     }
 
@@ -275,7 +276,10 @@ impl ConsumerLoop {
                     self.lined_up(lining, place);
                 }
                 let mut granted = Vec::new();
-                for ((number, tags), given) in call.asks.into_iter().zip(given) {
+                // Who got nothing since enough was given asks before the others the next time.
+                let mut asks: Vec<_> = call.asks.into_iter().zip(given).collect();
+                asks.sort_by_key(|(_, given)| given.turns > 0);
+                for ((number, tags), given) in asks {
                     self.given(number, tags, given, &mut granted);
                 }
                 self.begin(&granted);

@@ -74,7 +74,9 @@ def check_task(name: str, options: dict[str, Any]) -> dict[str, Any]:
             "give it global_rate_limit= or max_concurrency= too"
         )
     if key is not None and not (callable(key) or isinstance(key, str)):
-        raise ImproperlyConfigured(f"limit_key of task {name} is the name of an argument or a function of the arguments")
+        raise ImproperlyConfigured(
+            f"limit_key of task {name} is the name of an argument or a function of the arguments"
+        )
     if found and options.get("batch") is not None:
         raise ImproperlyConfigured(f"task {name} has batch= and a limit of single tasks: limit its queue instead")
     return {**options, "limit_key": Argument(key)} if isinstance(key, str) else options
@@ -122,14 +124,16 @@ def write_key(call: Call, value: Any) -> None:
     if callable(value):
         key = value(*call.args or (), **call.kwargs or {})
     elif task is not None and (isinstance(value, Argument) or task._own.get("limit_key") is value):
-        key = _argument(task, value, call.args or (), call.kwargs or {})
+        key = _argument(task, str(value), call.args or (), call.kwargs or {})
     else:
         key = value
     if key is None:
         return
     text = str(key)
     if len(text) > MAX_KEY:
-        raise ValueError(f"the limit_key of {call.name} has {len(text)} characters; {MAX_KEY} are allowed: send a digest of it")
+        raise ValueError(
+            f"the limit_key of {call.name} has {len(text)} characters; {MAX_KEY} are allowed: send a digest of it"
+        )
     call.members["limit"] = {"key": text}
 
 

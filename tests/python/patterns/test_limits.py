@@ -101,7 +101,9 @@ class Cluster:
         return [(float(at), int(pid), text) for at, pid, text in (line.split() for line in lines)]
 
     def wait_for_notes(self, name: str, count: int, seconds: float = 60.0) -> list[tuple[float, int, str]]:
-        wait_until(lambda: len(self.notes(name)) >= count, f"{count} notes of {name}\n{self.pattern.logs[-3000:]}", seconds)
+        wait_until(
+            lambda: len(self.notes(name)) >= count, f"{count} notes of {name}\n{self.pattern.logs[-3000:]}", seconds
+        )
         return self.notes(name)
 
 
