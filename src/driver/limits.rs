@@ -142,7 +142,7 @@ impl<S: Shelf> Round<'_, S> {
             match (granted, told.began) {
                 (Some(granted), Some(ago)) => {
                     let seen = entry(limit.rate, now - millis(ago));
-                    state.move_start(granted, seen.max(granted));
+                    state.move_start(granted, seen);
                     state.out.insert(name.clone(), None);
                 }
                 // It is as if it had not been taken.

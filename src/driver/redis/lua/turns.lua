@@ -193,10 +193,7 @@ local function hear(told)
     local granted = call('HGET', place.state, field)
     if granted then
       if granted ~= '' and told.began >= 0 then
-        local seen = entry(use, now - told.began)
-        if tonumber(seen) > tonumber(granted) then
-          move(place, granted, seen)
-        end
+        move(place, granted, entry(use, now - told.began))
         call('HSET', place.state, field, '')
         place.open = place.open - 1
       elseif granted ~= '' and told.ended then
