@@ -20,10 +20,8 @@ use crate::numbers::NumberMap;
 
 /// Requests that wait here at the most, over all buckets.
 const MAX_WAITING: usize = 1_000;
-/// A bucket holds what it may need within this time, between these bounds.
-const COVER: Duration = Duration::from_secs(1);
-const FEWEST: u64 = 2;
-const MOST: u64 = 100;
+/// So many wait in a bucket before others are put in line.
+const UNLINED: usize = 2;
 /// Who has all turns out is asked again after this time at the latest: a worker may have died with them.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// While someone was put in line so lately, so many more are claimed.
@@ -31,8 +29,9 @@ const LATELY: Duration = Duration::from_millis(100);
 const BEYOND: usize = 50;
 /// Buckets that ask in one call.
 const MAX_ASKS: usize = 64;
-/// A run whose time is not known is taken to be so long.
-const UNKNOWN_RUN: f64 = 1.0;
+/// A run whose time is not known is taken to be so long, in seconds: short, since who comes back too early is parked anew, and
+/// who comes back too late leaves turns unused.
+const UNKNOWN_RUN: f64 = 0.05;
 
 /// What holds for a task or a queue, over all workers together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -283,12 +282,10 @@ impl Limits {
         self.last
     }
 
-    /// Whether one more is to stand in line, and not to wait here.
-    pub(crate) fn is_surplus(&self, number: u64, average: Option<f64>) -> bool {
+    /// Whether one more is to stand in line before it waits here.
+    pub(crate) fn is_surplus(&self, number: u64) -> bool {
         let Some(bucket) = self.buckets.get(&number) else { return false };
-        bucket.in_line > 0
-            || self.waiting >= MAX_WAITING
-            || bucket.waiting.len() as u64 >= bucket.holds(average)
+        bucket.in_line > 0 || self.waiting >= MAX_WAITING || bucket.waiting.len() >= UNLINED
     }
 
     /// Whether there is room for one more at all.
@@ -518,11 +515,6 @@ impl Bucket {
             rate.max(most)
         };
         self.uses.iter().map(one).fold(0.0, f64::max) * self.slow
-    }
-
-    fn holds(&self, average: Option<f64>) -> u64 {
-        let interval = self.interval(average).max(1e-6);
-        ((COVER.as_secs_f64() / interval) as u64).clamp(FEWEST, MOST)
     }
 }
 

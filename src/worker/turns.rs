@@ -106,7 +106,7 @@ impl ConsumerLoop {
     /// Whether it is to stand in line.
     pub(super) fn is_surplus(&self, request: &Request) -> bool {
         let (Some(limits), Some(limited)) = (&self.limits, &request.limit) else { return false };
-        limits.is_surplus(limited.bucket, self.usual_run(limited.bucket))
+        limits.is_surplus(limited.bucket)
     }
 
     /// Puts it in line.
@@ -386,7 +386,7 @@ impl ConsumerLoop {
             return;
         }
         let longest = if recalls { LONGEST } else { LONGEST_WITHOUT_RECALL };
-        if place.again && wait < longest / 2 && now >= bucket.slowed_at + LEAD {
+        if place.again && wait > 2 * LEAD && wait < longest / 2 && now >= bucket.slowed_at + LEAD {
             bucket.slow = (bucket.slow * SLOWER).min(SLOWEST);
             bucket.slowed_at = now;
         }
