@@ -31,6 +31,9 @@ use crate::protocol::Own;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long the goodbye may take. Without it turns come back when the lease ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+/// Requests that wait for their place in line. There are more only while the store does not answer; these come back later.
+const MAX_LINING: usize = 1_000;
+const STORE_AWAY: Duration = Duration::from_secs(10);
 /// Whoever is nearer to its turn waits here.
 const LEAD: Duration = Duration::from_secs(2);
 /// As many wait here however long it takes.
@@ -112,6 +115,10 @@ impl ConsumerLoop {
     /// Puts it in line.
     pub(super) fn line_up(&mut self, request: Request) {
         let (Some(limits), Some(limited)) = (&mut self.limits, &request.limit) else { return };
+        if limits.lining.len() >= MAX_LINING {
+            let wait = STORE_AWAY.mul_f64(1.0 + fastrand::f64());
+            return self.park(&request, self.clock.now().after(wait));
+        }
         limits.lined_at = Some(Instant::now());
         limits.lining.push(Lining { bucket: limited.bucket, request });
     }
@@ -131,8 +138,7 @@ impl ConsumerLoop {
     /// How long a request of a bucket usually runs, in seconds.
     fn usual_run(&self, bucket: u64) -> Option<f64> {
         let task = self.limits.as_ref()?.bucket(bucket)?.task();
-        let own = task.and_then(|task| self.tasks.task(task).average.seconds());
-        own.or_else(|| self.prefetch.average.seconds())
+        task.map_or(self.prefetch.average, |task| self.tasks.task(task).average).seconds()
     }
 
     /// Slots that a turn could be used for now.

@@ -181,3 +181,30 @@ def supervisor_of(pid: int, supervisors: dict[int, WorkerProcess]) -> int:
     while pid not in supervisors:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return pid
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq"], indirect=True)
+def test_a_worker_that_cannot_keep_limits_says_so_and_ends(cluster: Cluster) -> None:
+    cluster.pattern.environment["RESULT_BACKEND"] = "rpc://"
+    worker = cluster.pattern.start("-m", "celeriac", "-A", "limited", "worker", "-c", "1")
+
+    assert worker.wait() != 0
+    assert "has a limit of all workers" in worker.log
+    assert "result_backend" in worker.log
+
+
+@pytest.mark.parametrize("kind", ["embedded"], indirect=True)
+def test_limits_are_seen_and_changed_while_workers_run(cluster: Cluster) -> None:
+    cluster.start(1, "-c", "2")
+    cluster.send("hold", 0.3, count=6)
+    inspect = cluster.client.control.inspect(timeout=5.0, limit=1)
+
+    def waits() -> Any:
+        (told,) = (inspect.limits() or {"": {}}).values()
+        return told.get("task:limited.hold", {}).get("", {})
+
+    wait_until(lambda: waits().get("running") == 1, "one runs")
+    answers = cluster.client.control.limit("limited.hold", max_concurrency=2, reply=True, timeout=5.0, limit=1)
+    assert answers == [{"w0@host": {"ok": "new limit set successfully"}}]
+
+    assert most_at_once(cluster.wait_for_notes("held", 12)) == 2
