@@ -28,27 +28,28 @@ const LAYERS: &[Layer] = &[
     Layer { module: "numbers", may_import: &[], connects: false },
     Layer { module: "protocol", may_import: &[], connects: false },
     Layer { module: "report", may_import: &[], connects: false },
+    Layer { module: "keys", may_import: &[], connects: false },
     Layer { module: "limits", may_import: &[], connects: false },
     Layer {
         module: "broker",
-        may_import: &["protocol", "report", "limits", "url", "backoff", "clock"],
+        may_import: &["keys", "limits", "protocol", "report", "url", "backoff", "clock"],
         connects: false,
     },
     Layer {
         module: "backend",
-        may_import: &["protocol", "report", "limits", "url", "backoff", "clock"],
+        may_import: &["keys", "limits", "protocol", "report", "url", "backoff", "clock"],
         connects: false,
     },
     Layer {
         module: "driver",
         may_import: &[
-            "broker", "backend", "protocol", "report", "limits", "url", "backoff", "clock", "numbers",
+            "broker", "backend", "keys", "limits", "protocol", "report", "url", "backoff", "clock", "numbers",
         ],
         connects: false,
     },
     Layer {
         module: "client",
-        may_import: &["broker", "backend", "protocol", "report", "url", "backoff", "clock"],
+        may_import: &["broker", "backend", "keys", "protocol", "report", "url", "backoff", "clock"],
         connects: true,
     },
     Layer {
@@ -59,6 +60,7 @@ const LAYERS: &[Layer] = &[
             "client",
             "broker",
             "backend",
+            "keys",
             "limits",
             "protocol",
             "url",

@@ -14,6 +14,8 @@ mod events;
 mod faults;
 mod global_limits;
 mod health;
+mod http;
+mod keys;
 mod lease;
 mod limits;
 mod members;

@@ -14,6 +14,7 @@ use crate::broker::{
     DeadReason, Delivery, Fired, Firing, Listener, QueueStatus, Renewal, ScheduleLease, ScheduleState,
     Settle,
 };
+use crate::keys::{Admission, Admitted, Keys};
 use crate::limits::LimitStore;
 use crate::protocol::{ChordClaim, Message, Publication};
 
@@ -32,6 +33,28 @@ impl Broker for MemoryStore {
         }
         self.0.messages.notify_waiters();
         Ok(())
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
+    }
+
+    async fn publish_admitted(
+        &self,
+        publication: &Publication,
+        admission: &Admission,
+    ) -> Result<Option<Admitted>, BrokerError> {
+        let now = self.0.clock.now();
+        let admitted = {
+            let mut state = self.0.state.lock();
+            let admitted = state.keys.admit(admission, true, now);
+            if admitted == Admitted::New {
+                state.publish(publication.clone(), now);
+            }
+            admitted
+        };
+        self.0.messages.notify_waiters();
+        Ok(Some(admitted))
     }
 
     async fn bury(

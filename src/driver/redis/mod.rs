@@ -5,6 +5,7 @@
 //! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `groups`, `watch`: results; `chord`: how parts of chords are counted.
+//! - `own_keys`: keys that calls take, in either.
 //! - `limits`: limits of all workers.
 
 mod address;
@@ -30,6 +31,7 @@ mod limits;
 mod link;
 mod listen;
 mod mentions;
+mod own_keys;
 mod publish;
 mod record;
 mod recover;
