@@ -195,7 +195,7 @@ impl ConsumerLoop {
                     return self.park_for_turn(&request, at, now, instant);
                 }
                 if request.limit.is_some() && turn == Turn::Now && self.is_surplus(&request) {
-                    return self.line_up(request);
+                    return self.stand_in_line(request);
                 }
                 self.enter(tag, request);
                 if let Turn::Wait(at) = turn {

@@ -113,7 +113,7 @@ impl ConsumerLoop {
     }
 
     /// Puts it in line.
-    pub(super) fn line_up(&mut self, request: Request) {
+    pub(super) fn stand_in_line(&mut self, request: Request) {
         let (Some(limits), Some(limited)) = (&mut self.limits, &request.limit) else { return };
         if limits.lining.len() >= MAX_LINING {
             let wait = STORE_AWAY.mul_f64(1.0 + fastrand::f64());
@@ -362,9 +362,12 @@ impl ConsumerLoop {
         }
         for tag in granted.iter().rev() {
             if let Some(request) = self.requests.get_mut(tag) {
-                let task = request.task;
+                let (task, keyed) = (request.task, request.key.is_some());
                 request.phase = Phase::Ready;
                 self.prefetch.count += 1;
+                if keyed && self.asks_key(*tag) {
+                    continue;
+                }
                 if self.tasks.options(task).batch.is_none() || !self.gather(*tag) {
                     self.ready.push_front(*tag);
                 }
