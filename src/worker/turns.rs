@@ -219,7 +219,7 @@ impl ConsumerLoop {
             // Those that must not run are concluded, for which no turn is needed.
             tags.retain(|tag| !self.discard_waiting(*tag));
             let uses = self.limits.as_ref().and_then(|limits| limits.bucket(*number)).map(|b| b.uses.clone());
-            for tag in tags.iter() {
+            for tag in &*tags {
                 if let Some(limited) = self.requests.get_mut(tag).and_then(|request| request.limit.as_mut()) {
                     (limited.standing, limited.taken) = (Standing::Asked, uses.clone());
                 }
