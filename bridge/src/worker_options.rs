@@ -12,8 +12,8 @@ use celeriac::driver::Threading;
 use celeriac::worker::http::{Guard, HttpOptions, Secrets};
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, BatchOptions, ControlOptions, LimitOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
-    WorkerOptions, health_address, parse_window_rate,
+    About, AutoscaleOptions, BatchOptions, ControlOptions, LimitOptions, RateLimit, ServiceManager,
+    TaskEvent, TaskOptions, WorkerOptions, health_address, parse_window_rate,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -216,8 +216,9 @@ fn queue_limits(given: &Options<'_>) -> PyResult<HashMap<String, LimitOptions>> 
 /// What holds for all workers together.
 fn limit(given: &Options<'_>) -> PyResult<LimitOptions> {
     let rate = match given.take::<String>("global_rate_limit")? {
-        Some(text) => parse_window_rate(&text)
-            .map_err(|error| given.wrong("global_rate_limit", &error.to_string()))?,
+        Some(text) => {
+            parse_window_rate(&text).map_err(|error| given.wrong("global_rate_limit", &error.to_string()))?
+        }
         None => None,
     };
     Ok(LimitOptions { rate, most: given.take("max_concurrency")? })

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
-use crate::limits::{Answers, Ask, Given, LONGEST_WINDOW, LimitUse, LineUp, Place, Told, Turns, Uses, Wait, WindowRate};
+use crate::limits::{
+    Answers, Ask, Given, LONGEST_WINDOW, LimitUse, LineUp, Place, Told, Turns, Uses, Wait, WindowRate,
+};
 
 /// Entries that a log has at the most. Of a limit with a larger count each stands for a part of the window, of which the end
 /// counts: so much of the limit may be left unused, and never more than it is used.
@@ -248,8 +250,12 @@ impl<S: Shelf> Round<'_, S> {
             self.reap(limit)?;
             let at = entry(limit.rate, now);
             let state = self.state(&limit.place)?;
-            let waiting: Vec<_> =
-                state.out.iter().filter(|(_, granted)| is_old(granted)).map(|(name, _)| name.clone()).collect();
+            let waiting: Vec<_> = state
+                .out
+                .iter()
+                .filter(|(_, granted)| is_old(granted))
+                .map(|(name, _)| name.clone())
+                .collect();
             for name in waiting {
                 if let Some(granted) = state.out.insert(name, Some(at)).flatten() {
                     state.move_start(granted, at);

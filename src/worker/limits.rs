@@ -258,8 +258,9 @@ impl Limits {
         }
         let of_task = task.map(|(task, options)| options.of(&format!("task:{task}"), &name.key));
         let queue = name.queue.as_deref();
-        let of_queue = queue
-            .and_then(|queue| self.queues.get(queue).map(|options| options.of(&format!("queue:{queue}"), "")));
+        let of_queue = queue.and_then(|queue| {
+            self.queues.get(queue).map(|options| options.of(&format!("queue:{queue}"), ""))
+        });
         let now = Instant::now();
         self.last += 1;
         let bucket = Bucket {
@@ -448,8 +449,12 @@ impl Limits {
                 && bucket.in_line == 0
                 && !needed(*number)
         };
-        let gone: Vec<u64> =
-            self.buckets.iter().filter(|(number, bucket)| unused(number, bucket)).map(|(number, _)| *number).collect();
+        let gone: Vec<u64> = self
+            .buckets
+            .iter()
+            .filter(|(number, bucket)| unused(number, bucket))
+            .map(|(number, _)| *number)
+            .collect();
         for number in gone {
             if let Some(bucket) = self.buckets.remove(&number)
                 && self.numbers.get(&bucket.name) == Some(&number)

@@ -64,7 +64,8 @@ impl ConsumerLoop {
             (None, Some(name)) => format!("queue {name}"),
             (None, None) => return Ok(()),
         };
-        self.make_limits().map_err(|why| WorkerError::Limits(format!("{what} has a limit of all workers, {why}")))
+        self.make_limits()
+            .map_err(|why| WorkerError::Limits(format!("{what} has a limit of all workers, {why}")))
     }
 
     /// Makes them if they are not there; says why that cannot be.
@@ -182,7 +183,12 @@ impl ConsumerLoop {
             }
         }
         let due = limits.running > 0 && now >= limits.called_at + lease / 3;
-        if !due && call.told.is_empty() && call.cleared.is_empty() && call.lines.is_empty() && call.asks.is_empty() {
+        if !due
+            && call.told.is_empty()
+            && call.cleared.is_empty()
+            && call.lines.is_empty()
+            && call.asks.is_empty()
+        {
             return;
         }
         limits.called_at = now;
@@ -248,7 +254,8 @@ impl ConsumerLoop {
 
     fn turns(&self, call: &InFlight, now: Instant) -> Turns {
         let Some(limits) = &self.limits else { return Turns::default() };
-        let id = |tag: &RequestTag| self.requests.get(tag).map_or_else(String::new, |request| request.id.clone());
+        let id =
+            |tag: &RequestTag| self.requests.get(tag).map_or_else(String::new, |request| request.id.clone());
         let none: Uses = Arc::from([]);
         let ask = |(number, tags): &(u64, Vec<RequestTag>)| Ask {
             uses: limits.bucket(*number).map_or_else(|| none.clone(), |bucket| bucket.uses.clone()),
@@ -349,7 +356,9 @@ impl ConsumerLoop {
                     limited.standing = Standing::Waits;
                     back.push(tag);
                 }
-                None => limits.told.push(Pending { uses: uses.clone(), token: tag, began: None, ended: true }),
+                None => {
+                    limits.told.push(Pending { uses: uses.clone(), token: tag, began: None, ended: true })
+                }
             }
         }
         limits.answered(number, &back, None, in_line);

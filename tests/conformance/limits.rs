@@ -210,10 +210,12 @@ async fn starts(setup: &Setup, count: u32, window: Duration, long: Duration) -> 
             if given.turns == 1 {
                 begins.push((now + random.u64(0..8), worker, token));
             }
-            asks_at[worker] = now + random.u64(0..3) + match given.wait {
-                Wait::For(left) => u64::try_from(left.as_millis()).expect("short"),
-                _ => 0,
-            };
+            asks_at[worker] = now
+                + random.u64(0..3)
+                + match given.wait {
+                    Wait::For(left) => u64::try_from(left.as_millis()).expect("short"),
+                    _ => 0,
+                };
         }
         setup.clock.advance(MS);
     }

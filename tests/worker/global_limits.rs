@@ -30,7 +30,12 @@ fn node(number: usize, options: &WorkerOptions) -> WorkerOptions {
 }
 
 /// Workers of two slots each, whose tasks take so long.
-fn workers(world: &World, count: usize, options: &WorkerOptions, takes: Duration) -> (Vec<Running>, Vec<Played>) {
+fn workers(
+    world: &World,
+    count: usize,
+    options: &WorkerOptions,
+    takes: Duration,
+) -> (Vec<Running>, Vec<Played>) {
     (0..count)
         .map(|number| {
             let pool = pool(2, takes);

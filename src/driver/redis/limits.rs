@@ -97,10 +97,12 @@ impl LimitStore for RedisLimits {
         };
         let told: Vec<_> = turns.told.iter().map(told).collect();
         let cleared: Vec<_> = turns.cleared.iter().map(|place| places.number(place)).collect();
-        let lines: Vec<_> = turns.lines.iter().map(|line| json!([places.number(&line.place), line.id])).collect();
+        let lines: Vec<_> =
+            turns.lines.iter().map(|line| json!([places.number(&line.place), line.id])).collect();
         let mut asks = Vec::with_capacity(turns.asks.len());
         for ask in &turns.asks {
-            let requests: Vec<_> = ask.requests.iter().map(|(token, id)| json!([token.to_string(), id])).collect();
+            let requests: Vec<_> =
+                ask.requests.iter().map(|(token, id)| json!([token.to_string(), id])).collect();
             asks.push(json!({ "uses": places.uses(&ask.uses), "requests": requests }));
         }
         let asked = json!({
@@ -162,7 +164,8 @@ impl LimitBell for RedisBell {
                     tokio::time::sleep(REST).await;
                 }
                 self.failed = true;
-                let error = |error: LinkError| LimitError(format!("cannot listen for turns that come back: {error}"));
+                let error =
+                    |error: LinkError| LimitError(format!("cannot listen for turns that come back: {error}"));
                 let link: &Link = (*self.limits.linked).as_ref();
                 let pushes = link.pushes().await.map_err(error)?;
                 pushes.connection.subscribe(self.limits.channel()).await.map_err(error)?;
