@@ -32,9 +32,10 @@ const OTHER_FILES: u64 = 256;
 /// How long a worker that has failed waits for its calls.
 const GOODBYE: Duration = Duration::from_secs(10);
 /// Commands that concern calls as well; `revoke` goes its own way.
-const PASSED_ON: [&str; 7] = [
+const PASSED_ON: [&str; 8] = [
     "revoke_by_stamped_headers",
     "rate_limit",
+    "limit",
     "time_limit",
     "enable_events",
     "disable_events",
@@ -185,6 +186,7 @@ impl ConsumerLoop {
 }
 
 async fn run(second: &mut ConsumerLoop) -> Result<(), WorkerError> {
+    second.open_limits()?;
     second.connect().await?;
     second.turn().await;
     second.finish().await.map(drop)

@@ -10,12 +10,13 @@ use super::doorbell::Kind;
 use super::fault::Fault;
 use super::step::{Step, last_number};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, broadcast, chord, dead, keys, owner, queue, results, schedule};
+use super::{Shared, SqliteStore, broadcast, chord, dead, keys, limits, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
     DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::keys::{Admission, Admitted, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{Message, Publication};
 use crate::report::StoreReport;
 
@@ -110,6 +111,14 @@ impl Broker for SqliteStore {
         found.map(Some).map_err(self.broker_error())
     }
 
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
+    }
+
+    fn recalls(&self) -> bool {
+        true
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         let now = self.0.clock.now();
         self.0.read(|connection| queue::statuses(connection, now)).map_err(self.broker_error())
@@ -129,9 +138,11 @@ impl Broker for SqliteStore {
         let workers = self
             .0
             .read(|connection| {
-                connection.query_row("SELECT count(*) FROM owner WHERE expires_ms > ?1", [now.0], |row| {
-                    row.get::<_, i64>(0)
-                })
+                connection.query_row(
+                    "SELECT count(*) FROM (SELECT DISTINCT node, host, pid FROM owner WHERE expires_ms > ?1)",
+                    [now.0],
+                    |row| row.get::<_, i64>(0),
+                )
             })
             .map_err(self.broker_error())?;
         Ok(StoreReport {
@@ -226,6 +237,7 @@ impl Broker for SqliteStore {
             .submit(Durability::Relaxed, |step| {
                 broadcast::sweep(step)?;
                 keys::sweep(step)?;
+                limits::sweep(step)?;
                 owner::recover(step, 0)
             })
             .await
