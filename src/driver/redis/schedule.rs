@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::{FromRedisValue as _, cmd, pipe};
 
 use super::broker::Shared;
+use super::publish::Step;
 use super::scripts::{FIRE, LEASE, RELEASE};
 use super::settle::{Arg, text};
 use crate::broker::{BrokerError, Fired, Firing, LastDue, ScheduleLease, ScheduleState};
