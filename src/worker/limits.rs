@@ -184,6 +184,8 @@ pub(crate) struct Limits {
     waiting: usize,
     /// Turns that are out here, over all buckets.
     pub(crate) running: usize,
+    /// Requests that were given to a child, and when they have surely begun.
+    pub(crate) begun: VecDeque<(Instant, RequestTag)>,
     /// None while it is listened to, and before.
     pub(crate) bell: Option<Box<dyn LimitBell>>,
     /// To be said and asked with the next call.
@@ -224,6 +226,7 @@ impl Limits {
             timers: BinaryHeap::new(),
             waiting: 0,
             running: 0,
+            begun: VecDeque::new(),
             bell: None,
             told: Vec::new(),
             cleared: Vec::new(),
@@ -398,7 +401,8 @@ impl Limits {
     /// When a bucket may ask again.
     pub(crate) fn next_moment(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        timer.into_iter().chain(self.retry_at).min()
+        let begun = self.begun.front().map(|(at, _)| *at);
+        [timer, begun, self.retry_at].into_iter().flatten().min()
     }
 
     /// Lets those ask whose time has come.

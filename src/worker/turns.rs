@@ -29,6 +29,9 @@ use crate::protocol::Own;
 
 /// A store that does not answer for this long is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A child that was given a request has surely begun it by then, also on a busy machine. A window is in effect so much longer
+/// for requests that take longer.
+const SURE_AFTER: Duration = Duration::from_millis(40);
 /// How long the goodbye may take. Without it turns come back when the lease ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait for their place in line. There are more only while the store does not answer; these come back later.
@@ -472,7 +475,28 @@ impl ConsumerLoop {
         self.listen();
     }
 
-    /// It was seen to run.
+    /// The pool takes it to run. A child may be slow to turn to it, so that is told a little later, or when it has ended.
+    pub(super) fn limit_begins(&mut self, tag: RequestTag, now: Instant) {
+        if let Some(limits) = &mut self.limits {
+            limits.begun.push_back((now + SURE_AFTER, tag));
+        }
+    }
+
+    /// Requests that surely run by now.
+    pub(super) fn limits_on_time(&mut self, now: Instant) {
+        let Some(limits) = &mut self.limits else { return };
+        limits.on_time(now);
+        let due = limits.begun.iter().take_while(|(at, _)| *at <= now).count();
+        let begun: Vec<_> = limits.begun.drain(..due).collect();
+        for (_, tag) in begun {
+            let runs = |request: &Request| matches!(request.phase, Phase::Running(_));
+            if self.requests.get(&tag).is_some_and(runs) {
+                self.limit_began(tag);
+            }
+        }
+    }
+
+    /// It runs, or has run.
     pub(super) fn limit_began(&mut self, tag: RequestTag) {
         let limited = self.requests.get_mut(&tag).and_then(|request| request.limit.as_mut());
         let (Some(limits), Some(limited)) = (&mut self.limits, limited) else { return };
