@@ -31,7 +31,7 @@ const BEYOND: usize = 50;
 const MAX_ASKS: usize = 64;
 /// A run whose time is not known is taken to be so long, in seconds: short, since who comes back too early is parked anew, and
 /// who comes back too late leaves turns unused.
-const UNKNOWN_RUN: f64 = 0.05;
+pub(crate) const UNKNOWN_RUN: f64 = 0.05;
 
 /// What holds for a task or a queue, over all workers together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -330,6 +330,11 @@ impl Limits {
         !self.askable.is_empty()
     }
 
+    /// Buckets that may ask.
+    pub(crate) fn askable(&self) -> impl Iterator<Item = u64> + '_ {
+        self.askable.iter().copied()
+    }
+
     /// The task whose request asks next.
     pub(crate) fn next_task(&self) -> Option<u32> {
         self.buckets.get(self.askable.front()?)?.name.task
@@ -509,6 +514,11 @@ impl Bucket {
 
     pub(crate) fn waits(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Those who wait behind the first so many.
+    pub(crate) fn behind(&self, kept: usize) -> impl Iterator<Item = RequestTag> + '_ {
+        self.waiting.iter().skip(kept).copied()
     }
 
     /// Nobody waits here or is asked for.
