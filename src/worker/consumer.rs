@@ -138,6 +138,11 @@ pub(super) struct ConsumerLoop {
     pub(super) keeps_members: bool,
     /// Where it does not, members are kept beside the results.
     pub(super) keeping: Option<super::keeping::Keeping>,
+    /// What tasks and queues ask for.
+    pub(super) policies: super::policy::Policies,
+    pub(super) dead: super::dead::DeadLook,
+    /// Queues that nothing is taken from.
+    pub(super) pauses: super::pause::Pauses,
     /// Chords are looked after, if they are.
     pub(super) stalled: Option<super::stalled::StalledLook>,
 
