@@ -516,9 +516,9 @@ impl Bucket {
         self.waiting.len()
     }
 
-    /// Those who wait behind the first so many.
-    pub(crate) fn behind(&self, kept: usize) -> impl Iterator<Item = RequestTag> + '_ {
-        self.waiting.iter().skip(kept).copied()
+    /// Takes out those who wait behind the first so many.
+    pub(crate) fn take_behind(&mut self, kept: usize) -> Vec<RequestTag> {
+        self.waiting.split_off(kept.min(self.waiting.len())).into()
     }
 
     /// Nobody waits here or is asked for.

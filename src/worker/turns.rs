@@ -436,17 +436,19 @@ impl ConsumerLoop {
     fn hand_back_surplus(&mut self) {
         let slots = self.pool.slots();
         let Some(limits) = &self.limits else { return };
-        let mut surplus = Vec::new();
+        let mut kept_of = Vec::new();
         for number in limits.askable() {
             let average = self.usual_run(number).unwrap_or(UNKNOWN_RUN).max(1e-6);
             let kept = ((SOON * slots as f64 / average) as usize).max(slots);
-            let Some(bucket) = limits.bucket(number) else { continue };
-            if bucket.waits() > 2 * kept {
-                surplus.extend(bucket.behind(kept));
+            if limits.bucket(number).is_some_and(|bucket| bucket.waits() > 2 * kept) {
+                kept_of.push((number, kept));
             }
         }
-        for tag in surplus {
-            self.hand_back(tag);
+        for (number, kept) in kept_of {
+            let bucket = self.limits.as_mut().and_then(|limits| limits.bucket_mut(number));
+            for tag in bucket.map(|bucket| bucket.take_behind(kept)).unwrap_or_default() {
+                self.hand_back(tag);
+            }
         }
     }
 
