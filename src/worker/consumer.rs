@@ -195,11 +195,11 @@ impl ConsumerLoop {
 
     /// Begins what can be begun: a claim, a commit.
     pub(super) fn start_work(&mut self) {
-        self.start_commit();
-        self.start_claim();
         if self.limits.is_some() {
             self.start_turns();
         }
+        self.start_commit();
+        self.start_claim();
         let next = self.next_moment();
         // One wake-up too many costs less than setting the timer anew each time.
         if next < self.timer.deadline() || self.timer.is_elapsed() {

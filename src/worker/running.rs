@@ -148,7 +148,7 @@ impl ConsumerLoop {
             self.end_process_of(tag, signal);
         }
         if limited {
-            self.limit_began(tag);
+            self.limit_begins(tag, now);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
