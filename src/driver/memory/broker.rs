@@ -15,6 +15,7 @@ use crate::broker::{
     Settle,
 };
 use crate::keys::{Admission, Admitted, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{ChordClaim, Message, Publication};
 
 /// A sleep is at least this long, so that a moment that has just passed is not asked for in a loop.
@@ -96,6 +97,14 @@ impl Broker for MemoryStore {
         let moved = self.0.state.lock().recall(queue, self.0.clock.now());
         self.0.messages.notify_waiters();
         Ok(moved)
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
+    }
+
+    fn recalls(&self) -> bool {
+        true
     }
 
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::chord::Chords;
 use super::keep::Keepers;
 use super::keys::Entries;
+use super::limits::Limits;
 use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
@@ -39,6 +40,7 @@ pub(super) struct State {
     pub(super) chords: Chords,
     pub(super) keepers: Keepers,
     pub(super) keys: Entries,
+    pub(super) limits: Limits,
 }
 
 #[derive(Default)]
@@ -445,6 +447,7 @@ impl State {
         self.results.retain(|_, kept| kept.expires.is_none_or(|expires| expires > now));
         self.chords.sweep(now);
         self.keys.sweep(now);
+        self.limits.sweep(now);
         self.broadcasts.retain(|_, broadcast| broadcast.expires > now);
         self.recover(None, now);
     }

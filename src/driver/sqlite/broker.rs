@@ -11,13 +11,14 @@ use super::doorbell::Kind;
 use super::fault::Fault;
 use super::step::{self, Step, last_number};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, broadcast, chord, keys, owner, queue, results, schedule};
+use super::{Shared, SqliteStore, broadcast, chord, keys, limits, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
     QueueStatus, ScheduleLease, ScheduleState,
 };
 use crate::clock::UnixMillis;
 use crate::keys::{Admission, Admitted, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{Message, Publication};
 use crate::report::StoreReport;
 
@@ -110,6 +111,14 @@ impl Broker for SqliteStore {
             texts.iter().map(|text| queue::mentions(connection, text)).collect::<rusqlite::Result<_>>()
         });
         found.map(Some).map_err(self.broker_error())
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
+    }
+
+    fn recalls(&self) -> bool {
+        true
     }
 
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
@@ -230,6 +239,7 @@ impl Broker for SqliteStore {
             .submit(Durability::Relaxed, |step| {
                 broadcast::sweep(step)?;
                 keys::sweep(step)?;
+                limits::sweep(step)?;
                 owner::recover(step, 0)
             })
             .await
