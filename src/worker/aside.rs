@@ -178,6 +178,7 @@ impl ConsumerLoop {
 
 async fn run(second: &mut ConsumerLoop) -> Result<(), WorkerError> {
     second.open_limits()?;
+    second.open_limits()?;
     second.connect().await?;
     second.turn().await;
     second.finish().await.map(drop)
