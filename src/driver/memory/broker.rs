@@ -72,12 +72,6 @@ impl Broker for MemoryStore {
         let mut state = self.0.state.lock();
         let recovered = state.recover(None, now);
         let owner = state.register(&options, now);
-        if state.has_twin(owner) {
-            tracing::warn!(
-                node = options.node,
-                "another consumer of this name is alive; use -n to name them apart"
-            );
-        }
         let queues = state.declare(&options.queues);
         drop(state);
         if recovered > 0 {

@@ -72,7 +72,6 @@ struct Claim {
 }
 
 struct Owner {
-    node: String,
     expires: UnixMillis,
     /// Its consumer was dropped without a goodbye, which is as if its process had died.
     gone: bool,
@@ -151,15 +150,9 @@ impl State {
 
     pub(super) fn register(&mut self, options: &ConsumerOptions, now: UnixMillis) -> u64 {
         let id = self.number();
-        let owner = Owner { node: options.node.clone(), expires: now.after(options.lease), gone: false };
+        let owner = Owner { expires: now.after(options.lease), gone: false };
         self.owners.insert(id, owner);
         id
-    }
-
-    /// Another owner of the same node name that is alive.
-    pub(super) fn has_twin(&self, owner: u64) -> bool {
-        let Some(own) = self.owners.get(&owner) else { return false };
-        self.owners.iter().any(|(id, other)| *id != owner && other.node == own.node && !other.gone)
     }
 
     pub(super) fn knows(&self, owner: u64) -> bool {

@@ -131,9 +131,11 @@ impl Broker for SqliteStore {
         let workers = self
             .0
             .read(|connection| {
-                connection.query_row("SELECT count(*) FROM owner WHERE expires_ms > ?1", [now.0], |row| {
-                    row.get::<_, i64>(0)
-                })
+                connection.query_row(
+                    "SELECT count(*) FROM (SELECT DISTINCT node, host, pid FROM owner WHERE expires_ms > ?1)",
+                    [now.0],
+                    |row| row.get::<_, i64>(0),
+                )
             })
             .map_err(self.broker_error())?;
         Ok(StoreReport {
