@@ -15,6 +15,7 @@ use super::pool::{Mode, RequestTag};
 use super::rate_limit::Turn;
 use super::request::{Phase, Request};
 use super::strategy::{self, Decision};
+use super::told::unread;
 use super::unique::RequestKey;
 use crate::broker::{BrokerError, ClaimId, Commit, DeadReason, Delivery, Settle};
 use crate::clock::UnixMillis;
@@ -52,6 +53,9 @@ impl ConsumerLoop {
     }
 
     fn take(&mut self, source: u32, mut delivery: Delivery, now: UnixMillis, instant: Instant) {
+        if self.pauses.holds(&delivery.queue) {
+            return self.give_back(source, delivery.claim);
+        }
         if let Some((reason, detail)) = strategy::refuse(&delivery.message, &self.options) {
             return self.refuse(source, &delivery, reason, detail);
         }
@@ -90,6 +94,9 @@ impl ConsumerLoop {
             }
             None => strategy::decide(&headers, task.is_some(), revoked, now),
         };
+        if self.limits.is_some() && matches!(decision, Decision::Run | Decision::Hold(_)) {
+            request.limit = self.limited(task, &delivery.queue, headers.own.as_deref());
+        }
         self.accept(request, decision, now, instant);
     }
 
@@ -147,6 +154,9 @@ impl ConsumerLoop {
         let limit = |header: Option<f64>, own: Option<Duration>, usual: Option<Duration>| {
             header.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).or(own).or(usual)
         };
+        let of_queue = self.policies.of_queue(&delivery.queue);
+        let (soft, hard) = of_queue.map_or((None, None), |queue| (queue.soft_time_limit, queue.time_limit));
+        let buries = self.policies.any && self.policies.buries(options, &delivery.queue);
         Request {
             consumer: source,
             claim: Some(delivery.claim),
@@ -156,23 +166,32 @@ impl ConsumerLoop {
             name,
             id: headers.id.clone().into_owned(),
             message: message.clone(),
+            queue: delivery.queue.clone(),
+            has_defaults: of_queue.is_some(),
+            buries,
             exchange: delivery.exchange.clone(),
             routing_key: delivery.routing_key.clone(),
             redelivered: delivery.redelivered,
             expires_ms: headers.expires_ms,
-            soft_limit: limit(headers.soft_limit, options.soft_time_limit, self.options.soft_time_limit),
-            hard_limit: limit(headers.hard_limit, options.time_limit, self.options.time_limit),
+            soft_limit: limit(
+                headers.soft_limit,
+                options.soft_time_limit.or(soft),
+                self.options.soft_time_limit,
+            ),
+            hard_limit: limit(headers.hard_limit, options.time_limit.or(hard), self.options.time_limit),
             mode: Mode::Run,
             phase: Phase::Ready,
             terminate: None,
             pid: None,
             crashes: delivery.crashes,
-            member: task.is_some() && !options.acks_late && waited_for(),
+            // One that is to be kept if it fails must not vanish with its worker either.
+            member: task.is_some() && !options.acks_late && (buries || waited_for()),
             once: false,
             first: once && !options.acks_late,
             kept: None,
             last: None,
             blind: false,
+            limit: None,
             joining: None,
             large: own_payload(headers),
             batch: None,
@@ -189,6 +208,9 @@ impl ConsumerLoop {
                 let turn = self.admit(&request, instant);
                 if let Turn::Park(at) = turn {
                     return self.park_for_turn(&request, at, now, instant);
+                }
+                if request.limit.is_some() && turn == Turn::Now && self.is_surplus(&request) {
+                    return self.stand_in_line(request);
                 }
                 self.enter(tag, request);
                 if let Turn::Wait(at) = turn {
@@ -213,7 +235,7 @@ impl ConsumerLoop {
     }
 
     /// Puts a request into the table, held for now.
-    fn enter(&mut self, tag: RequestTag, request: Request) {
+    pub(super) fn enter(&mut self, tag: RequestTag, request: Request) {
         self.log.received(&request);
         self.event_received(&request);
         self.tell_accepted(tag, &request);
@@ -224,8 +246,12 @@ impl ConsumerLoop {
         self.requests.insert(tag, request);
     }
 
-    /// Lets a held request wait for a slot.
+    /// Lets a held request wait for a slot, and before that for its turn if it is under limits of all workers.
     pub(super) fn make_ready(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        if request.limit.is_some() && request.mode == Mode::Run && self.wait_for_turn(tag) {
+            return;
+        }
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;
@@ -278,6 +304,7 @@ impl ConsumerLoop {
         });
         let mode = Mode::Refused(detail.clone());
         let settle = Settle::Dead(reason, detail);
+        self.tell_dead(&settle, || unread(delivery));
         let Some((id, name)) = member::named(&delivery.message) else {
             let commit = Commit { claim: Some(delivery.claim), settle, ..nothing() };
             self.commits.push(Entry {

@@ -6,6 +6,7 @@
 //! - `running`: requests go to the `pool`, and come back as outcomes; `request` says what that does to the
 //!   claim; `member`: what is never lost silently, since others wait for it;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
+//! - `limits`, `turns`: what waits for a turn of a limit of all workers;
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
 //!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
@@ -24,6 +25,7 @@ mod commit;
 mod consumer;
 mod control;
 mod counting;
+mod dead;
 mod eta;
 mod events;
 mod first;
@@ -31,13 +33,16 @@ mod health;
 mod intake;
 mod keeping;
 mod lifecycle;
+mod limits;
 mod link;
 mod log;
 mod member;
 mod metrics;
 mod notice;
 mod options;
+mod pause;
 mod payloads;
+mod policy;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -50,6 +55,7 @@ mod stats;
 mod strategy;
 mod tasks;
 mod told;
+mod turns;
 mod unique;
 mod upkeep;
 
@@ -79,8 +85,10 @@ pub use autoscale::AutoscaleOptions;
 pub use batch::BatchOptions;
 pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
+pub use limits::{LimitOptions, parse_window_rate};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
+pub use policy::{Policy, QueueDefaults};
 pub use rate_limit::{RateLimit, RateLimitError};
 pub use service::ServiceManager;
 pub use stats::Stats;
@@ -106,6 +114,9 @@ pub enum WorkerError {
     /// The service manager that started the worker cannot be told of it.
     #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
     Service(Arc<std::io::Error>),
+    /// Something is limited over all workers, and nothing keeps such limits.
+    #[error("{0}")]
+    Limits(String),
     /// The file with what is kept beyond the worker's life cannot be used.
     #[error("{0}")]
     State(String),
@@ -185,6 +196,7 @@ impl Worker {
         consumer.ear = ear;
         let _door = consumer.open_health().await?;
         consumer.load_state().map_err(WorkerError::State)?;
+        consumer.open_limits()?;
         consumer.connect().await?;
         consumer.start_aside(aside);
         consumer.turn().await;
@@ -198,6 +210,9 @@ impl Worker {
         let now = Instant::now();
         let log = self.stores.log.clone();
         let monitor = events::Events::new(&self.options, self.lamport, &log);
+        let policies = policy::Policies::new(&self.options);
+        let limits = self.options.dead_limits.any();
+        let dead = dead::DeadLook::new(&self.stores, limits || self.options.health_address.is_some());
         let keeps_members = self.stores.broker.counts_crashes();
         let stalled = stalled::StalledLook::new(self.options.chord_lost_after, &self.stores);
         let keeping = keeping::Keeping::new(&self.stores, &self.options.node, self.options.lease);
@@ -230,12 +245,18 @@ impl Worker {
             young: VecDeque::new(),
             marks: VecDeque::new(),
             rates: rate_limit::RateLimits::default(),
+            limits: None,
+            turning: None,
+            hearing: None,
             batches: batch::Batches::default(),
             payloads: NumberMap::default(),
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,
             keeps_members,
+            policies,
+            dead,
+            pauses: pause::Pauses::default(),
             keeping,
             stalled,
             sources: Vec::new(),

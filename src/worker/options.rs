@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use super::autoscale::AutoscaleOptions;
 use super::batch::BatchOptions;
+use super::limits::LimitOptions;
+use super::policy::{Policy, QueueDefaults};
 use super::rate_limit::RateLimit;
+use crate::broker::DeadLimits;
 use crate::protocol::Topology;
 
 /// How a worker works.
@@ -21,6 +24,8 @@ pub struct WorkerOptions {
     pub prefetch_multiplier: Option<u32>,
     /// The tasks that are registered, by name.
     pub tasks: HashMap<String, TaskOptions>,
+    /// Limits of queues, over all workers.
+    pub queue_limits: HashMap<String, LimitOptions>,
     /// Content types that may reach Python.
     pub accept_content: HashSet<String>,
     /// A message larger than this is refused.
@@ -70,6 +75,12 @@ pub struct WorkerOptions {
     pub http: Option<super::http::HttpOptions>,
     /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
     pub health_address: Option<String>,
+    /// What holds for tasks by the queue they come from.
+    pub queue_defaults: HashMap<String, QueueDefaults>,
+    /// Tasks that fail for good become dead letters, unless they or their queue say otherwise (`task_dead_letter`).
+    pub dead_letter: bool,
+    /// How long dead letters are kept, and how many.
+    pub dead_limits: DeadLimits,
 }
 
 /// How a worker is controlled from outside, and what it tells of itself.
@@ -134,6 +145,7 @@ impl Default for WorkerOptions {
             queues: vec!["celery".to_owned()],
             prefetch_multiplier: None,
             tasks: HashMap::new(),
+            queue_limits: HashMap::new(),
             accept_content: HashSet::from(["application/json".to_owned()]),
             max_message_bytes: 64 << 20,
             prefetch_bytes: 128 << 20,
@@ -158,6 +170,9 @@ impl Default for WorkerOptions {
             heartbeat: None,
             http: None,
             health_address: None,
+            queue_defaults: HashMap::new(),
+            dead_letter: false,
+            dead_limits: DeadLimits::default(),
         }
     }
 }
@@ -178,10 +193,14 @@ pub struct TaskOptions {
     pub send_events: bool,
     /// How often it may start.
     pub rate_limit: Option<RateLimit>,
+    /// What holds for it over all workers.
+    pub limit: LimitOptions,
     /// Its hard limit.
     pub time_limit: Option<Duration>,
     /// Its soft limit.
     pub soft_time_limit: Option<Duration>,
+    /// What it asks for beyond Celery's options.
+    pub policy: Policy,
     /// It is given several requests at once.
     pub batch: Option<BatchOptions>,
 }
@@ -195,8 +214,10 @@ impl Default for TaskOptions {
             reject_on_worker_lost: false,
             send_events: true,
             rate_limit: None,
+            limit: LimitOptions::default(),
             time_limit: None,
             soft_time_limit: None,
+            policy: Policy::default(),
             batch: None,
         }
     }

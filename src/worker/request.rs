@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::chords::{JOIN_LIMIT, Joining};
+use super::limits::Limited;
 use super::options::TaskOptions;
 use super::pool::{Execution, Mode, OutcomeKind, RequestTag};
 use super::unique::RequestKey;
@@ -29,6 +30,12 @@ pub(crate) struct Request {
     pub(crate) name: Arc<str>,
     pub(crate) id: String,
     pub(crate) message: Arc<Message>,
+    /// The queue it came from.
+    pub(crate) queue: Arc<str>,
+    /// That queue has defaults, and the child is told which it is: it tries tasks again by them.
+    pub(crate) has_defaults: bool,
+    /// Its message is kept if it fails for good.
+    pub(crate) buries: bool,
     pub(crate) exchange: Arc<str>,
     pub(crate) routing_key: Arc<str>,
     pub(crate) redelivered: bool,
@@ -56,6 +63,8 @@ pub(crate) struct Request {
     pub(crate) last: Option<Settle>,
     /// Its message cannot be read, or not by a child: what follows it is not known.
     pub(crate) blind: bool,
+    /// The limits of all workers that it is under.
+    pub(crate) limit: Option<Box<Limited>>,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
     /// Where its body is kept, if that is elsewhere ([`super::payloads`]).
@@ -107,6 +116,7 @@ impl Request {
             tag,
             mode: self.mode.clone(),
             message: self.message.clone(),
+            queue: self.has_defaults.then(|| self.queue.clone()),
             exchange: self.exchange.clone(),
             routing_key: self.routing_key.clone(),
             redelivered: self.redelivered,

@@ -7,17 +7,17 @@ use tokio::time::Instant;
 
 use super::commit::nothing;
 use super::consumer::ConsumerLoop;
+use super::dead::Burial;
 use super::lifecycle::Phase as LifePhase;
-use super::link::Link;
 use super::notice::Level;
 use super::options::TaskOptions;
+use super::policy::{Kept, buried};
 use super::pool::{Mode, Outcome, OutcomeKind, PoolEvent, RequestTag};
 use super::request::{Fate, Loss, Phase, Request, fate_of_loss, settle_outcome};
 use super::strategy;
 use super::told::TaskEvent;
-use super::upkeep::Chore;
-use crate::broker::{Commit, DeadReason, Settle};
-use crate::protocol::{Message, Publication, ResultRecord};
+use crate::broker::{Commit, Settle};
+use crate::protocol::ResultRecord;
 
 /// An early acknowledgement waits this long for the outcome. The pool tells that a request has begun
 /// when it has run for a millisecond, so that both together are two.
@@ -29,6 +29,7 @@ impl ConsumerLoop {
     /// Fills free slots.
     pub(super) fn dispatch(&mut self) {
         let mut room: Option<(bool, usize)> = None;
+        let mut spares = self.limits.as_ref().is_some_and(|limits| limits.spares_slot());
         while let Some(tag) = self.ready.front().copied() {
             let Some(request) = self.requests.get(&tag) else {
                 // A batch, or one that is gone.
@@ -45,7 +46,8 @@ impl ConsumerLoop {
                 Some((kind, free)) if kind == short => free,
                 _ => self.pool.free(short),
             };
-            if free == 0 {
+            let spared = usize::from(spares && request.limit.is_none());
+            if free <= spared {
                 return;
             }
             room = Some((short, free - 1));
@@ -53,6 +55,11 @@ impl ConsumerLoop {
             if !self.submit(tag, short) {
                 self.ready.push_front(tag);
                 return;
+            }
+            if let Some(limits) = self.limits.as_mut().filter(|limits| limits.served) {
+                let limited = self.requests.get(&tag).is_some_and(|request| request.limit.is_some());
+                limits.served &= limited;
+                spares = limits.spares_slot();
             }
         }
     }
@@ -136,8 +143,12 @@ impl ConsumerLoop {
         if request.mode != Mode::Run {
             return;
         }
+        let limited = request.limit.is_some();
         if let Some(signal) = request.terminate {
             self.end_process_of(tag, signal);
+        }
+        if limited {
+            self.limit_began(tag);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
@@ -206,20 +217,30 @@ impl ConsumerLoop {
             }
             return;
         }
-        let options = self.tasks.options(request.task);
-        let settle = match (request.claim, request.last.take()) {
-            (Some(_), Some(settle)) => settle,
-            (Some(_), None) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
-            (None, _) => Settle::Keep,
-        };
-        self.event_ended(&request, &outcome, &settle);
-        if request.claim.is_none() {
-            self.bury_acknowledged(&request, &outcome);
+        let mut settle = self.settlement(&mut request, &outcome);
+        if matches!(settle, Settle::Dead(..)) {
+            self.tell_buried(&request, &settle);
         }
+        let mut buries = false;
+        if request.claim.is_none() {
+            let burial = Burial::of(&request, &std::mem::replace(&mut settle, Settle::Keep));
+            buries = burial.is_some();
+            if buries {
+                // A body that is kept elsewhere is the letter's from now on.
+                request.large = None;
+            }
+            self.commits.bury(burial);
+        }
+        self.event_ended(&request, &outcome, &settle);
         request.blind = matches!(request.mode, Mode::Refused(_))
             || matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);
         let Outcome { mut results, publications, parts, kind, .. } = outcome;
         self.address(&request, &mut results);
+        if self.policies.any {
+            let task = self.tasks.options(request.task);
+            let (id, name, queue) = (&*request.id, &*request.name, &*request.queue);
+            self.policies.keep(&Kept { id, name, task, queue }, &mut results);
+        }
         if !parts.is_empty() {
             let commit =
                 Commit { claim: request.claim, settle, results, publications, begun: true, ..nothing() };
@@ -228,37 +249,31 @@ impl ConsumerLoop {
         let free_keys = request.keys_with(kind, &settle);
         let commit = Commit { claim: request.claim, settle, results, publications, begun: true, free_keys };
         // A payload goes after the acknowledgement that may still be on its way.
-        if commit.does_something() || request.large.is_some() {
+        if buries || commit.does_something() || request.large.is_some() {
             self.commit_end(&request, commit);
         } else if let Some(kept) = request.kept {
             self.forget_begun(kept);
         }
     }
 
-    /// A message that was acknowledged early, and that the child then could not read: it is kept all the same.
-    fn bury_acknowledged(&self, request: &Request, outcome: &Outcome) {
-        let reason = match outcome.kind {
-            OutcomeKind::Malformed => DeadReason::Malformed,
-            OutcomeKind::Disallowed => DeadReason::Disallowed,
-            OutcomeKind::DeadLettered => DeadReason::Rejected,
-            _ => return,
+    /// What happens to the message of a request that has ended. Of one that was acknowledged early nothing is left to
+    /// settle; what is to be kept of it becomes a dead letter all the same.
+    fn settlement(&self, request: &mut Request, outcome: &Outcome) -> Settle {
+        let options = self.tasks.options(request.task);
+        let settle = match (request.claim, request.last.take()) {
+            (Some(_), Some(settle)) => return settle,
+            (Some(_), None) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
+            (None, _) => match outcome.kind {
+                OutcomeKind::Malformed | OutcomeKind::Disallowed | OutcomeKind::DeadLettered => {
+                    settle_outcome(outcome.kind, &request.mode, options, &outcome.summary)
+                }
+                _ => Settle::Keep,
+            },
         };
-        let (broker, log, detail) = (self.stores.broker.clone(), self.log.clone(), outcome.summary.clone());
-        let letter = Publication {
-            exchange: request.exchange.to_string(),
-            routing_key: request.routing_key.to_string(),
-            message: Message::clone(&request.message),
-            due_ms: None,
-            declare: None,
-        };
-        self.chores.push(Box::pin(async move {
-            let mut link = Link::new("keep a dead letter", log);
-            while let Err(error) = broker.bury(letter.clone(), reason, detail.clone()).await {
-                tokio::time::sleep(link.failed(&error)).await;
-            }
-            link.worked();
-            Chore::Buried
-        }));
+        if request.buries && !matches!(request.mode, Mode::Refused(_) | Mode::Revoked(_)) {
+            return buried(settle, outcome.kind, &outcome.summary, &outcome.traceback);
+        }
+        settle
     }
 
     /// Says where results go that are sent to whoever asked (`rpc://`). Nothing to do where broker and backend
@@ -304,6 +319,9 @@ impl ConsumerLoop {
     }
 
     pub(super) fn lost(&mut self, tag: RequestTag, loss: Loss) {
+        if self.limits.is_some() {
+            self.limit_began(tag);
+        }
         let Some(mut request) = self.requests.remove(&tag) else { return self.batch_lost(tag, &loss) };
         self.stats.lost.add(1);
         if request.stale {
@@ -341,6 +359,9 @@ impl ConsumerLoop {
                     format!("Task {}[{}] lost its process", request.name, request.id)
                 });
                 self.event_rejected(&request, &settle);
+                if matches!(settle, Settle::Dead(..)) {
+                    self.tell_buried(&request, &settle);
+                }
                 self.settle(&request, settle);
                 self.requests.insert(tag, request);
                 self.remove(tag);

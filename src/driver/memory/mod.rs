@@ -9,8 +9,10 @@
 mod backend;
 mod broker;
 mod chord;
+mod dead;
 mod keep;
 mod keys;
+mod limits;
 mod schedule;
 mod state;
 
@@ -18,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use state::State;
@@ -38,6 +40,8 @@ struct Shared {
     results: Notify,
     /// Rung after a broadcast.
     broadcasts: Notify,
+    /// Counts what came back of limits. Written by whoever gives turns back, watched by their bells.
+    turns: watch::Sender<u64>,
 }
 
 /// Stores by name. They live as long as the process, as a file would: a client that publishes and goes
@@ -69,6 +73,7 @@ impl MemoryStore {
             messages: Notify::new(),
             results: Notify::new(),
             broadcasts: Notify::new(),
+            turns: watch::Sender::new(0),
         }))
     }
 
@@ -77,6 +82,7 @@ impl MemoryStore {
         self.0.messages.notify_waiters();
         self.0.results.notify_waiters();
         self.0.broadcasts.notify_waiters();
+        self.0.turns.send_modify(|version| *version += 1);
     }
 
     fn id(&self) -> String {

@@ -12,8 +12,9 @@ use super::groups;
 use super::guard;
 use super::inspect;
 use super::keep;
+use super::limits::RedisLimits;
 use super::link::Link;
-use super::record::{self, ResultPlace, STORE_RESULTS};
+use super::record::{self, RETENTION, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::values;
 use super::watch::Watches;
@@ -25,6 +26,7 @@ use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
 use crate::keys::Keys;
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
@@ -34,13 +36,15 @@ pub(super) const CHUNK: usize = 1000;
 /// Bytes in one command.
 pub(super) const CHUNK_BYTES: usize = 8 << 20;
 
-/// `KEYS` are those of the records; `ARGV` is, for each, its time to live and its bytes.
+/// `KEYS` are those of the records; `ARGV` is, for each, its time to live and its bytes; then, for those whose kind is
+/// limited in number, what `retain_result` takes.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         "{STORE_RESULTS}
 local ttls, bodies = {{}}, {{}}
 for i = 1, #KEYS do ttls[i], bodies[i] = ARGV[2 * i - 1], ARGV[2 * i] end
 store_results(KEYS, ttls, bodies)
+for at = 2 * #KEYS + 1, #ARGV, {RETENTION} do retain_result(at) end
 return 0"
     ))
 });
@@ -54,6 +58,7 @@ pub(super) struct RedisBackend {
     server_id: String,
     /// Parts of chords are kept in the order of the header, otherwise as they come (`result_chord_ordered`).
     pub(super) ordered: bool,
+    clock: Clock,
 }
 
 impl RedisBackend {
@@ -67,14 +72,18 @@ impl RedisBackend {
         let link = Arc::new(Link::new(address, connecting, answering));
         let watches = Watches::new(link.clone(), place.clone(), content_type.clone(), connecting);
         let ordered = options.transport.get("result_chord_ordered").is_none_or(truth);
-        Ok(Self { link, watches, place, content_type, server_id, ordered })
+        let clock = options.clock.clone();
+        Ok(Self { link, watches, place, content_type, server_id, ordered, clock })
     }
 
     async fn store_chunk(&self, records: &[ResultRecord]) -> Result<(), BackendError> {
         let keys: Vec<String> = records.iter().map(|record| self.place.key(&record.task_id)).collect();
         let ttls: Vec<String> = records.iter().map(record::ttl).collect();
-        let args: Vec<&[u8]> =
+        let mut args: Vec<&[u8]> =
             ttls.iter().zip(records).flat_map(|(ttl, record)| [ttl.as_bytes(), &record.record]).collect();
+        let retained: Vec<_> =
+            records.iter().filter_map(|record| record::retention(&self.place, record)).collect();
+        args.extend(retained.iter().flatten().map(String::as_bytes));
         self.link.script(&STORE, &keys, &args).await?;
         Ok(())
     }
@@ -192,6 +201,10 @@ impl ResultBackend for RedisBackend {
     async fn examine(&self) -> Result<StoreReport, BackendError> {
         let clock = Clock::system();
         Ok(inspect::examine(&self.link, || clock.now()).await?)
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(RedisLimits::store(self.link.clone(), &self.place.prefix, &self.clock))
     }
 
     fn counts_chords(&self) -> bool {

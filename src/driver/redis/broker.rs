@@ -14,16 +14,18 @@ use super::address::Address;
 use super::consumer::RedisConsumer;
 use super::inbox::RedisInbox;
 use super::keys::Layout;
+use super::limits::RedisLimits;
 use super::link::Link;
 use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::driver::{ConnectOptions, Threading};
 use crate::keys::{Admission, Admitted, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{Envelope, Message, Publication, Topology};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
@@ -182,6 +184,14 @@ impl Broker for RedisBroker {
         self.unpark(queue).await
     }
 
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(RedisLimits::store(self.0.clone(), &self.0.layout.prefix, &self.0.clock))
+    }
+
+    fn recalls(&self) -> bool {
+        true
+    }
+
     async fn mentions(&self, texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {
         self.0.mentions(texts).await
     }
@@ -190,8 +200,29 @@ impl Broker for RedisBroker {
         self.0.statuses().await
     }
 
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        self.0.dead_letters(queue, limit).await
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.0.find_dead(filter, limit).await
+    }
+
+    async fn dead_stats(&self) -> Result<DeadStats, BrokerError> {
+        self.0.dead_stats().await
+    }
+
+    async fn resolve_dead(&self, resolutions: Vec<Resolution>) -> Result<Vec<u64>, BrokerError> {
+        self.0.resolve_dead(&resolutions).await
+    }
+
+    async fn trim_dead(&self, limits: &DeadLimits) -> Result<u64, BrokerError> {
+        self.0.measure_clock().await?;
+        self.0.trim_dead(limits).await
+    }
+
+    async fn paused(&self, queues: &[String]) -> Result<Vec<String>, BrokerError> {
+        self.0.paused(queues).await
+    }
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), BrokerError> {
+        self.0.set_paused(queue, paused).await
     }
 
     async fn bury(

@@ -96,12 +96,23 @@ impl Layout {
         &self.shared[2]
     }
 
+    /// Who each consumer is: a hash by tokens.
+    pub(super) fn processes(&self) -> &str {
+        &self.shared[3]
+    }
+
     pub(super) fn dead(&self) -> &str {
         &self.shared[5]
     }
 
     pub(super) fn letters(&self) -> &str {
         &self.shared[6]
+    }
+
+    /// Queues that no worker takes from: a set. Written by whoever pauses and resumes; workers read it when they start,
+    /// and every minute: a command that they have not heard counts all the same.
+    pub(super) fn paused(&self) -> String {
+        format!("{}celeriac:paused", self.prefix)
     }
 
     /// The step that a priority belongs to.

@@ -20,10 +20,12 @@ mod broker;
 mod chord;
 mod connection;
 mod consumer;
+mod dead;
 mod doorbell;
 mod fault;
 mod guard;
 mod keys;
+mod limits;
 mod owner;
 mod queue;
 mod results;
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Notify;
+use tokio::sync::watch::Sender;
 
 use crate::broker::BrokerError;
 use crate::clock::Clock;
@@ -124,6 +127,8 @@ struct Signals {
     messages: Notify,
     /// Rung after a broadcast.
     broadcasts: Notify,
+    /// Counts what came back of limits. Written by whoever hears of it, watched by their bells.
+    turns: Sender<u64>,
     watches: Watches,
 }
 
@@ -170,6 +175,7 @@ fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
         bells: Arc::new(Bells::new(&path).map_err(system)?),
         messages: Notify::new(),
         broadcasts: Notify::new(),
+        turns: Sender::new(0),
         watches: Watches::default(),
     });
     let durable = if options.survive_power_cut { Synchronous::Full } else { Synchronous::Normal };
@@ -221,6 +227,9 @@ impl Signals {
         }
         if rings.has(Kind::Broadcasts) {
             self.broadcasts.notify_waiters();
+        }
+        if rings.has(Kind::Turns) {
+            self.turns.send_modify(|version| *version += 1);
         }
     }
 }

@@ -14,6 +14,7 @@ pub(super) mod mingle;
 mod arguments;
 mod command;
 mod inspect;
+mod limits;
 mod queues;
 mod revoke;
 mod usage;
@@ -217,6 +218,8 @@ impl ConsumerLoop {
             "query_task" => self.inspect_query_task(request),
             "stats" => self.inspect_stats(),
             "active_queues" => self.inspect_active_queues(),
+            "paused" => self.inspect_paused(),
+            "dead_letters" => self.inspect_dead_letters(),
             "conf" | "dump_conf" => self.inspect_conf(request),
             "report" => self.inspect_report(),
             "hello" => self.control_hello(request),
@@ -228,8 +231,11 @@ impl ConsumerLoop {
             "revoke" | "terminate" => self.control_revoke(request),
             "revoke_by_stamped_headers" => self.control_revoke_stamped(request),
             "rate_limit" => self.control_rate_limit(request),
+            "limit" => self.control_limit(request),
+            "limits" => self.inspect_limits(),
             "time_limit" => self.control_time_limit(request),
             "add_consumer" => self.control_add_consumer(request),
+            "pause_queue" | "resume_queue" => self.control_pause(request, method == "pause_queue"),
             "cancel_consumer" => self.control_cancel_consumer(request),
             "pool_grow" => self.control_pool_grow(request),
             "pool_shrink" => self.control_pool_shrink(request),
