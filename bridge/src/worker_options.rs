@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use celeriac::driver::Threading;
+use celeriac::protocol::TopicBinding;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
     About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
@@ -95,10 +96,17 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
             None => None,
         },
         autoscale: autoscale(given)?,
+        topics: topics(given)?,
+        task_stream: given.take("task_stream")?,
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
         control: control(given)?,
     })
+}
+
+fn topics(given: &Options<'_>) -> PyResult<Option<TopicBinding>> {
+    let topics = given.take::<(String, String, Vec<String>)>("topics")?;
+    Ok(topics.map(|(exchange, queue, patterns)| TopicBinding { exchange, queue, patterns }))
 }
 
 fn tell(given: &Options<'_>) -> PyResult<Vec<TaskEvent>> {

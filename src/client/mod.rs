@@ -8,6 +8,7 @@ mod patience;
 mod producer;
 mod result;
 mod schedule;
+mod topics;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

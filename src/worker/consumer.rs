@@ -41,6 +41,7 @@ use super::upkeep::{Chore, Renewed};
 use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
 use crate::clock::Clock;
 use crate::numbers::NumberMap;
+use crate::protocol::Queue;
 
 /// Outcomes that may wait for their commit before no more is claimed.
 const MAX_UNCOMMITTED: usize = 500;
@@ -108,6 +109,8 @@ pub(super) struct ConsumerLoop {
     pub(super) rates: RateLimits,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
+    /// What stands for the stream of what happens to tasks, if it is wanted.
+    pub(super) stream: Option<Arc<Queue>>,
     /// What hears control requests, if anything does.
     pub(super) ear: Option<Ear>,
     pub(super) autoscale: Option<Autoscale>,

@@ -6,6 +6,7 @@
 //! that waits for what runs for a while first. All: commits are carried out, children end, the consumer says
 //! goodbye.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -18,7 +19,8 @@ use super::pool::Mode;
 use super::request::Request;
 use super::running::is_acknowledged;
 use super::upkeep::{Chore, link};
-use crate::broker::Settle;
+use crate::broker::{Broker, BrokerError, Consumer, ConsumerOptions, Rebind, Settle};
+use crate::protocol::TopicBinding;
 
 /// How long killed requests may take to be concluded.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -70,6 +72,19 @@ pub(super) struct Ending {
     pub(super) spares: bool,
 }
 
+/// Binds what is to be bound, and consumes.
+pub(super) async fn consume(
+    broker: Arc<dyn Broker>,
+    topics: Option<TopicBinding>,
+    how: Rebind,
+    options: ConsumerOptions,
+) -> Result<Box<dyn Consumer>, BrokerError> {
+    if let Some(binding) = &topics {
+        broker.bind_topics(binding, how).await?;
+    }
+    broker.consume(options).await
+}
+
 impl ConsumerLoop {
     /// Consumes; a broker that cannot be reached is tried until it can, until a stop is asked for, or as often as
     /// the options allow.
@@ -78,9 +93,14 @@ impl ConsumerLoop {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let options = self.consumer_options();
+            let consuming = consume(
+                self.stores.broker.clone(),
+                self.options.topics.clone(),
+                Rebind::Replace,
+                self.consumer_options(),
+            );
             let consumed = tokio::select! {
-                consumed = self.stores.broker.consume(options) => consumed,
+                consumed = consuming => consumed,
                 Ok(()) = self.orders.changed() => {
                     self.ordered();
                     return Ok(());

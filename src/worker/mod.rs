@@ -8,7 +8,7 @@
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
-//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
+//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told; `stream`: what is kept of it;
 //! - `health`, `metrics`: what is told to those who ask by HTTP;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
@@ -42,6 +42,7 @@ mod service;
 mod stalled;
 mod stats;
 mod strategy;
+mod stream;
 mod tasks;
 mod told;
 mod upkeep;
@@ -192,6 +193,7 @@ impl Worker {
         let keeping = keeping::Keeping::new(&self.stores, &self.options.node, self.options.lease);
         ConsumerLoop {
             monitor,
+            stream: stream::stream(self.options.task_stream),
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
             ear: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::autoscale::AutoscaleOptions;
 use super::rate_limit::RateLimit;
-use crate::protocol::Topology;
+use crate::protocol::{TopicBinding, Topology};
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -67,6 +67,10 @@ pub struct WorkerOptions {
     pub heartbeat: Option<Duration>,
     /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
     pub health_address: Option<String>,
+    /// What the worker's service wants of a topic: its queue is bound before it is consumed.
+    pub topics: Option<TopicBinding>,
+    /// What happens to tasks is written to the stream, which keeps so many entries; none writes nothing.
+    pub task_stream: Option<u64>,
 }
 
 /// How a worker is controlled from outside, and what it tells of itself.
@@ -154,6 +158,8 @@ impl Default for WorkerOptions {
             task_events: false,
             heartbeat: None,
             health_address: None,
+            topics: None,
+            task_stream: None,
         }
     }
 }

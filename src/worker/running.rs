@@ -193,12 +193,14 @@ impl ConsumerLoop {
             (None, _) => Settle::Keep,
         };
         self.event_ended(&request, &outcome, &settle);
+        let told = self.stream_ended(&request, &outcome, &settle);
         if request.claim.is_none() {
             self.bury_acknowledged(&request, &outcome);
         }
         request.blind = matches!(request.mode, Mode::Refused(_))
             || matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);
-        let Outcome { mut results, publications, parts, .. } = outcome;
+        let Outcome { mut results, mut publications, parts, .. } = outcome;
+        publications.extend(told);
         self.address(&request, &mut results);
         if !parts.is_empty() {
             let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
@@ -269,9 +271,10 @@ impl ConsumerLoop {
 
     fn updated(&mut self, tag: RequestTag, record: ResultRecord) {
         let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { return };
+        let publications = self.stream_updated(request, &record);
         let mut results = vec![record];
         self.address(request, &mut results);
-        let commit = Commit { claim: request.claim, results, begun: true, ..nothing() };
+        let commit = Commit { claim: request.claim, results, publications, begun: true, ..nothing() };
         self.commit_meanwhile(tag, commit);
     }
 
@@ -290,6 +293,9 @@ impl ConsumerLoop {
                 self.join_again(request, &loss.how);
             }
             return;
+        }
+        if loss.hard_limit.is_none() && !loss.terminated {
+            self.stream_stalled(&request, &loss.how);
         }
         let mut fate = self.fate(&request, loss.clone());
         if fate == Fate::Settle(Settle::Crashed) && request.crashes + 1 >= self.options.max_crashes {
@@ -313,6 +319,7 @@ impl ConsumerLoop {
                     format!("Task {}[{}] lost its process", request.name, request.id)
                 });
                 self.event_rejected(&request, &settle);
+                self.stream_dead(&request, &settle);
                 self.settle(&request, settle);
                 self.requests.insert(tag, request);
                 self.remove(tag);

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::commit::broker_timeout;
+use super::commit::{broker_timeout, within};
 use super::consumer::{ConsumerLoop, Source};
 use super::control::mingle::Met;
 use super::events::Told;
+use super::lifecycle::consume;
 use super::link::Link;
 use super::notice::Level;
 use super::pool::RequestTag;
 use super::request::Phase;
 use crate::backend::{BackendError, Left, Stalled};
-use crate::broker::{BrokerError, Consumer, ConsumerOptions, Renewal};
+use crate::broker::{BrokerError, Consumer, ConsumerOptions, Rebind, Renewal};
 
 /// Between two looks at everything that need not be exact.
 const TICK: Duration = Duration::from_secs(1);
@@ -47,6 +48,8 @@ pub(super) enum Chore {
     /// A step of asking the other workers.
     Met(Met),
     Buried,
+    /// The queue of events is bound again.
+    Bound,
     /// Requests that have begun are kept.
     Kept(Vec<RequestTag>),
     /// Requests that have ended are not kept any more.
@@ -152,6 +155,7 @@ impl ConsumerLoop {
     /// of the lease and its renewal is not. So what waits is given back (which does nothing to a lost
     /// claim), and what runs goes on, and the store is asked before anything of it is published.
     fn lease_lost(&mut self, source: u32, before: u64, why: Option<&str>) {
+        self.bind_again();
         self.log.line(Level::Error, "celery.worker.consumer", || {
             let why = why.unwrap_or("the lease ran out before it was renewed");
             format!("{why}: what was claimed goes to other workers, or comes again")
@@ -172,6 +176,21 @@ impl ConsumerLoop {
         for tag in waiting {
             self.hand_back(tag);
         }
+    }
+
+    /// A store that has lost our lease may have lost its bindings too.
+    fn bind_again(&mut self) {
+        let Some(binding) = self.options.topics.clone() else { return };
+        let (broker, log) = (self.stores.broker.clone(), self.log.clone());
+        self.chores.push(Box::pin(async move {
+            let mut link = link("bind the queue of events", &log);
+            while let Err(error) = within(broker.bind_topics(&binding, Rebind::Restore), broker_timeout).await
+            {
+                tokio::time::sleep(link.failed(&error)).await;
+            }
+            link.worked();
+            Chore::Bound
+        }));
     }
 
     /// The driver says that this consumer is closed: its claims are gone, and another one is made.
@@ -204,8 +223,10 @@ impl ConsumerLoop {
         }
         self.consuming = true;
         let (broker, options) = (self.stores.broker.clone(), self.consumer_options());
+        let topics = self.options.topics.clone();
         self.chores.push(Box::pin(async move {
-            let consumed = timeout(ANSWER_WITHIN, broker.consume(options)).await;
+            let consuming = consume(broker, topics, Rebind::Restore, options);
+            let consumed = timeout(ANSWER_WITHIN, consuming).await;
             Chore::Consumed(consumed.unwrap_or_else(|_| Err(broker_timeout())))
         }));
     }
@@ -217,6 +238,7 @@ impl ConsumerLoop {
             | Chore::Closed
             | Chore::Marked
             | Chore::Buried
+            | Chore::Bound
             | Chore::Answered => {}
             Chore::Kept(tags) => self.begun_kept(tags),
             Chore::Forgotten => self.begun_forgotten(),

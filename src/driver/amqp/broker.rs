@@ -16,10 +16,10 @@ use super::schedule::Schedules;
 use super::{dead, declare, failure};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    QueueStatus, Rebind, ScheduleLease, ScheduleState,
 };
 use crate::driver::ConnectOptions;
-use crate::protocol::{Message, Publication};
+use crate::protocol::{Message, Publication, TASK_STREAM, TopicBinding};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
 
@@ -216,5 +216,25 @@ impl Broker for AmqpBroker {
         change: Option<String>,
     ) -> Result<(), BrokerError> {
         self.schedules.change(schedule, entry, change).await
+    }
+
+    async fn bind_topics(&self, binding: &TopicBinding, how: Rebind) -> Result<(), BrokerError> {
+        self.remember(std::iter::once(&*binding.queue));
+        self.publisher.bind_topics(binding, how).await
+    }
+
+    async fn subscribe(&self, exchange: &str, patterns: &[String]) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(AmqpListener::topic(self.consuming.clone(), exchange, patterns).await?))
+    }
+
+    /// Entries come as they happen, and only then.
+    async fn stream(&self, after: Option<&str>) -> Result<Box<dyn Listener>, BrokerError> {
+        if after.is_some() {
+            let url = self.display_url();
+            let reason =
+                format!("{url} keeps no stream to read on from: what happens to tasks is heard from now on");
+            return Err(BrokerError::Config(reason));
+        }
+        self.subscribe(TASK_STREAM, &["#".to_owned()]).await
     }
 }

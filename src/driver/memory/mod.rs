@@ -1,7 +1,7 @@
 //! The store in memory: broker and result backend of one process.
 //!
 //! - `state`: everything the store holds, and each step as a plain function. No waiting.
-//! - `schedule`, `chord`: what it keeps of periodic tasks and of chords, likewise.
+//! - `schedule`, `chord`, `topics`: what it keeps of periodic tasks, of chords and of topics, likewise.
 //! - `broker`, `backend`: the contracts over it; they lock, take one step, and wait for the next change.
 //!
 //! One lock guards all; it is never held over an `await`. Nothing survives the process.
@@ -12,6 +12,7 @@ mod chord;
 mod keep;
 mod schedule;
 mod state;
+mod topics;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -35,7 +36,7 @@ struct Shared {
     messages: Notify,
     /// Rung after a result was stored.
     results: Notify,
-    /// Rung after a broadcast.
+    /// Rung after a broadcast, or what may have been one, and after an entry of the stream.
     broadcasts: Notify,
 }
 

@@ -67,6 +67,9 @@ impl Shared {
                     args.extend([text('f'), text(channel), Cow::Owned(element)]);
                 }
                 Step::Expire { list, ms } => args.extend([text('x'), text(list), text(ms)]),
+                Step::Append { stream, most, entry } => {
+                    args.extend([text('e'), text(stream), text(most), Cow::Owned(entry)]);
+                }
             }
         }
         let keys = self.schedule_keys(&firing.schedule);

@@ -14,10 +14,11 @@ use super::writer::Durability;
 use super::{Shared, SqliteStore, broadcast, chord, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    QueueStatus, Rebind, ScheduleLease, ScheduleState,
 };
 use crate::clock::UnixMillis;
-use crate::protocol::{Message, Publication};
+use crate::driver::routing;
+use crate::protocol::{Message, Publication, TopicBinding};
 use crate::report::StoreReport;
 
 impl SqliteStore {
@@ -253,6 +254,27 @@ impl Broker for SqliteStore {
         let (schedule, entry) = (schedule.to_owned(), entry.to_owned());
         let work = move |step: &mut Step<'_>| schedule::change(step, &schedule, &entry, change.as_deref());
         self.write(Durability::Durable, work).await
+    }
+
+    async fn bind_topics(&self, binding: &TopicBinding, how: Rebind) -> Result<(), BrokerError> {
+        self.0.bind_topics(binding, how).await.map_err(self.broker_error())
+    }
+
+    async fn subscribe(
+        &self,
+        exchange: &str,
+        _patterns: &[String],
+    ) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(self.0.subscribe(exchange).await.map_err(self.broker_error())?))
+    }
+
+    async fn stream_end(&self) -> Result<Option<String>, BrokerError> {
+        Ok(Some(self.0.stream_end().await.map_err(self.broker_error())?.to_string()))
+    }
+
+    async fn stream(&self, after: Option<&str>) -> Result<Box<dyn Listener>, BrokerError> {
+        let after = after.map(routing::cursor_after).transpose()?.map(|after| after as i64);
+        Ok(Box::new(self.0.stream(after).await.map_err(self.broker_error())?))
     }
 }
 

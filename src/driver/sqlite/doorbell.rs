@@ -41,6 +41,8 @@ pub(super) enum Kind {
     Results,
     /// Something was broadcast.
     Broadcasts,
+    /// The stream has another entry.
+    Stream,
 }
 
 /// A set of kinds.
@@ -48,7 +50,7 @@ pub(super) enum Kind {
 pub(super) struct Rings([bool; Kind::ALL.len()]);
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Messages, Self::Results, Self::Broadcasts];
+    pub(super) const ALL: [Self; 4] = [Self::Messages, Self::Results, Self::Broadcasts, Self::Stream];
 }
 
 impl Rings {
@@ -265,7 +267,7 @@ impl Bells {
     }
 
     /// Waits for a nudge, a ring or the time; says which bells rang.
-    fn wait(&self, sockets: &[Option<Arc<UnixDatagram>>; 3], until: Option<Instant>) -> Rings {
+    fn wait(&self, sockets: &[Option<Arc<UnixDatagram>>; Kind::ALL.len()], until: Option<Instant>) -> Rings {
         let timeout = until.map(|until| {
             // Rounded up, or the last fraction of a millisecond is waited for in a loop.
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(100);

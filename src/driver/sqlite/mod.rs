@@ -1,7 +1,7 @@
 //! The store in one SQLite file: broker and result backend of any number of processes on one host.
 //!
 //! - `schema`: the tables. `connection`: opening the file, waiting for its lock. `fault`: its errors.
-//! - `queue`, `owner`, `results`, `chord`, `broadcast`, `schedule`: the SQL, as steps within a transaction (`step`).
+//! - `queue`, `owner`, `results`, `chord`, `broadcast`, `schedule`, `topics`: the SQL, as steps within a transaction (`step`).
 //! - `writer`: the connection that writes; everyone who waits shares a transaction.
 //! - `doorbell`: wake-up across processes. `watch`: who waits for results.
 //! - `process`: which process this is, and whether another still lives.
@@ -29,6 +29,7 @@ mod results;
 mod schedule;
 mod schema;
 mod step;
+mod topics;
 mod watch;
 mod writer;
 
@@ -123,6 +124,8 @@ struct Signals {
     messages: Notify,
     /// Rung after a broadcast.
     broadcasts: Notify,
+    /// Rung after an entry of the stream.
+    streams: Notify,
     watches: Watches,
 }
 
@@ -169,6 +172,7 @@ fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
         bells: Arc::new(Bells::new(&path).map_err(system)?),
         messages: Notify::new(),
         broadcasts: Notify::new(),
+        streams: Notify::new(),
         watches: Watches::default(),
     });
     let durable = if options.survive_power_cut { Synchronous::Full } else { Synchronous::Normal };
@@ -220,6 +224,9 @@ impl Signals {
         }
         if rings.has(Kind::Broadcasts) {
             self.broadcasts.notify_waiters();
+        }
+        if rings.has(Kind::Stream) {
+            self.streams.notify_waiters();
         }
     }
 }
