@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.bugreport import bugreport
     from celeriac.app.current import current_app, current_task
+    from celeriac.app.emitted import Event
     from celeriac.app.task import Task
     from celeriac.canvas.chain import chain
     from celeriac.canvas.chord import chord
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncResult",
     "Celery",
+    "Event",
     "Exchange",
     "Queue",
     "Signature",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "AsyncResult": "celeriac.result",
     "Celery": "celeriac.app.base",
+    "Event": "celeriac.app.emitted",
     "Exchange": "celeriac.entities",
     "Queue": "celeriac.entities",
     "Signature": "celeriac.canvas.signature",
