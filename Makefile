@@ -15,7 +15,7 @@ CELERY_TOOLS := celery[redis]==5.7.* flower==2.* flask PyYAML msgpack backports.
 # Libraries that are made for Celery, and the real Celery that they bring: nothing of ours may fall through to it.
 LIBS_VENV := .venv-libs
 LIBS_TOOLS := celery==5.7.* redis flask django==5.2.* django-celery-beat django-celery-results celery-redbeat sentry-sdk \
-	opentelemetry-sdk opentelemetry-instrumentation-celery flower==2.* backports.zstd
+	opentelemetry-sdk opentelemetry-instrumentation-celery prometheus_client flower==2.* backports.zstd
 # Says that it goes no further than Celery 5.6, and works with 5.7.
 LIBS_TOOLS_ALONE := celery-batches
 # The bridge is built against the stable ABI: no interpreter is asked, so a change of environment rebuilds nothing.

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
+pub use crate::protocol::ChordClaim;
 pub(crate) use chord::missing;
-pub use chord::{ChordClaim, Counted, Stalled};
+pub use chord::{Counted, Stalled};
 pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
@@ -24,7 +25,7 @@ pub use keep::{Keeper, Kept, Left};
 #[async_trait]
 pub trait ResultBackend: Send + Sync {
     /// Stores a batch. A record whose stored state is `SUCCESS` is kept (only SUCCESS is final, as in
-    /// Celery). Whoever watches one of the ids is woken.
+    /// Celery); `STARTED`, which is stored a moment after the task has begun, does not cover `ABORTED`. Whoever watches one of the ids is woken.
     async fn store(&self, batch: Vec<ResultRecord>) -> Result<(), BackendError>;
 
     /// Reads, in the order asked; none where nothing is stored or it has expired.

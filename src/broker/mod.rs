@@ -31,7 +31,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::UnixMillis;
-use crate::protocol::{Message, Publication, ResultRecord, TopicBinding};
+use crate::protocol::{ChordClaim, Message, Publication, ResultRecord, TopicBinding};
 use crate::report::StoreReport;
 
 pub use error::BrokerError;
@@ -263,6 +263,13 @@ pub trait Consumer: Send + Sync {
     /// over the limit) means that none of it happened, nor will: the caller takes that follow-up out.
     async fn commit(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError>;
 
+    /// One commit, and that the chord is over which it calls the body of: all in one step, if the chord's claim is held.
+    /// So no crash lies between the body and the end of its chord. A store that does not keep both answers
+    /// [`ChordEnd::Apart`], and has done nothing.
+    async fn commit_body(&self, _commit: &Commit, _chord: &ChordClaim) -> Result<ChordEnd, BrokerError> {
+        Ok(ChordEnd::Apart)
+    }
+
     /// Renews the lease of everything this consumer holds, in time independent of how much that is. Gives
     /// back claims of dead consumers as well. A consumer that has lost its lease has a new one after this,
     /// with no claims.
@@ -350,6 +357,17 @@ pub enum Committed {
     Dead,
     /// The claim is no longer this consumer's; nothing of it happened.
     Stale,
+}
+
+/// What became of a commit that ends a chord.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChordEnd {
+    /// Nothing: it takes more than one step here.
+    Apart,
+    /// Nothing: the chord's claim is not held any more, for the chord is over or somebody else ends it.
+    NotHeld,
+    /// This; the chord is over unless it is [`Committed::Stale`].
+    Ended(Committed),
 }
 
 /// What a renewal found.

@@ -70,9 +70,14 @@ impl Chord {
         held
     }
 
+    /// Whether the claim is held.
+    pub(super) fn is_held_by(&self, claim: &ChordClaim, now: UnixMillis) -> bool {
+        self.holder(now) == Some(&claim.token)
+    }
+
     /// Whether the claim is held: then nothing but that it is over is left.
     pub(super) fn finish(&mut self, claim: &ChordClaim, now: UnixMillis) -> bool {
-        let held = self.holder(now) == Some(&claim.token);
+        let held = self.is_held_by(claim, now);
         if held {
             *self = Self { over: true, ..Self::default() };
             self.keep(claim.remembered_ms(), now);

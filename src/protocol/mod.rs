@@ -23,7 +23,8 @@ mod topic;
 mod topology;
 mod v1;
 
-pub use chord::ChordPart;
+pub(crate) use chord::NONCE;
+pub use chord::{ChordClaim, ChordPart};
 pub use compression::{CompressionError, compress, decompress};
 pub use control::{ControlReply, ControlRequest, ReplyTo};
 pub use envelope::Envelope;

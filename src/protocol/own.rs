@@ -6,7 +6,11 @@ use serde_json::value::RawValue;
 /// Its members; those that we do not know are skipped. Celery's clients and workers pass the header on unread.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-pub struct Own {}
+pub struct Own {
+    /// It must not run twice, whatever happens: an early acknowledgement is stored before it begins, and not while it runs.
+    /// So a body of a chord that we called.
+    pub once: bool,
+}
 
 impl Own {
     /// Reads it; none where it is something else: another program's header of the same name stops no message.
@@ -34,6 +38,7 @@ mod tests {
     fn it_is_read_where_it_is_and_stops_no_message_otherwise() {
         assert_eq!(own(r#"{"task": "t", "id": "1", "celeriac": {"later": [1]}}"#), Some(Box::default()));
         assert_eq!(own(r#"{"task": "t", "id": "1"}"#), None);
+        assert!(own(r#"{"task": "t", "id": "1", "celeriac": {"once": true}}"#).is_some_and(|own| own.once));
         for other in ["7", "null", "[]", r#""text""#] {
             assert_eq!(own(&format!(r#"{{"task": "t", "id": "1", "celeriac": {other}}}"#)), None);
         }

@@ -20,8 +20,10 @@ use super::link::Link;
 use super::log::Log;
 use super::notice::Level;
 use super::pool::RequestTag;
-use crate::backend::{BackendError, ResultBackend};
-use crate::broker::{Broker, BrokerError, ClaimId, Commit, Committed, Consumer, DeadReason, Settle};
+use crate::backend::{BackendError, ChordClaim, ResultBackend};
+use crate::broker::{
+    Broker, BrokerError, ChordEnd, ClaimId, Commit, Committed, Consumer, DeadReason, Settle,
+};
 
 /// Commits in one batch at the most.
 const MAX_BATCH: usize = 1_000;
@@ -291,6 +293,25 @@ impl Round {
                     if commits.iter().any(|commit| !commit.publications.is_empty()) =>
                 {
                     return self.commit_apart(commits, &error).await;
+                }
+                Err(error) => self.pause(&mut link, &error).await,
+            }
+        }
+    }
+
+    /// Gives one that ends a chord to the consumer until it has answered. What the store refuses for good is for more steps
+    /// to find out about.
+    pub(super) async fn commit_body(&mut self, commit: &Commit, chord: &ChordClaim) -> ChordEnd {
+        let mut link = Link::new("commit to the broker", self.stores.log.clone());
+        loop {
+            let Some(consumer) = self.consumer.clone() else { return ChordEnd::Apart };
+            match within(consumer.commit_body(commit, chord), broker_timeout).await {
+                Ok(end) => {
+                    link.worked();
+                    return end;
+                }
+                Err(BrokerError::Closed | BrokerError::TooLarge { .. } | BrokerError::Refused { .. }) => {
+                    return ChordEnd::Apart;
                 }
                 Err(error) => self.pause(&mut link, &error).await,
             }

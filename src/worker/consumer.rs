@@ -7,7 +7,7 @@
 //! 4. `control`: what other programs ask for.
 //! 5. `lifecycle`: the start and the end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -99,6 +99,8 @@ pub(super) struct ConsumerLoop {
     /// Requests that a child has while their claim is or may be lost, by id: when their message comes again, it is
     /// theirs. Written when a loss is told, and by whatever takes a request out of the table.
     pub(super) orphans: HashMap<String, RequestTag>,
+    /// Requests that wait for their early acknowledgement to be stored before they begin ([`super::first`]).
+    pub(super) marking: HashSet<RequestTag>,
     pub(super) next_tag: RequestTag,
     pub(super) ready: VecDeque<RequestTag>,
     pub(super) held: Held,
@@ -312,6 +314,9 @@ impl ConsumerLoop {
                     }
                 }
             }
+        }
+        if !self.marking.is_empty() {
+            self.marked(&done.answers);
         }
         for join in done.joins {
             self.join(join);

@@ -1,4 +1,7 @@
 //! Commits of requests that are parts of chords, or that ended one.
+//!
+//! Where broker and backend are one store, a body and the end of its chord are one step. Elsewhere the body is published,
+//! then the chord is over: a worker that dies in between leaves a body that is sent a second time, with the same id.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,7 +15,7 @@ use super::notice::Level;
 use super::pool::{Join, RequestTag};
 use super::request::Request;
 use crate::backend::{BackendError, ChordClaim, Counted, ResultBackend};
-use crate::broker::{BrokerError, Commit, Committed, Settle};
+use crate::broker::{BrokerError, ChordEnd, Commit, Committed, Settle};
 use crate::protocol::{ChordPart, Envelope, Publication};
 
 /// How long a chord's claim is held while a child calls its body.
@@ -46,10 +49,12 @@ type Placed = (usize, Box<PartEnd>);
 /// are not settled.
 pub(super) async fn run(round: &mut Round, mut ends: Vec<Placed>) -> (Vec<Committed>, Vec<PartEnd>) {
     let backend = round.stores.backend.clone().filter(|backend| backend.counts_chords());
+    let mut ended = Vec::new();
     for (place, end) in &mut ends {
         end.settle = std::mem::replace(&mut round.commits[*place].settle, Settle::Keep);
     }
     if let Some(backend) = &backend {
+        ends = end_in_one_step(round, backend, ends, &mut ended).await;
         let bodies: Vec<&mut Placed> = ends.iter_mut().filter(|(_, end)| end.done.is_some()).collect();
         if !bodies.is_empty() {
             publish_bodies(round, backend, bodies).await;
@@ -57,6 +62,9 @@ pub(super) async fn run(round: &mut Round, mut ends: Vec<Placed>) -> (Vec<Commit
         }
     }
     let mut answers = round.run().await;
+    for (place, answer) in ended {
+        answers[place] = answer;
+    }
     // A claim that is lost: its message goes elsewhere, and is counted there.
     ends.retain(|(place, _)| answers[*place] == Committed::Done);
     if let Some(backend) = &backend {
@@ -65,6 +73,47 @@ pub(super) async fn run(round: &mut Round, mut ends: Vec<Placed>) -> (Vec<Commit
     let (joins, settled): (Vec<_>, Vec<_>) = ends.into_iter().partition(|(_, end)| !end.chords.is_empty());
     settle(round, settled, &mut answers).await;
     (answers, joins.into_iter().map(|(_, end)| *end).collect())
+}
+
+/// Ends chords where that and what it sets off are one step. Gives those that are left for more steps, and adds the answers
+/// of others to `ended`. An end that is a part of other chords takes more: what counts it comes before the chord is over.
+async fn end_in_one_step(
+    round: &mut Round,
+    backend: &Arc<dyn ResultBackend>,
+    ends: Vec<Placed>,
+    ended: &mut Vec<(usize, Committed)>,
+) -> Vec<Placed> {
+    let mut left = Vec::with_capacity(ends.len());
+    for (place, mut end) in ends {
+        let claim = end.done.as_ref().map(|done| done.claim.clone()).filter(|_| end.parts.is_empty());
+        let Some(claim) = claim.filter(|_| round.stores.one_store) else {
+            left.push((place, end));
+            continue;
+        };
+        // One that is not held is told apart below.
+        let _ = hold(round, backend, &claim).await;
+        let mut commit = std::mem::replace(&mut round.commits[place], nothing());
+        if end.chords.is_empty() {
+            commit.settle = end.settle.clone();
+        }
+        match round.commit_body(&commit, &claim).await {
+            ChordEnd::Apart => {
+                round.commits[place] = Commit { settle: Settle::Keep, ..commit };
+                left.push((place, end));
+                continue;
+            }
+            ChordEnd::NotHeld => {
+                // Over by now, or somebody else's to end.
+                round.commits[place] = Commit { claim: commit.claim, settle: commit.settle, ..nothing() };
+            }
+            ChordEnd::Ended(answer) => ended.push((place, answer)),
+        }
+        end.done = None;
+        if !end.chords.is_empty() {
+            left.push((place, end));
+        }
+    }
+    left
 }
 
 /// Publishes what the ends of chords set off, if their claims are still ours, and leaves the rest of them to the batch.

@@ -139,6 +139,7 @@ impl ConsumerLoop {
         let name =
             task.map_or_else(|| Arc::from(&*headers.task), |number| self.tasks.task(number).name.clone());
         let options = self.tasks.options(task);
+        let once = headers.own.as_ref().is_some_and(|own| own.once);
         let limit = |header: Option<f64>, own: Option<Duration>, usual: Option<Duration>| {
             header.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).or(own).or(usual)
         };
@@ -162,8 +163,9 @@ impl ConsumerLoop {
             terminate: None,
             pid: None,
             crashes: delivery.crashes,
-            member: task.is_some() && !options.acks_late && member::is_member(headers, message),
+            member: task.is_some() && !options.acks_late && (once || member::is_member(headers, message)),
             once: false,
+            first: once && !options.acks_late,
             kept: None,
             last: None,
             blind: false,

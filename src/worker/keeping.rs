@@ -115,6 +115,10 @@ impl ConsumerLoop {
                 request.claim = None;
                 let ack = Commit { claim: Some(claim), settle: Settle::Ack, begun: true, ..nothing() };
                 self.commit_meanwhile(tag, ack);
+            } else if self.marking.remove(&tag) {
+                // Its claim was lost in between, and it has not begun: it runs elsewhere.
+                self.remove(tag);
+                self.forget_begun(tag);
             }
         }
         self.write_begun();
@@ -244,6 +248,7 @@ impl ConsumerLoop {
             crashes: 1,
             member: true,
             once: true,
+            first: false,
             kept: Some(tag),
             last: None,
             blind: false,

@@ -215,7 +215,8 @@ impl ConsumerLoop {
         for (tag, runs) in waiting {
             let handed =
                 |request: &Request| request.claim.is_some() && !request.once && request.joining.is_none();
-            if runs || self.requests.get(&tag).is_some_and(handed) {
+            let claimed = self.requests.get(&tag).is_some_and(|request| request.claim.is_some());
+            if runs && claimed || self.requests.get(&tag).is_some_and(handed) {
                 self.hand_back(tag);
             } else {
                 // It was acknowledged, and its end is not stored yet: this worker alone knows of it. Or it is to call the

@@ -22,6 +22,7 @@ mod control;
 mod counting;
 mod eta;
 mod events;
+mod first;
 mod health;
 mod intake;
 mod keeping;
@@ -47,7 +48,7 @@ mod tasks;
 mod told;
 mod upkeep;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -212,6 +213,7 @@ impl Worker {
             born: now,
             requests: NumberMap::default(),
             orphans: HashMap::new(),
+            marking: HashSet::new(),
             next_tag: 1,
             ready: VecDeque::new(),
             held: eta::Held::default(),

@@ -47,6 +47,8 @@ pub(crate) struct Request {
     pub(crate) member: bool,
     /// Its early acknowledgement is in the store, as a mark: it must not run again.
     pub(crate) once: bool,
+    /// That is to be stored before it begins ([`crate::protocol::Own::once`]); over when it is.
+    pub(crate) first: bool,
     /// It is kept beside the results under this tag, its own at first ([`super::keeping`]).
     pub(crate) kept: Option<RequestTag>,
     /// How its claim is settled when it has been concluded, if that was decided before.
@@ -66,6 +68,8 @@ pub(crate) enum Phase {
     Turn,
     /// Waits for a slot.
     Ready,
+    /// Would have a slot; its early acknowledgement is being stored.
+    Marking,
     /// Was given to the pool.
     Submitted,
     /// A child has begun it.

@@ -59,6 +59,10 @@ impl ConsumerLoop {
             short = false;
         }
         let Some(request) = self.requests.get_mut(&tag) else { return true };
+        if request.first && request.mode == Mode::Run {
+            self.mark_first(tag);
+            return true;
+        }
         let mut execution = request.execution(tag, short);
         if execution.hard_limit.is_some() && request.joining.is_some() && !self.pool.keeps_hard_limits() {
             // That of a join is ours, and nobody's promise.
@@ -147,19 +151,9 @@ impl ConsumerLoop {
             };
             // The pool may have given it back in the meantime.
             let runs = matches!(request.phase, Phase::Running(_)) && request.mode == Mode::Run;
-            let Some(claim) = request.claim.filter(|_| runs) else { continue };
-            let settle = if request.member && self.keeps_members {
-                request.once = true;
-                Settle::Once
-            } else if request.member && self.keeping.is_some() {
-                request.once = true;
-                self.keep_begun(tag);
-                continue;
-            } else {
-                request.claim = None;
-                Settle::Ack
-            };
-            self.commit_meanwhile(tag, Commit { claim: Some(claim), settle, begun: true, ..nothing() });
+            if runs && !request.once {
+                self.acknowledge_early(tag);
+            }
         }
         while let Some(tag) = pop_due(&mut self.marks, now) {
             let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { continue };
@@ -168,6 +162,23 @@ impl ConsumerLoop {
                 self.commit_meanwhile(tag, mark);
             }
         }
+    }
+
+    /// Queues the early acknowledgement of a request: for a member of a workflow it is a mark.
+    pub(super) fn acknowledge_early(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        let Some(claim) = request.claim else { return };
+        let settle = if request.member && self.keeps_members {
+            request.once = true;
+            Settle::Once
+        } else if request.member && self.keeping.is_some() {
+            request.once = true;
+            return self.keep_begun(tag);
+        } else {
+            request.claim = None;
+            Settle::Ack
+        };
+        self.commit_meanwhile(tag, Commit { claim: Some(claim), settle, begun: true, ..nothing() });
     }
 
     fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant) {

@@ -122,6 +122,7 @@ impl ConsumerLoop {
             crashes: 0,
             member: true,
             once: true,
+            first: false,
             kept: None,
             last: None,
             blind: false,

@@ -68,6 +68,17 @@ pub(crate) async fn success_is_final_and_nothing_else_is(setup: Setup) {
     assert_eq!(state(&setup, "t").await.as_deref(), Some("SUCCESS"));
 }
 
+pub(crate) async fn a_task_that_was_aborted_has_not_just_started(setup: Setup) {
+    for (stored, then, left) in [("ABORTED", "STARTED", "ABORTED"), ("RETRY", "STARTED", "STARTED")] {
+        setup.backend.store(vec![record("t", stored)]).await.expect("stores");
+        setup.backend.store(vec![record("t", then), record("other", "STARTED")]).await.expect("stores");
+        assert_eq!(state(&setup, "t").await.as_deref(), Some(left));
+    }
+    setup.backend.store(vec![record("t", "ABORTED")]).await.expect("stores");
+    setup.backend.store(vec![record("t", "FAILURE")]).await.expect("stores");
+    assert_eq!(state(&setup, "t").await.as_deref(), Some("FAILURE"));
+}
+
 pub(crate) async fn an_expired_record_is_gone(setup: Setup) {
     setup.backend.store(vec![expiring("t", "SUCCESS"), record("kept", "SUCCESS")]).await.expect("stores");
     // Not to the millisecond: some stores go by their own time, which does not stand still.

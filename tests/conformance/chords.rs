@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use celeriac::backend::{ChordClaim, Counted, Stalled};
+use celeriac::broker::{ChordEnd, Committed, Settle};
 use celeriac::protocol::ChordPart;
 
-use crate::setup::Setup;
+use crate::setup::{Setup, names, nothing, publication, record, settle, take};
 
 const TTL: u64 = 86_400_000;
 const CLAIM: u64 = 6_000;
@@ -281,4 +282,50 @@ pub(crate) async fn a_chord_that_is_looked_at_is_not_told_of_before_its_next_loo
         let found = setup.backend.stalled_chords(LONG, LONG).await.expect("looks");
         assert_eq!(found, []);
     }
+}
+
+pub(crate) async fn a_body_and_the_end_of_its_chord_are_one_step(setup: Setup) {
+    setup.publish("q", &["last"]).await;
+    let consumer = setup.consumer("w@h", &["q"]).await;
+    let delivery = take(&*consumer, 1).await.remove(0);
+    start(&setup, 1).await;
+    let old = completed(&setup, part(0)).await;
+    let claim = completed(&setup, part(0)).await;
+    let mut commit = settle(&delivery, Settle::Ack);
+    commit.publications.push(publication("bodies", "body"));
+    commit.results.push(record("t0", "SUCCESS"));
+
+    // A claim that is not held: nothing of it happens.
+    assert_eq!(consumer.commit_body(&commit, &old).await.expect("answers"), ChordEnd::NotHeld);
+    assert_eq!(setup.backend.read(&["t0".to_owned()]).await.expect("reads"), [None]);
+
+    let ended = consumer.commit_body(&commit, &claim).await.expect("commits");
+
+    assert_eq!(ended, ChordEnd::Ended(Committed::Done));
+    assert_eq!(count_one(&setup, part(0)).await, Counted::Ended);
+    assert!(setup.backend.read(&["t0".to_owned()]).await.expect("reads")[0].is_some());
+    let reader = setup.consumer("r@h", &["bodies"]).await;
+    assert_eq!(names(&take(&*reader, 1).await), ["body"]);
+    // The same once more: its answer was lost.
+    let again = consumer.commit_body(&commit, &claim).await.expect("answers");
+    assert!(matches!(again, ChordEnd::NotHeld | ChordEnd::Ended(Committed::Stale)), "{again:?}");
+    nothing(&setup, &*reader).await;
+}
+
+pub(crate) async fn a_lost_claim_of_a_message_ends_no_chord(setup: Setup) {
+    setup.publish("q", &["last"]).await;
+    let consumer = setup.consumer("w@h", &["q"]).await;
+    let delivery = take(&*consumer, 1).await.remove(0);
+    start(&setup, 1).await;
+    let claim = completed(&setup, part(0)).await;
+    let mut commit = settle(&delivery, Settle::Ack);
+    commit.publications.push(publication("bodies", "body"));
+    consumer.commit(&[settle(&delivery, Settle::Release)]).await.expect("commits");
+
+    let ended = consumer.commit_body(&commit, &claim).await.expect("answers");
+
+    assert_eq!(ended, ChordEnd::Ended(Committed::Stale));
+    assert!(matches!(count_one(&setup, part(0)).await, Counted::Complete(_)), "it is still to be ended");
+    let queues = setup.broker.queues().await.expect("tells");
+    assert!(queues.iter().all(|queue| queue.name != "bodies" || queue.ready == 0));
 }

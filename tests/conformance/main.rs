@@ -135,6 +135,7 @@ macro_rules! results {
                 a_record_is_read_as_it_was_stored,
                 a_record_may_be_of_any_bytes,
                 success_is_final_and_nothing_else_is,
+                a_task_that_was_aborted_has_not_just_started,
                 an_expired_record_is_gone,
                 a_forgotten_record_is_gone,
                 a_watch_gives_first_the_present_and_then_changes,
@@ -172,6 +173,8 @@ macro_rules! chords {
                 saying_the_size_again_changes_nothing,
                 a_chord_is_forgotten_after_its_time,
                 a_thousand_parts_are_counted_and_gathered,
+                a_body_and_the_end_of_its_chord_are_one_step,
+                a_lost_claim_of_a_message_ends_no_chord,
             );
         })*
     };

@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use celeriac::backend::{BackendError, ResultBackend, Watch};
 use celeriac::broker::{
-    Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, DeadReason,
-    Delivery, Listener, QueueStatus, Renewal,
+    Broker, BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter,
+    DeadReason, Delivery, Listener, QueueStatus, Renewal,
 };
 use celeriac::driver::memory::MemoryStore;
-use celeriac::protocol::{Message, Publication, ResultRecord};
+use celeriac::protocol::{ChordClaim, Message, Publication, ResultRecord};
 use celeriac::worker::pool::OutcomeKind;
 use celeriac::worker::pool::scripted::{Scene, ScriptedPool};
 use celeriac::worker::{Stop, TaskOptions};
@@ -220,6 +220,10 @@ impl Consumer for FlakyConsumer {
 
     async fn commit(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError> {
         through(&self.faults, &self.cut, self.inner.commit(batch)).await
+    }
+
+    async fn commit_body(&self, commit: &Commit, chord: &ChordClaim) -> Result<ChordEnd, BrokerError> {
+        through(&self.faults, &self.cut, self.inner.commit_body(commit, chord)).await
     }
 
     async fn renew(&self) -> Result<Renewal, BrokerError> {

@@ -228,3 +228,87 @@ async fn a_kept_member_that_ends_is_not_concluded_by_others() {
     assert_eq!(world.result("member").await.unwrap().state, "SUCCESS");
     assert!(played.lock().is_empty());
 }
+
+fn once(id: &str) -> celeriac::protocol::Message {
+    message("t", id, json!({"celeriac": {"once": true}}))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_must_not_run_twice_is_marked_before_it_begins() {
+    let world = World::new();
+    let tasks = [("t", early())];
+    let hangs = hanging();
+    let started = hangs.played();
+    let first = world.start(options(&tasks), hangs);
+
+    world.publish(vec![once("payment")]).await;
+    until("it runs", async || !started.lock().is_empty()).await;
+    assert_eq!(first.handle.stats().committed, 1, "stored before");
+    // Not even within its first moment.
+    first.vanish().await;
+    let pool = pool(1, Duration::ZERO);
+    let played = pool.played();
+    let second = world.start(options(&tasks), pool);
+
+    until("it is concluded", async || world.result("payment").await.is_some()).await;
+    world.drained().await;
+    second.stop(Stop::Warm).await;
+    assert_eq!(modes(&played, "payment"), [gone()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_must_not_run_twice_is_a_task_like_any_otherwise() {
+    let world = World::new();
+    let worker = world.start(options(&[("t", early()), ("l", late())]), pool(2, Duration::ZERO));
+
+    world.publish((0..20).map(|number| once(&format!("o-{number}"))).collect()).await;
+    world.publish(vec![message("l", "late", json!({"celeriac": {"once": true}}))]).await;
+    world.drained().await;
+
+    for number in 0..20 {
+        assert_eq!(world.result(&format!("o-{number}")).await.unwrap().state, "SUCCESS");
+    }
+    assert_eq!(world.result("late").await.unwrap().state, "SUCCESS");
+    assert_eq!(worker.handle.stats().committed, 41, "two commits each, and one for late acknowledgement");
+    worker.stop(Stop::Warm).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_broker_counts_no_crashes_it_is_kept_before_it_begins() {
+    let world = World::new();
+    let store = Arc::new(world.store.clone());
+    let tasks = [("t", early())];
+    let hangs = hanging();
+    let started = hangs.played();
+    let first = world.start_on(options(&tasks), forgetful(&world), store.clone(), hangs);
+    world.publish(vec![once("payment")]).await;
+    until("it runs", async || !started.lock().is_empty()).await;
+    assert_eq!(world.queue().await.claimed, 0, "acknowledged before");
+
+    first.vanish().await;
+    let pool = pool(1, Duration::ZERO);
+    let played = pool.played();
+    let second = world.start_on(options(&tasks), forgetful(&world), store, pool);
+
+    until("it is concluded", async || world.result("payment").await.is_some()).await;
+    second.stop(Stop::Warm).await;
+    assert_eq!(modes(&played, "payment"), [gone()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_stop_gives_back_what_is_marked_and_has_not_begun() {
+    let world = World::new();
+    let tasks = [("t", early())];
+    let first = world.start(options(&tasks), ScriptedPool::new(1, |_| Scene::hangs()));
+    world.publish(vec![once("a"), once("b")]).await;
+    until("one runs", async || first.handle.stats().committed >= 1).await;
+    first.stop(Stop::Cold).await;
+
+    let pool = pool(1, Duration::ZERO);
+    let played = pool.played();
+    let second = world.start(options(&tasks), pool);
+    until("the other is done", async || world.result("b").await.is_some()).await;
+    second.stop(Stop::Warm).await;
+    assert_eq!(modes(&played, "b"), [Mode::Run]);
+    assert!(modes(&played, "a").is_empty(), "concluded by the worker that ran it");
+}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
     from celeriac.app.log import Logging
+    from celeriac.app.middleware import Middleware
     from celeriac.app.periodic import Schedules
     from celeriac.canvas.composition import Composition
     from celeriac.canvas.signature import Signature
@@ -86,6 +87,9 @@ class Celery(ServiceEvents):
     loader_cls = "celeriac.loaders.app:AppLoader"
     #: Functions, or paths of them, that make integrations with frameworks: each is called with the app.
     builtin_fixups: Iterable[Any] = ("celeriac.fixups.django:fixup",)
+    # What was added by `add_middleware`, in order; and what `app/middleware.py` knows of it.
+    _middleware: tuple[Middleware, ...] = ()
+    _hooks: Any = None
 
     def __init__(
         self,
@@ -346,6 +350,24 @@ class Celery(ServiceEvents):
     def gen_task_name(self, name: str, module: str | None) -> str:
         """The automatic name of a task; for subclasses to override."""
         return gen_task_name(self, name, module)
+
+    def add_middleware(self, *middleware: Any) -> None:
+        """Adds middleware to all tasks of this app, after what is there.
+
+        Example:
+            >>> app.add_middleware(Correlation(), "celeriac.middleware.prometheus.Prometheus")
+
+        Args:
+            *middleware: Instances of subclasses of `celeriac.middleware.Middleware`, classes, or their dotted names.
+
+        Raises:
+            TypeError: It is no middleware.
+        """
+        from celeriac.app.middleware import as_middleware
+
+        self._middleware = (*self._middleware, *as_middleware(middleware))
+        # Templates of messages were made without it.
+        self.conf._generation += 1
 
     @property
     def tasks(self) -> TaskRegistry:

@@ -64,8 +64,8 @@ def send_all(
     for chunk in _chunks(pieces):
         try:
             client.publish(chunk.publications, timeout, retry, chunk.wanted)
-        except OperationalError as error:
-            error.sent = sent
+        except BaseException as error:
+            _refused(chunk, error, sent)
             raise
         if app.conf.task_send_sent_event:
             app.events.tasks_sent(chunk.publications)
@@ -89,8 +89,8 @@ async def send_all_later(
 
         try:
             await _aio.call(start)
-        except OperationalError as error:
-            error.sent = sent
+        except BaseException as error:
+            _refused(chunk, error, sent)
             raise
         if app.conf.task_send_sent_event:
             import asyncio
@@ -195,7 +195,7 @@ def _by_template(app: Celery, task: Task[..., Any], calls: list[Call]) -> Piece 
         for result in results:
             result.ignored = True
     messages: list[Message] = []
-    if somebody_listens():
+    if after_task_publish.receivers or task_sent.receivers:
         rows = zip(made, ids, calls, strict=False)
         messages = [send.Message(one, name, id_, ignores, (*call, None)) for one, id_, call in rows]
     return Piece(made, results, messages, not ignores)
@@ -212,15 +212,15 @@ def _workflow(app: Celery, signature: Signature[Any]) -> Iterator[Piece]:
     yield (made[-1] if made else Piece([], [], [], False))._replace(results=[composition.result])
 
 
-def somebody_listens() -> bool:
-    """Whether signals tell of messages that were published."""
-    return bool(after_task_publish.receivers or task_sent.receivers)
+def told_of(message: Message) -> list[Message]:
+    """The message, if anybody is told that it was published: by signals, or middleware."""
+    listened = after_task_publish.receivers or task_sent.receivers or isinstance(message, send.HookedMessage)
+    return [message] if listened else []
 
 
 def _single(app: Celery, message: Message, result: AsyncResult[Any]) -> Piece:
     result.ignored = bool(message.ignores)
-    messages = [message] if somebody_listens() else []
-    return Piece([message.publication], [result], messages, not message.ignores)
+    return Piece([message.publication], [result], told_of(message), not message.ignores)
 
 
 def _chunks(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -241,6 +241,14 @@ def _chunks(pieces: Iterable[Piece]) -> Iterator[Piece]:
         size += more
     if chunk.publications:
         yield chunk
+
+
+def _refused(chunk: Piece, error: BaseException, sent: list[AsyncResult[Any]]) -> None:
+    if isinstance(error, OperationalError):
+        error.sent = sent
+    for message in chunk.messages:
+        if isinstance(message, send.HookedMessage):
+            message.ended(error)
 
 
 def _conclude(chunk: Piece, sent: list[AsyncResult[Any]]) -> None:

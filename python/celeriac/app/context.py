@@ -168,6 +168,10 @@ class Context:
         return f"<Context: {self.__dict__!r}>"
 
 
+#: The request that is being ended without its task: what is sent meanwhile follows from it.
+concluded: ContextVar[Context | None] = ContextVar("celeriac_concluded", default=None)
+
+
 class RequestStack:
     """The requests of one task that run here, innermost last; each thread and coroutine has its own."""
 

@@ -25,6 +25,10 @@ def task_from_function(
     if known is not None:
         _warn_of_duplicate(name, known, fun)
         return known
+    if options.get("middleware"):
+        from celeriac.app.middleware import as_middleware
+
+        options["middleware"] = as_middleware(options["middleware"])
     attributes = {
         "app": app,
         "name": name,

@@ -273,6 +273,7 @@ SETTINGS: dict[str, Setting] = {
     "task_stream_max": Setting("int", 100_000, ""),
     "result_chord_lost_after": Setting("float", 21600.0, ""),
     "result_max_bytes": Setting("int", None, ""),
+    "task_middleware": Setting("list", (), ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from celeriac import signals
 from celeriac.app.defaults import DEFAULT_PROCESS_LOG_FMT, DEFAULT_TASK_LOG_FMT
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.utils.imports import symbol_by_name
 from celeriac.utils.log import ColorFormatter
 from celeriac.utils.nodenames import node_format
 
@@ -25,6 +26,8 @@ DEFAULT_FORMAT = DEFAULT_PROCESS_LOG_FMT
 DEFAULT_TASK_FORMAT = DEFAULT_TASK_LOG_FMT
 TASK_LOGGER = "celery.task"
 REDIRECTED_LOGGER = "celery.redirected"
+#: In a format, they ask for what `celeriac.middleware.correlation` knows.
+CONTEXT_FIELDS = ("%(correlation_id)", "%(log_context)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,9 @@ class JsonFormatter(logging.Formatter):
         if record.task_name != "???":  # type: ignore[attr-defined]
             entry["task_name"] = record.task_name  # type: ignore[attr-defined]
             entry["task_id"] = record.task_id  # type: ignore[attr-defined]
+        if (correlation := sys.modules.get("celeriac.middleware.correlation")) is not None:
+            for name, value in correlation.fields().items():
+                entry.setdefault(name, value)
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False, default=str)
@@ -244,6 +250,7 @@ def enter_child(options: LogOptions, index: int) -> None:
             for old in [h for h in logger.handlers if isinstance(h, logging.handlers.WatchedFileHandler)]:
                 new = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
                 new.setFormatter(old.formatter)
+                new.filters = list(old.filters)
                 logger.addHandler(new)
                 logger.removeHandler(old)
                 old.close()
@@ -299,6 +306,8 @@ def _handler(
     else:
         handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonFormatter() if options.as_json else kind(fmt, colorize, datefmt))
+    if not options.as_json and any(name in fmt for name in CONTEXT_FIELDS):
+        handler.addFilter(symbol_by_name("celeriac.middleware.correlation:LogContext")())
     return handler
 
 

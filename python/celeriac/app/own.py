@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.task import Task
 
-__all__ = ["HEADER", "NONE", "OPTIONS", "Call", "of_task", "write"]
+__all__ = ["HEADER", "NONE", "OPTIONS", "Call", "add", "of_task", "write", "write_at_most_once"]
 
 #: The name of the header: an object, each member of which belongs to one feature.
 HEADER = "celeriac"
 #: Each option, and the function that writes what it says: `write(call, value)`, for a value that is not None.
-OPTIONS: dict[str, str] = {}
+OPTIONS: dict[str, str] = {"at_most_once": "celeriac.app.own:write_at_most_once"}
 #: What a task without such options has.
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -43,11 +43,29 @@ class Call(NamedTuple):
     members: dict[str, Any]
 
 
+def add(options: dict[str, Any], members: Mapping[str, Any]) -> None:
+    """Adds members to the header of a call."""
+    headers = options.get("headers") or {}
+    options["headers"] = {**headers, HEADER: {**(headers.get(HEADER) or {}), **members}}
+
+
 def of_task(task: Task[..., Any]) -> Mapping[str, Any]:
     """Those that a task has. Functions among them are not bound to it."""
     cls, instance = type(task), vars(task)
     found = {name: instance.get(name, getattr(cls, name, None)) for name in OPTIONS}
     return {name: value for name, value in found.items() if value is not None} or NONE
+
+
+def write_at_most_once(call: Call, value: Any) -> None:
+    """It is acknowledged before it begins, and not while it runs; has no meaning with late acknowledgement.
+
+    Raises:
+        TypeError: The option is no boolean.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"at_most_once is True or False, not {value!r}")
+    if value:
+        call.members["once"] = True
 
 
 def write(app: Celery, name: str, args: Any, kwargs: Any, task: Task[..., Any] | None, options: dict[str, Any]) -> None:

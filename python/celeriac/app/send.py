@@ -24,6 +24,7 @@ from celeriac.utils.time import maybe_iso8601, to_milliseconds
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
+    from celeriac.app.middleware import Call, Hooks
     from celeriac.app.routes import Target
     from celeriac.app.task import Task
 
@@ -103,6 +104,26 @@ class Message:
         return self.args, self.kwargs, _embed({}) if self.embed is None else self.embed
 
 
+class HookedMessage(Message):
+    """A message of a call that has middleware, which is told how publishing it ends."""
+
+    __slots__ = ("_call", "_hooks")
+
+    def __init__(self, message: Message, hooks: Hooks, call: Call) -> None:
+        content = message.args, message.kwargs, message.embed
+        super().__init__(message.publication, message.task, message.id, message.ignores, content, message._headers)
+        self._hooks = hooks
+        self._call = call
+
+    def ended(self, exception: BaseException | None) -> None:
+        """It was published, or it was not."""
+        self._hooks.published(self._call, exception)
+
+    async def aended(self, exception: BaseException | None) -> None:
+        """The same for a coroutine."""
+        await self._hooks.apublished(self._call, exception)
+
+
 def build(
     app: Celery,
     name: str,
@@ -139,9 +160,49 @@ def compose(
             found = _fill(app, held, task, (args, kwargs), parent, options)
             if found is not None:
                 return found
+    hooks = publish_hooks(app, task)
+    if hooks is not None:
+        return hooks.compose(app, name, args, kwargs, task, options, _compose)
+    return _compose(app, name, args, kwargs, task, options, simple=simple)
+
+
+async def compose_later(
+    app: Celery, name: str, args: Any, kwargs: Any, task: Task[..., Any] | None, options: dict[str, Any]
+) -> Message:
+    """`compose` for a coroutine: hooks of middleware are awaited."""
+    hooks = publish_hooks(app, task)
+    if hooks is None:
+        return compose(app, name, args, kwargs, task, options)
+    return await hooks.acompose(app, name, args, kwargs, task, options, _compose)
+
+
+def publish_hooks(app: Celery, task: Task[..., Any] | None) -> Hooks | None:
+    """The middleware that wants to know of calls of this task; None without any."""
+    if not (app._middleware or app.conf.values_now()["task_middleware"] or getattr(task, "middleware", ())):
+        return None
+    from celeriac.app import middleware
+
+    hooks = middleware.of(app, task)
+    return hooks if hooks is not None and hooks.publishes else None
+
+
+def _compose(
+    app: Celery,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    task: Task[..., Any] | None,
+    options: dict[str, Any],
+    members: dict[str, Any] | None = None,
+    *,
+    simple: bool = False,
+) -> Message:
+    args = () if args is None else args
+    kwargs = {} if kwargs is None else kwargs
     take = options.pop
     # A plain dict: attribute access to settings would be a third of what a call costs.
     conf = app.conf.values_now()
+    parent = get_current_worker_task()
     if parent is not None:
         _inherit(conf, parent, options)
     if task is not None:
@@ -151,6 +212,8 @@ def compose(
                 options[option] = value
     if (task is not None and task._own) or not own.OPTIONS.keys().isdisjoint(options):
         own.write(app, name, args, kwargs, task, options)
+    if members:
+        own.add(options, members)
     target = _route(app, conf, take("route_name", None) or name, args, kwargs, task, options)
     exchange, routing_key = target.exchange, target.routing_key
     embed = _embed(options)
@@ -284,7 +347,12 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
     Raises:
         OperationalError: The broker did not take it.
     """
-    app.client.publish([message.publication], *how(app, options), not message.ignores)
+    try:
+        app.client.publish([message.publication], *how(app, options), not message.ignores)
+    except BaseException as exc:
+        if isinstance(message, HookedMessage):
+            message.ended(exc)
+        raise
     if app.conf.values_now()["task_send_sent_event"]:
         app.events.task_sent(message.publication)
     _published(message)
@@ -295,12 +363,21 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
     from celeriac.result import _aio
 
     client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
-    await _aio.call(lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token))
+    try:
+        await _aio.call(
+            lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token)
+        )
+    except BaseException as exc:
+        if isinstance(message, HookedMessage):
+            await message.aended(exc)
+        raise
     if app.conf.values_now()["task_send_sent_event"]:
         import asyncio
 
         # It waits for the broker, and the loop must not.
         await asyncio.to_thread(app.events.task_sent, message.publication)
+    if isinstance(message, HookedMessage):
+        await message.aended(None)
     _published(message)
 
 
@@ -338,6 +415,8 @@ def _published(message: Message) -> None:
         )
     if task_sent.receivers:
         _tell_sent(message)
+    if type(message) is not Message and isinstance(message, HookedMessage):
+        message.ended(None)
 
 
 def _tell_sent(message: Message) -> None:

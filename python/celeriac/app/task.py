@@ -100,6 +100,8 @@ class Task(Generic[P, R]):
     delivery_mode: int | str | None = None
     expires: float | datetime | None = None
 
+    #: Middleware of this task, inside of the app's: as for `app.add_middleware`.
+    middleware: Sequence[Any] = ()
     #: Options of `celeriac.app.own` that it has; known when the app is finalised.
     _own: Mapping[str, Any] = own.NONE
 
@@ -333,7 +335,7 @@ class Task(Generic[P, R]):
         self._prepare(args, kwargs, task_id, link, link_error, shadow, options)
         if app.conf.values_now()["task_always_eager"]:
             return self._apply_always_eager(args, kwargs, options)
-        message = send.compose(app, self.name, args, kwargs, self, options)
+        message = await send.compose_later(app, self.name, args, kwargs, self, options)
         await send.publish_later(app, message, options)
         return cast("AsyncResult[R]", app._sent(message, options))
 

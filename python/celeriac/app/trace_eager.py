@@ -19,6 +19,7 @@ from celeriac.utils.nodenames import gethostname
 
 if TYPE_CHECKING:
     from celeriac._dispatch import Signal
+    from celeriac.app.middleware import Hooks, Run
     from celeriac.app.task import Task
 
 __all__ = ["apply_always_eager", "run_eagerly"]
@@ -108,6 +109,8 @@ class _EagerCall:
         self.task = task
         self.request = request
         self.throw = throw
+        self.hooks = _hooks_of(task)
+        self.around = None if self.hooks is None else _run_of(task, request)
 
     def run(self) -> EagerResult[Any]:
         task, request = self.task, self.request
@@ -116,6 +119,7 @@ class _EagerCall:
         try:
             state, value, einfo = self._attempt()
             self._finish(state, value, einfo)
+            self._tell_middleware(state, value)
         finally:
             task.request_stack.pop()
             pop_current_task()
@@ -137,6 +141,9 @@ class _EagerCall:
         task, request = self.task, self.request
         self._signal(signals.task_prerun, task=task)
         try:
+            if self.hooks is not None:
+                assert self.around is not None
+                self.hooks.begin(self.around, _finished)
             task.before_start(request.id or "", request.args, request.kwargs)
             value = _finished(entry_point(task)(*request.args, **request.kwargs))
         except Retry as exc:
@@ -168,6 +175,18 @@ class _EagerCall:
         self._signal(signals.task_postrun, task=task, retval=value, state=state)
         if state in {states.SUCCESS, states.FAILURE}:
             self._hook(task.after_return, state, value, task_id, args, kwargs, einfo)
+
+    def _tell_middleware(self, state: str, value: Any) -> None:
+        run = self.around
+        if run is None or self.hooks is None:
+            return
+        run.state = state
+        if state == states.SUCCESS:
+            run.result = value
+        else:
+            run.exception = value
+        # There is no message that could be kept.
+        self.hooks.end(run, dead=False, finish=_finished)
 
     def _call_errbacks(self, exc: BaseException) -> None:
         from celeriac.app.arguments import takes_more_than
@@ -220,6 +239,22 @@ class _EagerCall:
             hook(*args)
         except Exception:
             logger.exception("hook %s of task %s raised", hook.__name__, self.task.name)
+
+
+def _hooks_of(task: Task[..., Any]) -> Hooks | None:
+    app = task.app
+    if not (app._middleware or app.conf.task_middleware or task.middleware):
+        return None
+    from celeriac.app import middleware
+
+    hooks = middleware.of(app, task)
+    return hooks if hooks is not None and hooks.runs else None
+
+
+def _run_of(task: Task[..., Any], request: Context) -> Run:
+    from celeriac.app.middleware import Run
+
+    return Run(task.app, task, request)
 
 
 def _finished(value: Any) -> Any:

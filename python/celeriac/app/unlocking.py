@@ -81,7 +81,7 @@ def _follow_up(task: Task[..., Any], body: Any, values: Any) -> None:
         return
     from celeriac.app import workflows
 
-    workflows.follow_up(task._get_app(), request, body.compose_all((values,)))
+    workflows.follow_up(task._get_app(), request, body.compose_all((values,), at_most_once=True))
 
 
 def _fail(task: Task[..., Any], body: Any, error: ChordError) -> None:

@@ -95,8 +95,7 @@ def begin(app: Celery, composition: Composition) -> None:
 def pieces(composition: Composition) -> Iterator[batch.Piece]:
     """Its messages for a batch."""
     for message in composition.messages:
-        told = [message] if batch.somebody_listens() else []
-        yield batch.Piece([message.publication], [], told, not message.ignores)
+        yield batch.Piece([message.publication], [], batch.told_of(message), not message.ignores)
 
 
 def _sent(composition: Composition) -> Any:

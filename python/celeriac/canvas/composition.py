@@ -19,10 +19,12 @@ class Composition:
     to it instead of publishing it, whatever subclasses and libraries have put around them.
     """
 
-    __slots__ = ("app", "chords", "counted", "groups", "messages", "result", "told", "trail")
+    __slots__ = ("app", "chords", "counted", "groups", "messages", "once", "result", "told", "trail")
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, once: bool = False) -> None:
         self.app = app
+        #: Its messages must not run twice (`at_most_once`).
+        self.once = once
         #: In the order in which they are to be published.
         self.messages: list[Message] = []
         #: Group ids and numbers of parts; to be started before anything is published.

@@ -169,7 +169,11 @@ class Signature(dict[str, Any], Generic[R]):
         return self["subtask_type"] is None and not self["options"]
 
     def compose_all(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        at_most_once: bool = False,
+        **options: Any,
     ) -> Composition:
         """All that `apply_async` would send and do: messages, chords to start, groups to keep, and the result.
 
@@ -179,7 +183,7 @@ class Signature(dict[str, Any], Generic[R]):
         """
         from celeriac.canvas.composition import Composition
 
-        composition = Composition(self.app)
+        composition = Composition(self.app, at_most_once)
         composition.result = self._plan(composition, tuple(args or ()), dict(kwargs or {}), options)
         return composition
 
@@ -189,6 +193,8 @@ class Signature(dict[str, Any], Generic[R]):
         """Adds what sends it to a composition; gives its result."""
         args, kwargs, options = self._for_sending(args, kwargs, options)
         options["producer"] = composition
+        if composition.once:
+            options["at_most_once"] = True
         task = self._known_type()
         if task is not None:
             return task.apply_async(args, kwargs, **options)

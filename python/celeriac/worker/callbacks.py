@@ -98,7 +98,7 @@ def call_body(app: Celery, request: Context, body: Mapping[str, Any], values: li
     Raises:
         EncodeError: A message cannot be encoded.
     """
-    _follow(app, request, body, values)
+    _follow(app, request, body, values, at_most_once=True)
 
 
 def _follow_together(app: Celery, request: Context, signatures: Sequence[Mapping[str, Any]], value: Any) -> None:

@@ -143,9 +143,17 @@ class Concluder:
         try:
             results = self.fail(task, request, exc, einfo)
             _call_hook(task, "after_return", states.FAILURE, exc, request.id, request.args, request.kwargs, einfo)
+            self._tell_middleware(task, request, exc)
         finally:
             task.request_stack.pop()
         return "failure", results, request._follow_ups or (), repr(exc), None
+
+    def _tell_middleware(self, task: Task[..., Any], request: Context, exc: BaseException) -> None:
+        app = self._app
+        if app._middleware or app.conf.task_middleware or task.middleware:
+            from celeriac.worker.middleware import tell_failure
+
+            tell_failure(app, task, request, exc)
 
     def _count(self, state: str, request: Context, exc: BaseException) -> None:
         """Chords of which it, or what was to follow it, is a part are told that it will not be."""

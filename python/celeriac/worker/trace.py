@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import _core, signals, states
 from celeriac._state import current_tasks
 from celeriac.app import trace as hooks
+from celeriac.app.context import concluded
 from celeriac.app.task import Task, entry_point
 from celeriac.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celeriac.utils.einfo import ExceptionInfo, safe_repr
@@ -55,7 +56,7 @@ class Tracer:
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
         # Found out once: libraries patch when the app is imported, or when its process starts.
-        self._trace_by: Any = PatchedTracer if hooks.is_patched() else TaskTracer
+        self._trace_by: Any = PatchedTracer if hooks.is_patched() else plain_tracer
         app._child_update = channel.update
 
     def trace(self, execution: Execution) -> None:
@@ -121,11 +122,15 @@ class Tracer:
 
     def plain_task(self, task: Task[..., Any]) -> TaskTracer:
         """The same with nothing around it."""
-        return TaskTracer(self, task)
+        return plain_tracer(self, task)
 
     def _conclude(self, execution: Execution) -> None:
         request = self._readable(execution)
-        outcome = self.concluder.conclude(execution, request)
+        token = concluded.set(request)
+        try:
+            outcome = self.concluder.conclude(execution, request)
+        finally:
+            concluded.reset(token)
         self.channel.respond(execution.tag, *outcome, None, request._parts)
 
     def _readable(self, execution: Execution) -> Context:
@@ -174,7 +179,7 @@ class TaskTracer:
         self._limit = tracer.limit
         self._concluder = tracer.concluder
         self._requests = task.request_stack.requests
-        self._function = entry_point(task)
+        self._function = self._awaited = entry_point(task)
         self.is_async = inspect.iscoroutinefunction(self._function)
         self._before_start = _overridden(task, "before_start")
         self._on_success = _overridden(task, "on_success")
@@ -182,6 +187,8 @@ class TaskTracer:
         self._ignores = bool(task.ignore_result)
         self._keeps = tracer.app.results_enabled
         self._tells_sent = bool(tracer.app.conf.task_send_sent_event)
+        #: Frames of ours above the task's own, which tracebacks leave out.
+        self._frames = 1
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
 
     def run(self, tag: int, request: Context) -> None:
@@ -212,7 +219,7 @@ class TaskTracer:
         try:
             if self._before_start is not None:
                 self._before_start(request.id, request.args, request.kwargs)
-            coroutine = self._function(*request.args, **request.kwargs)
+            coroutine = self._awaited(*request.args, **request.kwargs)
             retval = await (limit.guard(tag, coroutine) if guarded else coroutine)
             results = self._follow(request, retval, stores)
         except Exception as exc:
@@ -331,7 +338,7 @@ class TaskTracer:
         context = {"name": name, "id": request.id, "exc": safe_repr(exc)}
         if isinstance(exc, Retry):
             return self._retried(exc, request, context)
-        einfo = ExceptionInfo(exc, skip=1)
+        einfo = ExceptionInfo(exc, skip=self._frames)
         if isinstance(exc, Ignore):
             logger.info(LOG_IGNORED, context, extra={"data": context})
             left = () if request._replaced else self._concluder.leave(request, exc)
@@ -351,7 +358,7 @@ class TaskTracer:
     def _retried(self, exc: Retry, request: Context, context: dict[str, Any]) -> tuple[str, str, Any, ExceptionInfo]:
         task = self._task
         reason: BaseException = exc.exc if exc.exc is not None else exc
-        einfo = ExceptionInfo(exc, skip=1)
+        einfo = ExceptionInfo(exc, skip=self._frames)
         if task.trail and request._follow_ups:
             # The message of the next try counts as a child, as with Celery.
             request.children.append(task.AsyncResult(request.id or ""))
@@ -371,6 +378,18 @@ class TaskTracer:
             hook(*args)
         except Exception as exc:
             logger.error("Hook %s of task %s raised: %r", name, self._task.name, exc, exc_info=True)
+
+
+def plain_tracer(tracer: Tracer, task: Task[..., Any]) -> TaskTracer:
+    """What runs requests of a task of our own: with its middleware, if it has any."""
+    app = tracer.app
+    if app._middleware or app.conf.task_middleware or getattr(task, "middleware", ()):
+        from celeriac.worker.middleware import HookedTracer, hooks_of
+
+        around = hooks_of(app, task)
+        if around is not None:
+            return HookedTracer(tracer, task, around)
+    return TaskTracer(tracer, task)
 
 
 def _why(exc: Exception) -> str:

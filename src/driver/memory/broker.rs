@@ -11,10 +11,11 @@ use super::state::{Claimed, State};
 use super::topics::StreamReader;
 use super::{MemoryStore, Shared};
 use crate::broker::{
-    Broker, BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter, DeadReason,
-    Delivery, Fired, Firing, Listener, QueueStatus, Rebind, Renewal, ScheduleLease, ScheduleState, Settle,
+    Broker, BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter,
+    DeadReason, Delivery, Fired, Firing, Listener, QueueStatus, Rebind, Renewal, ScheduleLease,
+    ScheduleState, Settle,
 };
-use crate::protocol::{Message, Publication, TopicBinding};
+use crate::protocol::{ChordClaim, Message, Publication, TopicBinding};
 
 /// A sleep is at least this long, so that a moment that has just passed is not asked for in a loop.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
@@ -216,6 +217,19 @@ struct MemoryConsumer {
 }
 
 impl MemoryConsumer {
+    /// Wakes whoever waits for what a batch has brought.
+    fn wake_for(&self, batch: &[Commit]) {
+        let comes_back = |commit: &Commit| {
+            !matches!(commit.settle, Settle::Keep | Settle::Once | Settle::Ack | Settle::Dead(..))
+        };
+        if batch.iter().any(|commit| !commit.publications.is_empty() || comes_back(commit)) {
+            self.store.published();
+        }
+        if batch.iter().any(|commit| !commit.results.is_empty()) {
+            self.store.results.notify_waiters();
+        }
+    }
+
     fn check_open(&self) -> Result<(), BrokerError> {
         if self.closed.load(Ordering::SeqCst) { Err(BrokerError::Closed) } else { Ok(()) }
     }
@@ -271,16 +285,27 @@ impl Consumer for MemoryConsumer {
             let carry_out = |commit| state.commit(owner, self.options.max_crashes, commit, now);
             batch.iter().map(carry_out).collect()
         };
-        let comes_back = |commit: &Commit| {
-            !matches!(commit.settle, Settle::Keep | Settle::Once | Settle::Ack | Settle::Dead(..))
-        };
-        if batch.iter().any(|commit| !commit.publications.is_empty() || comes_back(commit)) {
-            self.store.published();
-        }
-        if batch.iter().any(|commit| !commit.results.is_empty()) {
-            self.store.results.notify_waiters();
-        }
+        self.wake_for(batch);
         Ok(answers)
+    }
+
+    async fn commit_body(&self, commit: &Commit, chord: &ChordClaim) -> Result<ChordEnd, BrokerError> {
+        self.check_open()?;
+        let now = self.store.clock.now();
+        let owner = self.owner.load(Ordering::SeqCst);
+        let answer = {
+            let mut state = self.store.state.lock();
+            if !state.chords.is_held_by(chord, now) {
+                return Ok(ChordEnd::NotHeld);
+            }
+            let answer = state.commit(owner, self.options.max_crashes, commit, now);
+            if answer != Committed::Stale {
+                state.chords.finish(chord, now);
+            }
+            answer
+        };
+        self.wake_for(std::slice::from_ref(commit));
+        Ok(ChordEnd::Ended(answer))
     }
 
     async fn renew(&self) -> Result<Renewal, BrokerError> {

@@ -73,6 +73,10 @@ impl Chords {
         self.of(&claim.group_id, now).chord.hold(claim, now, until)
     }
 
+    pub(super) fn is_held_by(&mut self, claim: &ChordClaim, now: UnixMillis) -> bool {
+        self.of(&claim.group_id, now).chord.is_held_by(claim, now)
+    }
+
     pub(super) fn finish(&mut self, claim: &ChordClaim, now: UnixMillis) -> bool {
         let kept = self.of(&claim.group_id, now);
         let held = kept.chord.finish(claim, now);

@@ -20,6 +20,8 @@ use crate::protocol::{Message, Publication, ResultRecord};
 
 /// The state whose record no other may replace.
 const SUCCESS: &str = "SUCCESS";
+const STARTED: &str = "STARTED";
+const ABORTED: &str = "ABORTED";
 
 /// How long a message to a topic waits for subscriptions that are slow.
 const HEARD: Duration = Duration::from_secs(60);
@@ -443,7 +445,8 @@ impl State {
 
     pub(super) fn store(&mut self, record: ResultRecord, now: UnixMillis) {
         let version = self.number();
-        if self.read(&record.task_id, now).is_some_and(|(_, old)| old.state == SUCCESS) {
+        let stays = |old: &str| old == SUCCESS || old == ABORTED && record.state == STARTED;
+        if self.read(&record.task_id, now).is_some_and(|(_, old)| stays(&old.state)) {
             return;
         }
         let expires = record.expires_ms.map(|ms| now.after(Duration::from_millis(ms)));

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use redis::{FromRedisValue as _, pipe};
 
 use super::backend::{CHUNK, CHUNK_BYTES, RedisBackend};
+use super::record::ResultPlace;
 use super::scripts::{COUNT, FINISH_CHORD, HOLD_CHORD};
 use super::settle::{Arg, text};
 use super::{groups, guard};
@@ -113,14 +114,26 @@ impl RedisBackend {
     }
 
     pub(super) async fn finish_chord_here(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
-        let mut keys =
-            [".c", ".j", ".t", ".s", ".d"].map(|what| self.chord_key(&claim.group_id, what)).to_vec();
-        keys.extend([guard::key(&self.place, &claim.group_id), guard::guarded(&self.place)]);
-        let remembered = text(claim.remembered_ms().map_or(0, seconds));
-        let args =
-            [Cow::Borrowed(claim.token.as_bytes()), remembered, Cow::Borrowed(claim.group_id.as_bytes())];
+        let (keys, args) = end(&self.place, claim);
         Ok(yes(self.link.script(&FINISH_CHORD, &keys, &args).await?))
     }
+}
+
+/// Keys and arguments of the end of a chord.
+pub(super) fn end<'a>(place: &ResultPlace, claim: &'a ChordClaim) -> ([String; 7], [Arg<'a>; 3]) {
+    let group = &claim.group_id;
+    let key = |what: &str| groups::key(place, group) + what;
+    let keys = [
+        key(".c"),
+        key(".j"),
+        key(".t"),
+        key(".s"),
+        key(".d"),
+        guard::key(place, group),
+        guard::guarded(place),
+    ];
+    let remembered = text(claim.remembered_ms().map_or(0, seconds));
+    (keys, [Cow::Borrowed(claim.token.as_bytes()), remembered, Cow::Borrowed(group.as_bytes())])
 }
 
 /// The parts of one script call, by chord.

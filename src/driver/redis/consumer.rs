@@ -24,11 +24,13 @@ use super::recover::{End, Holder, Registered, abandon};
 use super::scripts::{REGISTER, RENEW};
 use super::wake::{Alarm, Armed};
 use crate::broker::{
-    BrokerError, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadReason, Delivery, Renewal,
+    BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadReason, Delivery,
+    Renewal,
 };
 use crate::clock::UnixMillis;
 use crate::driver::process::Process;
 use crate::numbers::NumberMap;
+use crate::protocol::ChordClaim;
 
 /// A claim that waits looks again after so long, whatever it was told.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -389,6 +391,11 @@ impl Consumer for RedisConsumer {
                 }
             }
         }
+    }
+
+    async fn commit_body(&self, commit: &Commit, chord: &ChordClaim) -> Result<ChordEnd, BrokerError> {
+        self.inner.check_open()?;
+        self.inner.carry_out_body(commit, chord).await
     }
 
     async fn commit(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError> {

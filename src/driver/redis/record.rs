@@ -22,6 +22,9 @@ const HEAD: usize = 64;
 ///
 /// SUCCESS is found without parsing, in the forms that Celery's serializers give a record: JSON, msgpack and pickle
 /// have `status` as their first member, YAML a line of its own. Packed records are not looked into.
+///
+/// That a task has begun is stored a moment later. Whoever has seen it run may have aborted it by then, which STARTED
+/// must not cover (in JSON: both are ours).
 pub(super) const STORE_RESULTS: &str = r#"
 local function is_success(stored)
   if not stored then return false end
@@ -41,7 +44,7 @@ local function is_success(stored)
 end
 
 local function store_results(keys, ttls, bodies)
-  local final, successes, asked = {}, {}, {}
+  local final, aborted, successes, asked = {}, {}, {}, {}
   for i = 1, #keys do
     successes[i] = is_success(bodies[i])
     if not successes[i] then asked[#asked + 1] = keys[i] end
@@ -50,13 +53,16 @@ local function store_results(keys, ttls, bodies)
     local to = math.min(from + 999, #asked)
     local stored = redis.call('MGET', unpack(asked, from, to))
     for i = from, to do
-      if is_success(stored[i - from + 1]) then final[asked[i]] = true end
+      local before = stored[i - from + 1]
+      if is_success(before) then final[asked[i]] = true end
+      if before and string.find(before, '^{"status": "ABORTED"') then aborted[asked[i]] = true end
     end
   end
   local call = redis.call
   for i = 1, #keys do
     local key, body = keys[i], bodies[i]
-    if successes[i] or not final[key] then
+    local covers = aborted[key] and string.find(body, '^{"status": "STARTED"')
+    if successes[i] or not (final[key] or covers) then
       if ttls[i] == '0' then
         call('SET', key, body)
       else

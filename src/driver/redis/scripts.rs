@@ -32,6 +32,13 @@ scripts! {
     FINISH_CHORD = "lua/finish_chord.lua";
 }
 
+/// A commit, and the end of the chord whose body it calls.
+pub(super) static COMMIT_BODY: LazyLock<Script> = LazyLock::new(|| {
+    let (shared, commit) = (include_str!("lua/shared.lua"), include_str!("lua/commit.lua"));
+    let end = include_str!("lua/commit_body.lua");
+    Script::new([shared, STORE_RESULTS, "local function commit()\n", commit, "\nend\n", end].concat())
+});
+
 /// With the part of the result backend that stores results.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new([include_str!("lua/shared.lua"), STORE_RESULTS, include_str!("lua/commit.lua")].concat())

@@ -6,15 +6,16 @@ use std::ops::Range;
 
 use redis::{FromRedisValue, Value};
 
+use super::chord;
 use super::consumer::Inner;
 use super::dead::one_field;
 use super::held::write_tag;
 use super::publish::Step;
 use super::record::ttl;
-use super::scripts::COMMIT;
-use crate::broker::{BrokerError, Commit, Committed, Settle};
+use super::scripts::{COMMIT, COMMIT_BODY};
+use crate::broker::{BrokerError, ChordEnd, Commit, Committed, Settle};
 use crate::numbers::NumberSet;
-use crate::protocol::{Publication, ResultRecord};
+use crate::protocol::{ChordClaim, Publication, ResultRecord};
 
 /// Arguments in front of the tags.
 const FIXED: usize = 9;
@@ -66,14 +67,45 @@ impl Inner {
     pub(super) async fn carry_out(&self, batch: &[Commit]) -> Result<Vec<Committed>, BrokerError> {
         let mut answers = vec![Committed::Done; batch.len()];
         let Entries { list: entries, tags } = self.entries(batch, &mut answers);
-        let mut places = vec![0; batch.len()];
-        for (at, entry) in entries.iter().enumerate() {
-            places[entry.commit] = at + 1;
-        }
-        let operations = self.operations(batch, &places, &answers).await?;
+        let operations = self.operations(batch, &places(&entries, batch.len()), &answers).await?;
         if entries.is_empty() && operations.is_empty() {
             return Ok(answers);
         }
+        let args = self.arguments(&entries, &tags, operations);
+        let answer = self.store.link.script(&COMMIT, &self.store.layout.shared, &args).await;
+        let answer = answer.map_err(|error| self.store.failed(error))?;
+        self.conclude(&entries, answer, &mut answers);
+        Ok(answers)
+    }
+
+    /// Carries out one commit, and the end of the chord that it ends.
+    pub(super) async fn carry_out_body(
+        &self,
+        commit: &Commit,
+        chord: &ChordClaim,
+    ) -> Result<ChordEnd, BrokerError> {
+        let (batch, mut answers) = (std::slice::from_ref(commit), [Committed::Done]);
+        let Entries { list: entries, tags } = self.entries(batch, &mut answers);
+        if answers[0] == Committed::Stale {
+            return Ok(ChordEnd::Ended(Committed::Stale));
+        }
+        let operations = self.operations(batch, &places(&entries, 1), &answers).await?;
+        let mut args = self.arguments(&entries, &tags, operations);
+        let mut keys: Vec<String> = self.store.layout.shared.iter().map(ToString::to_string).collect();
+        let (chord_keys, chord_args) = chord::end(&self.results, chord);
+        keys.extend(chord_keys);
+        args.extend(chord_args);
+        let answer = self.store.link.script(&COMMIT_BODY, &keys, &args).await;
+        let answer = answer.map_err(|error| self.store.failed(error))?;
+        if matches!(answer, Value::Int(0)) {
+            return Ok(ChordEnd::NotHeld);
+        }
+        self.conclude(&entries, answer, &mut answers);
+        Ok(ChordEnd::Ended(answers[0]))
+    }
+
+    /// What the script is given.
+    fn arguments<'a>(&self, entries: &[Entry<'a>], tags: &'a [u8], operations: Vec<Arg<'a>>) -> Vec<Arg<'a>> {
         let kinds: String = entries.iter().map(|entry| entry.kind).collect();
         let layout = &self.store.layout;
         let mut args: Vec<Arg<'_>> = Vec::with_capacity(FIXED + 2 * entries.len() + operations.len());
@@ -91,10 +123,7 @@ impl Inner {
         args.extend(entries.iter().map(|entry| Cow::Borrowed(&tags[entry.tag.clone()])));
         args.extend(operations);
         args.extend(entries.iter().flat_map(|entry| entry.extras.iter().cloned()));
-        let answer = self.store.link.script(&COMMIT, &layout.shared, &args).await;
-        let answer = answer.map_err(|error| self.store.failed(error))?;
-        self.conclude(&entries, answer, &mut answers);
-        Ok(answers)
+        args
     }
 
     /// The claims of a batch, in the order in which the script is to settle them. Those that are known to be lost are
@@ -244,6 +273,15 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// For each commit of a batch the number of its claim in the script's order; 0 for those without.
+fn places(entries: &[Entry<'_>], commits: usize) -> Vec<usize> {
+    let mut places = vec![0; commits];
+    for (at, entry) in entries.iter().enumerate() {
+        places[entry.commit] = at + 1;
+    }
+    places
 }
 
 /// A commit that only settles.

@@ -25,6 +25,10 @@ pub(super) fn hold(step: &Step<'_>, claim: &ChordClaim, until: UnixMillis) -> Re
     change(step, &claim.group_id, |chord| chord.hold(claim, step.now, until))
 }
 
+pub(super) fn is_held_by(step: &Step<'_>, claim: &ChordClaim) -> Result<bool> {
+    Ok(read(step, &claim.group_id)?.is_held_by(claim, step.now))
+}
+
 pub(super) fn finish(step: &Step<'_>, claim: &ChordClaim) -> Result<bool> {
     let held = change(step, &claim.group_id, |chord| chord.finish(claim, step.now))?;
     if held {

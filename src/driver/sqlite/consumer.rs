@@ -6,15 +6,18 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use super::chord;
 use super::doorbell::Kind;
 use super::fault::Fault;
 use super::queue::{self, Order, Taken};
 use super::writer::Durability;
 use super::{Shared, owner};
 use crate::broker::{
-    BrokerError, ClaimId, Commit, Committed, Consumer, ConsumerOptions, Credit, Delivery, Renewal, Settle,
+    BrokerError, ChordEnd, ClaimId, Commit, Committed, Consumer, ConsumerOptions, Credit, Delivery, Renewal,
+    Settle,
 };
 use crate::driver::routing::QueueOrder;
+use crate::protocol::ChordClaim;
 
 pub(super) struct SqliteConsumer {
     store: Arc<Shared>,
@@ -161,6 +164,25 @@ impl Consumer for SqliteConsumer {
             })
             .await
             .map_err(self.error())
+    }
+
+    async fn commit_body(&self, commit: &Commit, chord: &ChordClaim) -> Result<ChordEnd, BrokerError> {
+        self.check_open()?;
+        self.store.check_sizes(&commit.publications)?;
+        let owner = self.owner.load(Ordering::SeqCst);
+        let max_crashes = self.options.max_crashes;
+        let (commit, claim) = (commit.clone(), chord.clone());
+        let end = move |step: &mut super::step::Step<'_>| {
+            if !chord::is_held_by(step, &claim)? {
+                return Ok(ChordEnd::NotHeld);
+            }
+            let committed = queue::commit(step, owner, max_crashes, &commit)?;
+            if committed != Committed::Stale {
+                chord::finish(step, &claim)?;
+            }
+            Ok(ChordEnd::Ended(committed))
+        };
+        self.store.writer.submit(Durability::Durable, end).await.map_err(self.error())
     }
 
     async fn renew(&self) -> Result<Renewal, BrokerError> {

@@ -10,7 +10,7 @@ use crate::protocol::ResultRecord;
 /// Expired results that one transaction removes, so that it does not hold the lock for long.
 const SWEEP: i64 = 1000;
 
-/// Stores records; a `SUCCESS` that has not expired stays.
+/// Stores records; a `SUCCESS` that has not expired stays. So does `ABORTED` when it turns out that the task had begun.
 pub(super) fn store<'r>(
     step: &mut Step<'_>,
     records: impl ExactSizeIterator<Item = &'r ResultRecord>,
@@ -25,7 +25,7 @@ pub(super) fn store<'r>(
          ON CONFLICT (task_id) DO UPDATE SET id = excluded.id, state = excluded.state,
             content_type = excluded.content_type, expires_ms = excluded.expires_ms,
             ttl_ms = excluded.ttl_ms, record = excluded.record
-         WHERE state <> 'SUCCESS' OR expires_ms <= ?8",
+         WHERE (state <> 'SUCCESS' AND (state <> 'ABORTED' OR excluded.state <> 'STARTED')) OR expires_ms <= ?8",
     )?;
     for (version, record) in (first..).zip(records) {
         let ttl = record.expires_ms.map(|ms| ms.min(i64::MAX as u64) as i64);

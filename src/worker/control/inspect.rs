@@ -199,7 +199,7 @@ fn stage(request: &Request) -> Stage {
     match request.phase {
         Phase::Running(_) => Stage::Active,
         Phase::Eta => Stage::Scheduled,
-        Phase::Turn | Phase::Ready | Phase::Submitted => Stage::Reserved,
+        Phase::Turn | Phase::Ready | Phase::Marking | Phase::Submitted => Stage::Reserved,
     }
 }
 

@@ -144,6 +144,18 @@ class Play:
 
 
 INTEROP = Play()
+#: Queues on RabbitMQ, which says of a message that it was given back and not by whom.
+ON_RABBITMQ = Play(
+    meant=(
+        (
+            ".*request.*|countdown|protocol_1",
+            ".*",
+            "celeriac|served",
+            ".*/delivery_info/redelivered: expected false, seen true",
+            "what was sent ahead is given back, so that others may have it, when the tasks before it turn out to be long",
+        ),
+    )
+)
 
 
 def battery(

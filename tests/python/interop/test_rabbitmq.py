@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ..servers.shared import Shared
-from .battery import rabbitmq_place
+from .battery import ON_RABBITMQ, rabbitmq_place
 from .checks import PAIRINGS, Reference, check
 
 
 @pytest.fixture(scope="module")
 def reference(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return Reference(lambda: rabbitmq_place(shared), tmp_path_factory.mktemp("rabbitmq"))
+    return Reference(lambda: rabbitmq_place(shared), tmp_path_factory.mktemp("rabbitmq"), ON_RABBITMQ)
 
 
 def test_every_case_works_between_two_celerys(reference: Reference) -> None:

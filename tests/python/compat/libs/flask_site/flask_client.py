@@ -8,6 +8,8 @@ import traceback
 from shop_api import create_app
 
 app = create_app()
+# What a view raises is told, not made a page of.
+app.config["PROPAGATE_EXCEPTIONS"] = True
 saw = {}
 
 

@@ -13,10 +13,11 @@ def result(id: str) -> dict[str, object]:
     """What has become of a task."""
     found = AsyncResult(id)
     ready = found.ready()
+    # While it is tried again, `result` is the exception, which is no JSON.
     return {
         "ready": ready,
         "successful": found.successful() if ready else None,
-        "value": found.get() if ready else found.result,
+        "value": found.get() if ready else None,
     }
 
 
