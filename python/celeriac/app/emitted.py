@@ -19,7 +19,7 @@ from celeriac.utils import uuid
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
-__all__ = ["EXCHANGE", "TASK", "Attributes", "Event", "aemit", "emit", "fan_out_id", "make"]
+__all__ = ["EXCHANGE", "TASK", "Attributes", "Event", "aemit", "emit", "make"]
 
 #: The topic exchange.
 EXCHANGE = "celeriac.events"
@@ -61,6 +61,19 @@ class Event(dict[str, Any]):
         """When it happened."""
         text = self.get("time")
         return None if text is None else datetime.fromisoformat(text)
+
+    def task_id(self, handler: Any) -> str:
+        """The id of a handler's run for this event, by which its result can be asked for. Always the same for one event,
+        so that one that comes twice is recognised.
+
+        Example:
+            >>> app.AsyncResult(event.task_id(send_mail)).get(timeout=10)
+
+        Args:
+            handler: The task, or its name.
+        """
+        name = getattr(handler, "name", handler)
+        return str(uuid5(_NAMESPACE, json.dumps([self.get("source"), self.get("id"), name])))
 
     def __repr__(self) -> str:
         return f"<Event {self.get('type')} {self.get('id')} from {self.get('source')}>"
@@ -127,11 +140,6 @@ def check_words(text: str, what: str, wild: str) -> None:
             raise ValueError(f"{what} is {hint}, not {text!r}")
 
 
-def fan_out_id(event: Mapping[str, Any], handler: str) -> str:
-    """The task id of a handler's run: always the same for one event, so that one that comes twice is recognised."""
-    return str(uuid5(_NAMESPACE, json.dumps([event.get("source"), event.get("id"), handler])))
-
-
 def emit(app: Celery, event: Event, options: dict[str, Any]) -> Event:
     """Sends an event.
 
@@ -165,7 +173,7 @@ def _message(app: Celery, event: Event, options: Mapping[str, Any]) -> send.Mess
     wanted = {
         **options,
         **place,
-        "task_id": fan_out_id(event, ""),
+        "task_id": event.task_id(""),
         "serializer": "json",
         "ignore_result": True,
         "argsrepr": f"({event!r},)",

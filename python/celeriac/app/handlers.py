@@ -72,9 +72,7 @@ class Handlers:
         found = self._known.get(type)
         if found is None:
             found = [
-                handler
-                for handler in self._all
-                if any(topic_matches(pattern, type) for pattern in handler.patterns)
+                handler for handler in self._all if any(topic_matches(pattern, type) for pattern in handler.patterns)
             ]
             if len(self._known) >= 1000:
                 # Types may be made of anything.
@@ -85,7 +83,7 @@ class Handlers:
     def compose(self, handler: Handler, event: Event) -> send.Message:
         """The message of a handler's run."""
         app, task = self._app, handler.task
-        options: dict[str, Any] = {"task_id": emitted.fan_out_id(event, task.name), "serializer": "json"}
+        options: dict[str, Any] = {"task_id": event.task_id(task), "serializer": "json"}
         if not handler.routed and not app.router._lookup(task.name, (event,), {}, options, task):
             options["queue"] = service_queue(app)
         return send.compose(app, task.name, (event,), {}, task, options)
@@ -96,7 +94,7 @@ class Handlers:
         errors = []
         for handler in self.of(event["type"]):
             try:
-                handler.task.apply((event,), task_id=emitted.fan_out_id(event, handler.task.name))
+                handler.task.apply((event,), task_id=event.task_id(handler.task))
             except Exception as exc:
                 errors.append(exc)
         if errors:

@@ -41,7 +41,7 @@ TYPES = (
 )
 
 
-class _Heard(Generic[T], Iterator[T], AsyncIterator[T]):
+class _Heard(Iterator[T], AsyncIterator[T], Generic[T]):
     """Hears until it is closed. Used by one thread, or one coroutine, at a time; closed by any."""
 
     def __init__(self, listener: Listener, timeout: float | None) -> None:
@@ -208,7 +208,9 @@ class TaskStream(_Heard[TaskEvent]):
         cursor, gap = headers.get("cursor"), bool(headers.get("gap"))
         self.cursor = cursor or self.cursor
         if gap:
-            logger.warning("Events were gone from the stream of tasks before they were read: task_stream_max keeps more")
+            logger.warning(
+                "Events were gone from the stream of tasks before they were read: task_stream_max keeps more"
+            )
         event = TaskEvent(loads(data), cursor=cursor, gap=gap)
         if self._types is not None and event["type"] not in self._types:
             return None

@@ -94,9 +94,7 @@ def stop_options(conf: Settings) -> dict[str, Any]:
     }
 
 
-def queues_and_topics(
-    app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str]
-) -> dict[str, Any]:
+def queues_and_topics(app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str]) -> dict[str, Any]:
     """The queues a worker takes from, with that of its service's events, and what that one is bound with."""
     names, topics = worker_queues(app, node, wanted, exclude), None
     if app._handlers is not None:
