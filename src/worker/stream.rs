@@ -66,13 +66,16 @@ impl ConsumerLoop {
         if self.stream.is_none() {
             return Vec::new();
         }
-        let summary = cut(&outcome.summary);
+        // As Celery's event has it: the child says that it was rejected.
+        let unknown = (request.mode == Mode::Unknown).then(|| format!("NotRegistered('{}')", request.name));
+        let summary = cut(unknown.as_ref().unwrap_or(&outcome.summary));
         let told = Told {
             runtime: outcome.runtime.map(|runtime| runtime.as_secs_f64()),
             exception: Some(summary),
             ..self.told_of("failed", request)
         };
         let told = match outcome.kind {
+            _ if unknown.is_some() => Some(told),
             OutcomeKind::Success => {
                 Some(Told { kind: "succeeded", result: Some(summary), exception: None, ..told })
             }
