@@ -86,6 +86,7 @@ impl Execution {
             Mode::Unknown => "unknown",
             Mode::Refused(_) => "refused",
             Mode::Join(_) => "join",
+            Mode::Batch(_) => "batch",
         })
     }
 
@@ -93,7 +94,7 @@ impl Execution {
     fn detail(&self) -> PyResult<String> {
         Ok(match self.unpack()?.mode {
             Mode::Lost(text) | Mode::Revoked(text) | Mode::Refused(text) => text,
-            Mode::Run | Mode::TimedOut(_) | Mode::Unknown | Mode::Join(_) => String::new(),
+            Mode::Run | Mode::TimedOut(_) | Mode::Unknown | Mode::Join(_) | Mode::Batch(_) => String::new(),
         })
     }
 
@@ -110,6 +111,13 @@ impl Execution {
         let elements = join.elements.iter().map(|element| PyBytes::new(py, element)).collect();
         let group = join.group.as_ref().map(|record| PyBytes::new(py, record));
         Ok(Some((join.group_id.clone(), elements, group, join.broken.clone())))
+    }
+
+    /// The requests of a batch, each to be answered under its own tag, and then the batch; none of anything else.
+    #[getter]
+    fn members(&self) -> PyResult<Vec<Self>> {
+        let members = self.0.members().map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(members.into_iter().map(Self).collect())
     }
 
     #[getter]
@@ -341,6 +349,10 @@ impl Shared {
     fn pop_from(&self, state: &mut State) -> Option<Packed> {
         let execution = state.queue.pop_front()?;
         state.running.insert(execution.tag());
+        if execution.is_batch() {
+            // What cannot be read is told of when the child reads it.
+            state.running.extend(execution.members().unwrap_or_default().iter().map(Packed::tag));
+        }
         if state.queue.is_empty() && !state.stopping {
             self.wakeup.clear();
         }
@@ -708,6 +720,7 @@ fn outcome_kind(name: &str) -> PyResult<OutcomeKind> {
         "ignored" => OutcomeKind::Ignored,
         "rejected" => OutcomeKind::Rejected,
         "requeued" => OutcomeKind::Requeued,
+        "dead_lettered" => OutcomeKind::DeadLettered,
         "revoked" => OutcomeKind::Revoked,
         "malformed" => OutcomeKind::Malformed,
         "disallowed" => OutcomeKind::Disallowed,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use celeriac::backend::GroupRecord;
+use celeriac::backend::{GroupRecord, KeptValue};
 use celeriac::broker::{ConsumerOptions, DeadLetter};
 use celeriac::client::{self, ClientError, RetryPolicy, Sending};
 use celeriac::driver::Threading;
@@ -248,6 +248,29 @@ impl Client {
 
     fn forget_group(&self, py: Python<'_>, group_id: &str) -> PyResult<()> {
         self.now(py, |client| async move { client.forget_group(group_id).await })
+    }
+
+    /// Keeps bytes under a key of ours.
+    #[pyo3(signature = (key, value, expires_ms = None))]
+    fn put_value(
+        &self,
+        py: Python<'_>,
+        key: String,
+        value: &Bound<'_, PyBytes>,
+        expires_ms: Option<u64>,
+    ) -> PyResult<()> {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        self.now(py, |client| async move { client.put_value(KeptValue { key, value, expires_ms }).await })
+    }
+
+    /// What is kept under the key.
+    fn read_value<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let value = self.now(py, |client| async move { client.read_value(key).await })?;
+        Ok(value.map(|value| PyBytes::new(py, &value)))
+    }
+
+    fn delete_values(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<()> {
+        self.now(py, |client| async move { client.delete_values(&keys).await })
     }
 
     fn purge(&self, py: Python<'_>, queue: &str) -> PyResult<u64> {

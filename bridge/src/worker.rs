@@ -312,6 +312,7 @@ fn to_tuple(py: Python<'_>, notice: Notice) -> PyResult<Py<PyAny>> {
             let packed = Packed::new(&execution).map_err(|error| PyValueError::new_err(error.to_string()))?;
             ("task", name, Execution(packed), detail, signal).into_py_any(py)
         }
+        Notice::Settled(reference) => ("settled", &*reference).into_py_any(py),
         Notice::Command { number, method, arguments } => {
             ("command", number, method, arguments).into_py_any(py)
         }

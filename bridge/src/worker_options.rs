@@ -10,7 +10,7 @@ use celeriac::driver::Threading;
 use celeriac::protocol::TopicBinding;
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
+    About, AutoscaleOptions, BatchOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
     WorkerOptions, health_address,
 };
 use pyo3::prelude::*;
@@ -183,12 +183,21 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         rate_limit,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
+        batch: batch(&given)?,
     };
     // What only the child looks at.
     given.take::<bool>("track_started")?;
     given.take::<bool>("ignore_result")?;
     given.finish()?;
     Ok(options)
+}
+
+fn batch(given: &Options<'_>) -> PyResult<Option<BatchOptions>> {
+    let Some((max_size, max_wait)) = given.take::<(usize, f64)>("batch")? else { return Ok(None) };
+    match Duration::try_from_secs_f64(max_wait) {
+        Ok(max_wait) if max_size >= 1 => Ok(Some(BatchOptions { max_size, max_wait })),
+        _ => Err(given.wrong("batch", "it is (max_size, max_wait), at least 1 and 0.0 seconds")),
+    }
 }
 
 fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celeriac.app import shared_task
     from celeriac.app import shared_task as task
     from celeriac.app.base import Celery
+    from celeriac.app.batches import Batch
     from celeriac.app.bugreport import bugreport
     from celeriac.app.current import current_app, current_task
     from celeriac.app.emitted import Event
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncResult",
+    "Batch",
     "Celery",
     "Event",
     "Exchange",
@@ -65,6 +67,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncResult": "celeriac.result",
+    "Batch": "celeriac.app.batches",
     "Celery": "celeriac.app.base",
     "Event": "celeriac.app.emitted",
     "Exchange": "celeriac.entities",

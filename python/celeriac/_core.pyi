@@ -283,6 +283,12 @@ class Client:
     def read_group(self, group_id: str) -> tuple[bytes, str] | None:
         """The stored bytes and their content type; None where nothing is stored."""
     def forget_group(self, group_id: str) -> None: ...
+    def put_value(self, key: str, value: bytes, expires_ms: int | None = None) -> None:
+        """Keeps bytes under a key of ours in the result backend. Raises NotImplementedError when the store cannot,
+        ImproperlyConfigured when there is none; so do the next two."""
+    def read_value(self, key: str) -> bytes | None:
+        """None where nothing is kept."""
+    def delete_values(self, keys: Sequence[str]) -> None: ...
     def purge(self, queue: str) -> int: ...
     def unpark(self, queue: str) -> int:
         """Moves what waits for its time in a place of ours back to its queue, for stock workers; returns how many.
@@ -400,7 +406,7 @@ class Execution:
         """The request's number in its worker; unlike the tag, the same for a run and for its conclusion."""
     @property
     def mode(self) -> str:
-        """run, timed_out, lost, revoked, unknown, refused, join."""
+        """run, timed_out, lost, revoked, unknown, refused, join, batch."""
     @property
     def detail(self) -> str:
         """lost: how the process ended; revoked: revoked, expired, terminated; refused: why."""
@@ -410,6 +416,9 @@ class Execution:
     @property
     def chord(self) -> tuple[str, list[bytes], bytes | None, str | None] | None:
         """join: the chord's id, the elements of its parts, the record of its group, and why it cannot be completed."""
+    @property
+    def members(self) -> list[Execution]:
+        """batch: its requests. Each is answered under its own tag, and the batch when all have been."""
     @property
     def headers(self) -> dict[str, Any]: ...
     @property
@@ -528,6 +537,7 @@ class Worker:
         ("ready",), ("stopped", exit code, text)
         ("command", number, method, arguments as JSON text): a command of the app's own; answer by `reply`
         ("task", received | revoked | unknown | rejected, Execution, why, signal number | None): see `tell`
+        ("settled", reference): a message whose body is kept elsewhere is settled for good
         "stopped" comes once, and last. Exit code 0 after a warm stop, 1 after a cold one or a failure."""
     def reply(self, number: int, json: str) -> bool:
         """Answers a command of the app's own with JSON text; False when the worker has ended."""

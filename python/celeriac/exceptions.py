@@ -149,6 +149,10 @@ class InvalidTaskError(TaskError):
     """The message is not what the protocol says."""
 
 
+class PayloadMissing(InvalidTaskError):
+    """Arguments or a result are in a store of large payloads, and are not there (any more)."""
+
+
 class ChordError(TaskError):
     """A part of a chord failed, so its body will not run."""
 

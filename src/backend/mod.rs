@@ -4,6 +4,7 @@ mod chord;
 mod error;
 mod group;
 mod keep;
+mod value;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub(crate) use chord::{NONCE, nonce};
 pub use error::BackendError;
 pub use group::GroupRecord;
 pub use keep::{Keeper, Kept, Left};
+pub use value::KeptValue;
 
 /// Where results live. One per process and URL, shared by any number of waiting threads and coroutines.
 #[async_trait]
@@ -52,6 +54,30 @@ pub trait ResultBackend: Send + Sync {
     /// The error of stores that have no place for groups.
     fn keeps_no_groups(&self, group_id: &str) -> BackendError {
         let what = format!("keeping groups (this one is {group_id})");
+        BackendError::Unsupported { url: self.display_url(), what }
+    }
+
+    /// Keeps a value, over what was kept under its key before.
+    async fn put_value(&self, kept: KeptValue) -> Result<(), BackendError> {
+        Err(self.keeps_no_values(&kept.key))
+    }
+
+    /// Reads a value; none where nothing is kept or it has expired.
+    async fn read_value(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        Err(self.keeps_no_values(key))
+    }
+
+    /// Removes values.
+    async fn delete_values(&self, keys: &[String]) -> Result<(), BackendError> {
+        match keys.first() {
+            Some(key) => Err(self.keeps_no_values(key)),
+            None => Ok(()),
+        }
+    }
+
+    /// The error of stores that have no place for values.
+    fn keeps_no_values(&self, key: &str) -> BackendError {
+        let what = format!("keeping values (this one is {key})");
         BackendError::Unsupported { url: self.display_url(), what }
     }
 

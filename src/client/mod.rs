@@ -9,6 +9,7 @@ mod producer;
 mod result;
 mod schedule;
 mod topics;
+mod values;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -3,10 +3,14 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::large::Large;
+
 /// Its members; those that we do not know are skipped. Celery's clients and workers pass the header on unread.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct Own {
+    /// Its body is kept elsewhere.
+    pub large: Option<Large>,
     /// It must not run twice, whatever happens: an early acknowledgement is stored before it begins, and not while it runs.
     /// So a body of a chord that we called.
     pub once: bool,

@@ -78,7 +78,9 @@ impl ConsumerLoop {
 
     /// Grows or shrinks the pool.
     pub(super) fn scale(&mut self, now: Instant) {
-        let (slots, held) = (self.pool.slots(), self.prefetch.count);
+        // A batch takes one slot.
+        let held = self.prefetch.count.saturating_sub(self.batches.surplus());
+        let slots = self.pool.slots();
         let takes_work = self.takes_work();
         let Some(scale) = self.autoscale.as_mut().filter(|_| takes_work) else { return };
         let Some(wanted) = scale.wanted(slots, held, now) else { return };

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::{Entry, What};
+use super::commit::Entry;
 use super::consumer::ConsumerLoop;
 use super::counting::PartEnd;
 use super::notice::Level;
@@ -53,8 +53,8 @@ impl ConsumerLoop {
     }
 
     fn commit_chord(&mut self, end: PartEnd, commit: Commit) {
-        let PartEnd { request: Request { consumer, suspect, kept, .. }, .. } = end;
-        let what = kept.map_or(What::End, What::EndOfKept);
+        let what = self.end_of(&end.request, &commit);
+        let PartEnd { request: Request { consumer, suspect, .. }, .. } = end;
         self.commits.push(Entry { consumer, commit, what, suspect, chord: Some(Box::new(end)) });
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum What {
     End,
     /// The end of a request that may be kept beside the results.
     EndOfKept(RequestTag),
+    /// The end of a request whose body is kept elsewhere ([`super::payloads`]).
+    EndOfLarge(u64),
     /// An acknowledgement, a mark or a state while the request goes on, with the claim it had then.
     Meanwhile(RequestTag, Option<ClaimId>),
 }

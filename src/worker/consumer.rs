@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::autoscale::Autoscale;
+use super::batch::Batches;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
 use super::control::{Desk, Ear, Heard};
 use super::eta::Held;
@@ -109,6 +110,9 @@ pub(super) struct ConsumerLoop {
     /// Begun requests with late acknowledgement that are marked as begun if they run on.
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
+    pub(super) batches: Batches,
+    /// Bodies that are kept elsewhere, of requests whose last commit is on its way, by its number.
+    pub(super) payloads: NumberMap<Box<str>>,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
     /// What stands for the stream of what happens to tasks, if it is wanted.
@@ -202,8 +206,13 @@ impl ConsumerLoop {
         let slots = self.slots_to_fill();
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
+        // What runs here and comes again takes no slot, and must not wait for one.
+        let beyond = self.orphans.len()
+            + self
+                .batches
+                .beyond(slots, |task| self.tasks.options(Some(task)).batch.map_or(1, |b| b.max_size));
         let too_large = |claim: &Claim| {
-            claim.count > 2 * self.prefetch.target(slots).max(1) && claim.since.elapsed() >= WAITS
+            claim.count > 2 * self.prefetch.target(slots).max(1) + beyond && claim.since.elapsed() >= WAITS
         };
         if self.claiming.as_ref().is_some_and(too_large) {
             self.claiming = None;
@@ -217,8 +226,7 @@ impl ConsumerLoop {
             self.claim_after = Some(Instant::now() + CROWDED);
             return;
         }
-        // What runs here and comes again takes no slot, and must not wait for one.
-        let credit = self.prefetch.credit(slots, self.orphans.len());
+        let credit = self.prefetch.credit(slots, beyond, self.batches.gather());
         let (Some(source), Some(credit)) = (self.sources.last(), credit) else { return };
         let (number, consumer) = (source.number, source.consumer.clone());
         self.claiming = Some(Claim {
@@ -267,7 +275,7 @@ impl ConsumerLoop {
     /// Queues the last commit of a request that was taken out of the table.
     pub(super) fn commit_end(&mut self, request: &Request, commit: Commit) {
         let (consumer, suspect) = (request.consumer, request.suspect);
-        let what = request.kept.map_or(What::End, What::EndOfKept);
+        let what = self.end_of(request, &commit);
         self.commits.push(Entry { consumer, commit, what, suspect, chord: None });
     }
 
@@ -294,6 +302,9 @@ impl ConsumerLoop {
             {
                 self.forget_begun(*tag);
             }
+            if let What::EndOfLarge(number) | What::EndOfKept(number) = what {
+                self.payload_settled(*number, *answer, &done.joins);
+            }
             match (what, answer) {
                 (_, Committed::Done) => self.stats.committed.add(1),
                 (_, Committed::Dead) => {
@@ -304,7 +315,9 @@ impl ConsumerLoop {
                 }
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
-                (What::End | What::EndOfKept(_), Committed::Stale) => self.stats.stale.add(1),
+                (What::End | What::EndOfKept(_) | What::EndOfLarge(_), Committed::Stale) => {
+                    self.stats.stale.add(1)
+                }
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.
                     let same = |request: &&mut Request| request.claim.is_none() || request.claim == *claim;

@@ -239,6 +239,7 @@ impl ConsumerLoop {
             }
             OutcomeKind::Failure
             | OutcomeKind::Rejected
+            | OutcomeKind::DeadLettered
             | OutcomeKind::Malformed
             | OutcomeKind::Disallowed => (raised(event, outcome), "task-failed"),
             OutcomeKind::Ignored | OutcomeKind::Requeued => return self.event_rejected(request, settle),

@@ -38,6 +38,9 @@ impl ConsumerLoop {
             return;
         }
         (request.phase, request.first) = (Phase::Ready, false);
-        self.ready.push_front(tag);
+        let batched = self.tasks.options(request.task).batch.is_some();
+        if !batched || !self.gather(tag) {
+            self.ready.push_front(tag);
+        }
     }
 }

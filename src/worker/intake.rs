@@ -170,6 +170,8 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: own_payload(headers),
+            batch: None,
         }
     }
 
@@ -222,7 +224,9 @@ impl ConsumerLoop {
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;
-        self.ready.push_back(tag);
+        if self.tasks.options(request.task).batch.is_none() || !self.gather(tag) {
+            self.ready.push_back(tag);
+        }
     }
 
     fn admit(&mut self, request: &Request, now: Instant) -> Turn {
@@ -321,6 +325,12 @@ impl ConsumerLoop {
             }
         }
     }
+}
+
+/// Where the body of a message is kept, if that is elsewhere.
+fn own_payload(headers: &TaskHeaders<'_>) -> Option<Box<str>> {
+    let large = headers.own.as_ref()?.large.as_ref()?;
+    Some(large.reference.as_str().into())
 }
 
 fn hash(request: &Request) -> u64 {

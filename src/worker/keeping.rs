@@ -253,6 +253,8 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: None,
+            batch: None,
         };
         self.log.lost(&request);
         if let Some(keeping) = &mut self.keeping {

@@ -205,6 +205,7 @@ impl ConsumerLoop {
         self.claiming = None;
         self.held.clear();
         self.ready.clear();
+        self.batches.clear_waiting();
         let mut waiting: Vec<_> = Vec::new();
         for (tag, request) in &self.requests {
             if request.waits() {
@@ -246,7 +247,7 @@ impl ConsumerLoop {
         let running = self.requests.iter().filter(|(_, request)| killed(request));
         let tags: Vec<_> = running.map(|(tag, _)| *tag).collect();
         for tag in tags {
-            self.pool.terminate(tag, SIGKILL);
+            self.end_process_of(tag, SIGKILL);
         }
     }
 

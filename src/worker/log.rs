@@ -89,7 +89,7 @@ impl Log {
                 )
             }),
             Mode::Revoked(_) => self.discarded(request),
-            Mode::Run | Mode::Unknown | Mode::Refused(_) | Mode::Join(_) => {}
+            Mode::Run | Mode::Unknown | Mode::Refused(_) | Mode::Join(_) | Mode::Batch(_) => {}
         }
     }
 

@@ -70,6 +70,7 @@ impl TaskMetrics {
             OutcomeKind::Revoked => counts.revoked += 1,
             OutcomeKind::Failure
             | OutcomeKind::Rejected
+            | OutcomeKind::DeadLettered
             | OutcomeKind::Malformed
             | OutcomeKind::Disallowed => {
                 let class = exception_class(&outcome.summary);

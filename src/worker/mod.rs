@@ -15,6 +15,7 @@
 pub mod pool;
 
 mod autoscale;
+mod batch;
 mod chords;
 mod commit;
 mod consumer;
@@ -33,6 +34,7 @@ mod member;
 mod metrics;
 mod notice;
 mod options;
+mod payloads;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -71,6 +73,7 @@ use stats::{Counter, Counters};
 use tasks::Tasks;
 
 pub use autoscale::AutoscaleOptions;
+pub use batch::BatchOptions;
 pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
@@ -220,6 +223,8 @@ impl Worker {
             young: VecDeque::new(),
             marks: VecDeque::new(),
             rates: rate_limit::RateLimits::default(),
+            batches: batch::Batches::default(),
+            payloads: NumberMap::default(),
             revoked: revoked::Revoked::default(),
             commits: Commits::default(),
             stale_logged: 0,

@@ -49,6 +49,8 @@ pub enum Notice {
     Ready,
     /// A log line.
     Log(LogLine),
+    /// A message whose body is kept elsewhere, under this name, is settled for good: what was kept may go.
+    Settled(Box<str>),
     /// Something happened to a request.
     Task(Box<TaskNotice>),
     /// A command of the app's own was asked for: carry it out, and answer with its number.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::autoscale::AutoscaleOptions;
+use super::batch::BatchOptions;
 use super::rate_limit::RateLimit;
 use crate::protocol::{TopicBinding, Topology};
 
@@ -184,6 +185,8 @@ pub struct TaskOptions {
     pub time_limit: Option<Duration>,
     /// Its soft limit.
     pub soft_time_limit: Option<Duration>,
+    /// It is given several requests at once.
+    pub batch: Option<BatchOptions>,
 }
 
 impl Default for TaskOptions {
@@ -197,6 +200,7 @@ impl Default for TaskOptions {
             rate_limit: None,
             time_limit: None,
             soft_time_limit: None,
+            batch: None,
         }
     }
 }

@@ -71,13 +71,13 @@ impl Prefetch {
     }
 
     /// What may be claimed now, `beyond` the target; none when it is not worth a claim: a large target is filled in
-    /// large steps, but no slot stays empty for that while tasks take their time.
-    pub(crate) fn credit(&self, slots: usize, beyond: usize) -> Option<Credit> {
+    /// large steps, but no slot stays empty for that while tasks take their time, and no batch that `gathers` waits.
+    pub(crate) fn credit(&self, slots: usize, beyond: usize, gathers: bool) -> Option<Credit> {
         let target = self.target(slots) + beyond;
         let count = target.saturating_sub(self.count);
         let bytes = self.max_bytes.saturating_sub(self.bytes);
         let idle = self.count < slots && !self.average.is_short();
-        let worth = if idle { 1 } else { (target / 4).clamp(1, 125) };
+        let worth = if idle || gathers { 1 } else { (target / 4).clamp(1, 125) };
         (count >= worth && bytes > 0).then_some(Credit { count, bytes })
     }
 }
@@ -116,18 +116,18 @@ mod tests {
         {
             let held = prefetch.target(600) - 1;
             let prefetch = Prefetch { count: held, ..prefetch };
-            assert_eq!(prefetch.credit(600, 0).is_some(), worth);
+            assert_eq!(prefetch.credit(600, 0, false).is_some(), worth);
         }
     }
 
     #[test]
     fn a_multiplier_is_kept_to_exactly() {
         let mut prefetch = after(Some(4), Duration::from_micros(20));
-        assert_eq!(prefetch.credit(2, 0).map(|credit| credit.count), Some(8));
+        assert_eq!(prefetch.credit(2, 0, false).map(|credit| credit.count), Some(8));
 
         prefetch.count = 8;
 
-        assert!(prefetch.credit(2, 0).is_none());
+        assert!(prefetch.credit(2, 0, false).is_none());
     }
 
     #[test]
@@ -135,6 +135,6 @@ mod tests {
         let mut prefetch = after(None, Duration::from_secs(5));
         prefetch.bytes = 1000;
 
-        assert!(prefetch.credit(4, 0).is_none());
+        assert!(prefetch.credit(4, 0, false).is_none());
     }
 }

@@ -57,6 +57,10 @@ pub(crate) struct Request {
     pub(crate) blind: bool,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
+    /// Where its body is kept, if that is elsewhere ([`super::payloads`]).
+    pub(crate) large: Option<Box<str>>,
+    /// The batch in which the pool has it ([`super::batch`]).
+    pub(crate) batch: Option<RequestTag>,
 }
 
 /// Where a request is.
@@ -107,9 +111,12 @@ impl Request {
             hard_limit: match self.mode {
                 Mode::Run => self.hard_limit,
                 Mode::Join(_) => Some(JOIN_LIMIT),
-                Mode::TimedOut(_) | Mode::Lost(_) | Mode::Revoked(_) | Mode::Unknown | Mode::Refused(_) => {
-                    None
-                }
+                Mode::TimedOut(_)
+                | Mode::Lost(_)
+                | Mode::Revoked(_)
+                | Mode::Unknown
+                | Mode::Refused(_)
+                | Mode::Batch(_) => None,
             },
             short,
         }
@@ -125,6 +132,7 @@ pub(crate) fn settle_outcome(kind: OutcomeKind, mode: &Mode, task: &TaskOptions,
             Settle::Dead(DeadReason::Unknown, "no task of its name is registered".to_owned())
         }
         (OutcomeKind::Malformed, _) => Settle::Dead(DeadReason::Malformed, summary.to_owned()),
+        (OutcomeKind::DeadLettered, _) => Settle::Dead(DeadReason::Rejected, summary.to_owned()),
         (OutcomeKind::Disallowed, _) => Settle::Dead(DeadReason::Disallowed, summary.to_owned()),
         (_, Mode::Revoked(_)) | (OutcomeKind::Revoked, _) => Settle::Ack,
         (_, Mode::TimedOut(_)) if late && !task.acks_on_timeout => Settle::Requeue,

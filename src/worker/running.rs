@@ -31,7 +31,12 @@ impl ConsumerLoop {
         let mut room: Option<(bool, usize)> = None;
         while let Some(tag) = self.ready.front().copied() {
             let Some(request) = self.requests.get(&tag) else {
+                // A batch, or one that is gone.
+                if !self.submit_batch(tag) {
+                    return;
+                }
                 self.ready.pop_front();
+                room = None;
                 continue;
             };
             let short = request.mode == Mode::Run
@@ -77,7 +82,7 @@ impl ConsumerLoop {
     }
 
     /// Looks once more whether it may run; true when it may not.
-    fn discard(&mut self, tag: RequestTag) -> bool {
+    pub(super) fn discard(&mut self, tag: RequestTag) -> bool {
         let now = self.clock.now();
         let Some(request) = self.requests.get_mut(&tag).filter(|request| request.mode == Mode::Run) else {
             return false;
@@ -125,14 +130,14 @@ impl ConsumerLoop {
         }
     }
 
-    fn began(&mut self, tag: RequestTag, pid: u32, now: Instant) {
-        let Some(request) = self.requests.get_mut(&tag) else { return };
+    pub(super) fn began(&mut self, tag: RequestTag, pid: u32, now: Instant) {
+        let Some(request) = self.requests.get_mut(&tag) else { return self.batch_began(tag, pid, now) };
         (request.phase, request.pid) = (Phase::Running(now), Some(pid));
         if request.mode != Mode::Run {
             return;
         }
         if let Some(signal) = request.terminate {
-            self.pool.terminate(tag, signal);
+            self.end_process_of(tag, signal);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
@@ -182,7 +187,7 @@ impl ConsumerLoop {
     }
 
     fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant) {
-        let Some(mut request) = self.remove(tag) else { return };
+        let Some(mut request) = self.remove(tag) else { return self.batch_ended(tag) };
         self.last_finish = now;
         if request.joining.is_some() {
             return self.joined(request, outcome);
@@ -230,6 +235,7 @@ impl ConsumerLoop {
         let reason = match outcome.kind {
             OutcomeKind::Malformed => DeadReason::Malformed,
             OutcomeKind::Disallowed => DeadReason::Disallowed,
+            OutcomeKind::DeadLettered => DeadReason::Rejected,
             _ => return,
         };
         let (broker, log, detail) = (self.stores.broker.clone(), self.log.clone(), outcome.summary.clone());
@@ -261,6 +267,10 @@ impl ConsumerLoop {
     }
 
     fn learn(&mut self, request: &Request, outcome: &Outcome) {
+        // A run of a whole batch says nothing of how long one request takes a slot.
+        if request.batch.is_some() {
+            return;
+        }
         if let (Some(runtime), Some(task), Mode::Run) = (outcome.runtime, request.task, &request.mode) {
             self.prefetch.average.add(runtime);
             self.tasks.average_mut(task).add(runtime);
@@ -273,7 +283,7 @@ impl ConsumerLoop {
             OutcomeKind::Success => &self.stats.succeeded,
             OutcomeKind::Retry => &self.stats.retried,
             OutcomeKind::Revoked => &self.stats.revoked,
-            OutcomeKind::Failure | OutcomeKind::Rejected => &self.stats.failed,
+            OutcomeKind::Failure | OutcomeKind::Rejected | OutcomeKind::DeadLettered => &self.stats.failed,
             OutcomeKind::Malformed | OutcomeKind::Disallowed => &self.stats.refused,
             OutcomeKind::Ignored | OutcomeKind::Requeued => return,
         };
@@ -289,8 +299,8 @@ impl ConsumerLoop {
         self.commit_meanwhile(tag, commit);
     }
 
-    fn lost(&mut self, tag: RequestTag, loss: Loss) {
-        let Some(mut request) = self.requests.remove(&tag) else { return };
+    pub(super) fn lost(&mut self, tag: RequestTag, loss: Loss) {
+        let Some(mut request) = self.requests.remove(&tag) else { return self.batch_lost(tag, &loss) };
         self.stats.lost.add(1);
         if request.stale {
             self.requests.insert(tag, request);
@@ -349,8 +359,8 @@ impl ConsumerLoop {
     }
 
     /// Its process was ended because of another request. What can be run again is, with no crash counted.
-    fn evicted(&mut self, tag: RequestTag) {
-        let Some(request) = self.requests.get(&tag) else { return };
+    pub(super) fn evicted(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get(&tag) else { return self.batch_evicted(tag) };
         if request.joining.is_some() {
             // Nothing is lost by doing it once more.
             return self.returned(tag);
@@ -386,7 +396,7 @@ impl ConsumerLoop {
 
     fn returned(&mut self, tag: RequestTag) {
         let takes_work = self.takes_work();
-        let Some(request) = self.requests.get_mut(&tag) else { return };
+        let Some(request) = self.requests.get_mut(&tag) else { return self.batch_returned(tag) };
         (request.phase, request.pid) = (Phase::Ready, None);
         if request.stale {
             self.remove(tag);

@@ -127,6 +127,8 @@ impl ConsumerLoop {
             last: None,
             blind: false,
             joining: None,
+            large: None,
+            batch: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));
     }

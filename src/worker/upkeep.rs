@@ -86,6 +86,7 @@ impl ConsumerLoop {
     pub(super) fn on_time(&mut self, now: Instant) {
         self.service.on_time(now);
         self.release_held(now);
+        self.end_gathering(now);
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {
             self.claim_after = None;
@@ -108,8 +109,9 @@ impl ConsumerLoop {
         let mark = self.marks.front().map(|(at, _)| *at);
         let renew = self.renewing.is_none().then_some(self.renew_at);
         let (monitor, watchdog) = (self.monitor.next(), self.service.next());
-        let life = self.life_deadline();
-        let moments = [self.held.next(), young, mark, self.claim_after, renew, life, monitor, watchdog];
+        let (life, batch) = (self.life_deadline(), self.batches.next());
+        let moments =
+            [self.held.next(), young, mark, self.claim_after, renew, life, monitor, watchdog, batch];
         moments.into_iter().flatten().min().map_or(self.tick_at, |next| next.min(self.tick_at))
     }
 
@@ -329,7 +331,7 @@ impl ConsumerLoop {
                 let concludes = self.requests.get(&tag).is_some_and(|r| r.mode != super::pool::Mode::Run);
                 if concludes {
                     self.ready.push_back(tag);
-                } else {
+                } else if !self.hand_back_batch(tag) {
                     self.hand_back(tag);
                 }
             }

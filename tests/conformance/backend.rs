@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use celeriac::backend::{GroupRecord, Watch};
+use celeriac::backend::{GroupRecord, KeptValue, Watch};
 use celeriac::broker::{Commit, Settle};
 use celeriac::protocol::ResultRecord;
 
@@ -218,4 +218,40 @@ pub(crate) async fn a_forgotten_group_is_gone_and_results_stay(setup: Setup) {
 
     assert_eq!(members(&setup).await, None);
     assert_eq!(state(&setup, "g").await.as_deref(), Some("SUCCESS"));
+}
+
+fn value(text: &str) -> KeptValue {
+    KeptValue { key: "checkpoint:k".to_owned(), value: text.to_owned().into(), expires_ms: None }
+}
+
+async fn kept(setup: &Setup) -> Option<String> {
+    let kept = setup.backend.read_value("checkpoint:k").await.expect("reads")?;
+    Some(String::from_utf8(kept.into()).expect("it is text"))
+}
+
+pub(crate) async fn a_value_is_read_as_it_was_kept_last_until_it_is_deleted(setup: Setup) {
+    assert_eq!(kept(&setup).await, None);
+    // A task of the value's name is something else.
+    setup.backend.store(vec![record("checkpoint:k", "SUCCESS")]).await.expect("stores");
+    assert_eq!(kept(&setup).await, None);
+    setup.backend.put_value(value("one")).await.expect("keeps");
+    assert_eq!(kept(&setup).await.as_deref(), Some("one"));
+    setup.backend.put_value(value("two")).await.expect("keeps");
+    assert_eq!(kept(&setup).await.as_deref(), Some("two"));
+
+    setup.backend.delete_values(&["checkpoint:k".to_owned(), "unknown".to_owned()]).await.expect("deletes");
+    setup.backend.delete_values(&[]).await.expect("deletes");
+
+    assert_eq!(kept(&setup).await, None);
+    assert_eq!(state(&setup, "checkpoint:k").await.as_deref(), Some("SUCCESS"));
+}
+
+pub(crate) async fn an_expired_value_is_gone(setup: Setup) {
+    let expires_ms = Some(TTL.as_millis() as u64);
+    setup.backend.put_value(KeptValue { expires_ms, ..value("one") }).await.expect("keeps");
+    assert_eq!(kept(&setup).await.as_deref(), Some("one"));
+
+    setup.advance(TTL);
+
+    assert_eq!(kept(&setup).await, None);
 }

@@ -145,6 +145,8 @@ macro_rules! results {
                 a_group_is_read_as_it_was_saved_last,
                 an_expired_group_is_gone,
                 a_forgotten_group_is_gone_and_results_stay,
+                a_value_is_read_as_it_was_kept_last_until_it_is_deleted,
+                an_expired_value_is_gone,
             );
         }
     };

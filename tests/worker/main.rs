@@ -4,6 +4,7 @@
 
 mod acks;
 mod autoscale;
+mod batches;
 mod brokers;
 mod chords;
 mod common;

@@ -11,7 +11,7 @@ from celeriac.exceptions import Ignore, Retry
 if TYPE_CHECKING:
     from celeriac.app.task import Task
 
-__all__ = ["add_autoretry_behaviour", "get_exponential_backoff_interval"]
+__all__ = ["add_autoretry_behaviour", "get_exponential_backoff_interval", "retry_options"]
 
 _CO_COROUTINE = 0x80
 
@@ -76,12 +76,17 @@ def _async_run(task: Task[..., Any], run: Callable[..., Any], retry_for: tuple[t
 
 
 def _retry(task: Task[..., Any], exc: BaseException) -> None:
+    raise task.retry(exc=exc, **retry_options(task, task.request.retries))
+
+
+def retry_options(task: Task[..., Any], retries: int) -> dict[str, Any]:
+    """How the task wants to be tried again, after so many tries that failed before this one."""
     options = dict(task.retry_kwargs or {})
     backoff = task.retry_backoff
     if backoff:
         options["countdown"] = get_exponential_backoff_interval(
-            int(max(1.0, float(backoff))), task.request.retries, task.retry_backoff_max, task.retry_jitter
+            int(max(1.0, float(backoff))), retries, task.retry_backoff_max, task.retry_jitter
         )
     if task.override_max_retries is not None:
         options["max_retries"] = task.override_max_retries
-    raise task.retry(exc=exc, **options)
+    return options

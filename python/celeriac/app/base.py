@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.large import LargePayloads
     from celeriac.app.log import Logging
     from celeriac.app.middleware import Middleware
     from celeriac.app.periodic import Schedules
@@ -143,6 +144,7 @@ class Celery(ServiceEvents):
         self._router: tuple[int, Router] | None = None
         # These are made on first use.
         self._backends: Backends | None = None
+        self._large_payloads: LargePayloads | None = None
         self._events: Events | None = None
         self._clock: LamportClock | None = None
         self._loader: Any = None
@@ -609,6 +611,15 @@ class Celery(ServiceEvents):
     def client(self) -> Client:
         """The engine's client of this process."""
         return self._engine.client
+
+    @property
+    def large_payloads(self) -> LargePayloads | None:
+        """Where large arguments and results are kept; None unless `large_payload_store` is set."""
+        if not self.conf.values_now()["large_payload_store"]:
+            return None
+        from celeriac.app.large import of_app
+
+        return of_app(self)
 
     @property
     def oid(self) -> str:

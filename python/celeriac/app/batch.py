@@ -188,6 +188,8 @@ def _by_template(app: Celery, task: Task[..., Any], calls: list[Call]) -> Piece 
         return None
     for one, (args, kwargs) in zip(made, calls, strict=False):
         if one.size > sizes.NEVER_TOO_LARGE:
+            if app.conf.values_now()["large_payload_store"]:
+                return None
             sizes.check_size(app, task.name, one.size, (args, kwargs, None), "json")
     name, ignores, result_of = task.name, held.ignores, app.AsyncResult
     results = [result_of(task_id, task_name=name) for task_id in ids[: len(made)]]

@@ -26,6 +26,12 @@ def add_builtin_tasks(app: Celery) -> None:
                 app.backend.cleanup()
             elif stores.needs_cleanup(app):
                 raise ImproperlyConfigured("this result backend cannot be cleaned up by this version of celeriac")
+            if app.conf.large_payload_store:
+                from celeriac.app import large
+
+                payloads = large.of_app(app)
+                if payloads is not None:
+                    payloads.sweep()
 
         app._task_from_fun(backend_cleanup, name=_CLEANUP, ignore_result=True)
     functions: dict[str, Any] = {

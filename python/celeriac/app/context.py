@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from celeriac._core import ChordPart, Publication
+    from celeriac.app.checkpoints import Checkpoints
 
 #: Headers of RabbitMQ's dead lettering, and of redeliveries: they tell of one delivery, not of the task.
 DELIVERY_HEADERS = frozenset({"x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"})
@@ -28,6 +29,8 @@ class Context:
     _follow_ups: list[Publication] | None = None
     #: Parts of chords that end with this request, for the supervisor to count; made by the child that runs it.
     _parts: list[ChordPart] | None = None
+    #: What it has kept to go on from, if it has asked for that; the child that runs it looks after it.
+    _checkpoints: Checkpoints | None = None
     #: The number of the request in its child, for `update_state`.
     _tag: int | None = None
 

@@ -25,6 +25,10 @@ def task_from_function(
     if known is not None:
         _warn_of_duplicate(name, known, fun)
         return known
+    if options.get("batch") is not None:
+        from celeriac.app import batches
+
+        batches.check(name, fun, options["batch"], bound=bind)
     if options.get("middleware"):
         from celeriac.app.middleware import as_middleware
 

@@ -273,6 +273,12 @@ SETTINGS: dict[str, Setting] = {
     "task_stream_max": Setting("int", 100_000, ""),
     "result_chord_lost_after": Setting("float", 21600.0, ""),
     "result_max_bytes": Setting("int", None, ""),
+    # Seconds that a checkpoint is kept.
+    "checkpoint_expires": Setting("float", 604800.0, ""),
+    # See `celeriac.app.large`.
+    "large_payload_expires": Setting("float", 604800.0, ""),
+    "large_payload_size": Setting("int", 262144, ""),
+    "large_payload_store": Setting("any", None, ""),
     "task_middleware": Setting("list", (), ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),

@@ -59,7 +59,7 @@ def worker_options(
         # Without a wish the engine goes by how long tasks take.
         "prefetch_multiplier": conf.chosen("worker_prefetch_multiplier"),
         "tasks": {name: task_options(task) for name, task in tasks.items()},
-        "accept_content": sorted(registry.prepare_accept_content(conf.accept_content) or ()),
+        "accept_content": _accepted(conf),
         "max_message_bytes": conf.worker_max_message_bytes or DEFAULT_MAX_MESSAGE_BYTES,
         "time_limit": conf.task_time_limit,
         "soft_time_limit": conf.task_soft_time_limit,
@@ -81,6 +81,16 @@ def worker_options(
     }
     # After the queues were chosen: what was added for that is part of the topology.
     return {**options, **connection_options(app, worker=True), **overrides}
+
+
+def _accepted(conf: Settings) -> list[str]:
+    accepted = sorted(registry.prepare_accept_content(conf.accept_content) or ())
+    if accepted and conf.large_payload_store:
+        from celeriac.app.large import CONTENT_TYPE
+
+        # What is in the store has a content type of its own, which the child looks at.
+        accepted.append(CONTENT_TYPE)
+    return accepted
 
 
 def stop_options(conf: Settings) -> dict[str, Any]:
@@ -139,6 +149,7 @@ def task_options(task: Task[..., Any]) -> dict[str, Any]:
         "rate_limit": rate_limit(task),
         "time_limit": task.time_limit,
         "soft_time_limit": task.soft_time_limit,
+        "batch": None if task.batch is None else (task.batch.max_size, float(task.batch.max_wait)),
     }
 
 

@@ -276,6 +276,12 @@ def _compose(
     data = _encode(body, serializer, compression, written, properties)
     if len(data) > sizes.NEVER_TOO_LARGE:
         sizes.check_size(app, name, len(data), (args, kwargs, embed), serializer)
+        if conf["large_payload_store"] and conf["task_protocol"] != 1:
+            from celeriac.app import large
+
+            data = large.stow(app, data, written, properties)
+            # Others are sent as they are.
+            simple = False
     publication = Publication(
         written, properties, data, exchange=exchange, routing_key=routing_key, due_ms=due_ms, declare=target.declare
     )
@@ -321,6 +327,8 @@ def _fill(
     if publication is None:
         return None
     if publication.size > sizes.NEVER_TOO_LARGE:
+        if app.conf.values_now()["large_payload_store"]:
+            return None
         sizes.check_size(app, task.name, publication.size, (args, kwargs, embed), "json")
     return Message(publication, task.name, task_id, held.ignores, (args, kwargs, embed))
 

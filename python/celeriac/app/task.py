@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from celeriac.app import templates
     from celeriac.app.base import Celery
+    from celeriac.app.batches import Batch
     from celeriac.canvas.signature import Signature
     from celeriac.result.async_result import AsyncResult
     from celeriac.result.eager import EagerResult
@@ -99,6 +100,8 @@ class Task(Generic[P, R]):
     routing_key: str | None = None
     delivery_mode: int | str | None = None
     expires: float | datetime | None = None
+    #: It gets many calls at once, as a list of `BatchRequest`.
+    batch: Batch | None = None
 
     #: Middleware of this task, inside of the app's: as for `app.add_middleware`.
     middleware: Sequence[Any] = ()
@@ -141,13 +144,17 @@ class Task(Generic[P, R]):
         for attribute, setting in FROM_SETTINGS.items():
             if getattr(self, attribute) is None:
                 setattr(self, attribute, conf[setting])
+        if self.batch is not None:
+            # What a call is given goes into a request, not into the function.
+            self.typing = False
         if self.typing is None:
             self.typing = app.strict_typing
         if self.__header__ is None:
             self.__header__ = header_of(self.run)
         from celeriac.app.autoretry import add_autoretry_behaviour
 
-        add_autoretry_behaviour(self)
+        if self.batch is None:
+            add_autoretry_behaviour(self)
         self.annotate()
         self._own = own.of_task(self)
         self.on_bound(app)
@@ -627,6 +634,45 @@ class Task(Generic[P, R]):
             hook(request._tag, record)
         else:
             app.client.store([record])
+
+    def checkpoint(self, state: Any, *, flush: bool = False) -> None:
+        """Keeps where the task is, so that the next run of this very call goes on from there: see `last_checkpoint`.
+
+        Written twice a second at the most, and before a retry; a killed process loses what was not. Removed when the
+        task has ended. Kept in the result backend for `checkpoint_expires`.
+
+        Args:
+            state: Anything that can be written as JSON, up to 1 MiB.
+            flush: Write it now.
+
+        Raises:
+            ImproperlyConfigured: There is no result backend that keeps values.
+            OperationalError: It does not answer.
+            EncodeError: The state cannot be written as JSON.
+            ValueError: It is too large.
+        """
+        from celeriac.app.checkpoints import of_request
+
+        of_request(self._get_app(), self.request).save(state, flush=flush)
+
+    def last_checkpoint(self, default: Any = None) -> Any:
+        """What `checkpoint` kept last for this call, in this run or one before.
+
+        Example:
+            >>> for step in range(self.last_checkpoint(0), 20):
+            ...     work(step)
+            ...     self.checkpoint(step + 1, flush=True)
+
+        Args:
+            default: What there is if nothing was kept.
+
+        Raises:
+            ImproperlyConfigured: There is no result backend that keeps values.
+            OperationalError: It does not answer.
+        """
+        from celeriac.app.checkpoints import of_request
+
+        return of_request(self._get_app(), self.request).last(default)
 
     def add_trail(self, result: Any) -> Any:
         """Records a child."""

@@ -145,7 +145,7 @@ class _EagerCall:
                 assert self.around is not None
                 self.hooks.begin(self.around, _finished)
             task.before_start(request.id or "", request.args, request.kwargs)
-            value = _finished(entry_point(task)(*request.args, **request.kwargs))
+            value = self._called()
         except Retry as exc:
             return states.RETRY, exc, ExceptionInfo(exc)
         except Ignore as exc:
@@ -155,6 +155,15 @@ class _EagerCall:
         except Exception as exc:
             return states.FAILURE, exc, ExceptionInfo(exc)
         return states.SUCCESS, value, None
+
+    def _called(self) -> Any:
+        task, request = self.task, self.request
+        call = entry_point(task)
+        if task.batch is None:
+            return _finished(call(*request.args, **request.kwargs))
+        from celeriac.app.batches import run_alone
+
+        return run_alone(task, request, lambda requests: _finished(call(requests)))
 
     def _finish(self, state: str, value: Any, einfo: ExceptionInfo | None) -> None:
         task, request = self.task, self.request

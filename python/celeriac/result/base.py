@@ -141,8 +141,12 @@ def forget(results: Iterable[Any], app: Celery) -> None:
     for leaf in (*found, *(before for result in found for before in leaves(ancestors(result)))):
         leaf._cache = None
         ids[leaf.id] = None
-    if ids:
-        client_of(app).forget(list(ids))
+    if not ids:
+        return
+    client, wanted = client_of(app), list(ids)
+    if not app.has_own_backend and (payloads := app.large_payloads) is not None:
+        payloads.forget(client.read(wanted))
+    client.forget(wanted)
 
 
 def state_of(leaf: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import states
 from celeriac._core import ResultRecord, decompress, json_record
+from celeriac.exceptions import PayloadMissing
 from celeriac.serialization import failure, json, registry
 
 if TYPE_CHECKING:
@@ -102,15 +103,32 @@ def read_record(app: Celery, record: ResultRecord | StoredMeta | None) -> dict[s
         ContentDisallowed: The record's content type is not accepted.
         DecodeError: It is packed and cannot be unpacked.
         SecurityError, ValueError: The stored exception is not one.
+        PayloadMissing: It is a large one, and not in the store of large payloads (any more).
     """
     if record is None:
         return {"status": states.PENDING, "result": None}
     if isinstance(record, StoredMeta):
         return record.document
     document = _decode(app, record.record, record.content_type)
+    if "celeriac" in document:
+        document = _elsewhere(app, document, record.content_type)
     if document.get("status") in states.EXCEPTION_STATES:
         document["result"] = failure.decode(document.get("result"))
     return document
+
+
+def _elsewhere(app: Celery, document: dict[str, Any], content_type: str) -> dict[str, Any]:
+    """The document that a record stands for, if that is among the large payloads."""
+    members = document["celeriac"]
+    member = members.get("large") if isinstance(members, dict) else None
+    if member is None:
+        return document
+    payloads = app.large_payloads
+    if payloads is None:
+        raise PayloadMissing(
+            "a large result is in a large_payload_store, and this app has none: set large_payload_store"
+        )
+    return _decode(app, payloads.get(member), content_type)
 
 
 def build_group(app: Celery, group: Any) -> tuple[bytes, str, int | None]:

@@ -180,9 +180,9 @@ class Concluder:
         self._count(states.FAILURE, request, exc)
         return callbacks.fail_chain(self._records, request, exc, None)
 
-    def refuse(self, request: Context, why: str) -> list[ResultRecord]:
+    def refuse(self, request: Context, why: str, cause: BaseException | None = None) -> list[ResultRecord]:
         """The record of a message that nobody can read, or may: who waits for it is not left waiting."""
-        exc = InvalidTaskError(why)
+        exc = cause if isinstance(cause, InvalidTaskError) else InvalidTaskError(why)
         if request.group:
             # Whether that is a chord's is known to the store alone.
             self.parts.add(request, states.FAILURE, exc)

@@ -27,6 +27,7 @@ _STATES = {
     "ignored": "IGNORED",
     "rejected": "REJECTED",
     "requeued": "REJECTED",
+    "dead_lettered": "REJECTED",
 }
 
 

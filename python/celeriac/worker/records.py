@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import states
 from celeriac._core import ResultRecord, json_record
+from celeriac.app import large
 from celeriac.exceptions import EncodeError
 from celeriac.serialization import failure, json, registry
 from celeriac.worker.blocking import off_the_loop
@@ -189,7 +190,14 @@ class StoringWriter(RecordWriter):
 
 def make_writer(app: Celery, node: str) -> RecordWriter:
     """What makes the records of an app."""
-    return StoringWriter(app, node) if app.has_own_backend else RecordWriter(app, node)
+    if app.has_own_backend:
+        return StoringWriter(app, node)
+    payloads = large.of_app(app)
+    if payloads is not None:
+        from celeriac.worker.large import LargeWriter
+
+        return LargeWriter(app, node, payloads)
+    return RecordWriter(app, node)
 
 
 def _milliseconds(seconds: float | timedelta | None) -> int | None:

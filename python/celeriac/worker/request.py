@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac import _core
+from celeriac.app import large
 from celeriac.app.context import Context
-from celeriac.exceptions import ContentDisallowed, DecodeError, SerializerNotInstalled
+from celeriac.exceptions import ContentDisallowed, DecodeError, PayloadMissing, SerializerNotInstalled
 from celeriac.serialization import json, registry
+from celeriac.worker.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from celeriac._core import Execution
@@ -33,6 +35,7 @@ class Opener:
         self._accept = registry.prepare_accept_content(app.conf.accept_content)
         self._max_body: int = app.conf.get("worker_max_message_bytes") or DEFAULT_MAX_BODY_BYTES
         self._node = node
+        self._payloads = large.of_app(app)
         self._accepts_json = self._accept is None or json.CONTENT_TYPE in self._accept
 
     def open(self, execution: Execution) -> Context:
@@ -51,7 +54,13 @@ class Opener:
         """The same for any serializer and protocol, step by step, with words for what is wrong."""
         # Decoded anew each time that they are asked for: this dict is ours, and becomes the request's.
         headers, properties = execution.headers, execution.properties
-        args, kwargs, embed = self._payload(execution.body, headers, properties)
+        body = execution.body
+        if self._payloads is not None and properties.get("content_type") == large.CONTENT_TYPE:
+            try:
+                body = off_the_loop(self._payloads.fetch, headers, properties)
+            except PayloadMissing as exc:
+                raise Refused("malformed", str(exc)) from exc
+        args, kwargs, embed = self._payload(body, headers, properties)
         headers["args"] = args
         headers["kwargs"] = kwargs
         if embed:

@@ -38,6 +38,7 @@ from celeriac.worker.timer import Timer
 if TYPE_CHECKING:
     from celeriac import _core
     from celeriac.app.base import Celery
+    from celeriac.worker.large import PayloadKeeper
     from celeriac.worker.setup import Setup
     from celeriac.worker.solo import SoloLoop
 
@@ -45,6 +46,8 @@ logger = logging.getLogger("celery.worker")
 
 #: How long the engine's thread may take to end after it has said that it stopped.
 JOIN_SECONDS = 5.0
+#: How long it may take at the end to delete large payloads whose messages are settled; what is left expires.
+PAYLOADS_SECONDS = 5.0
 #: A second SIGTERM this soon after the first is the same order.
 ONE_ORDER_SECONDS = 1.0
 
@@ -97,6 +100,7 @@ class WorkController:
         self._task_signals: task_signals.TaskSignals | None = None
         # The beat of `-B`.
         self._beat: EmbeddedBeat | None = None
+        self._payloads: PayloadKeeper | None = None
 
     def run(self) -> int:
         """Runs the worker until it is told to stop.
@@ -264,6 +268,7 @@ class WorkController:
             engine.start()
             if self._beat is not None:
                 self._beat.start()
+            self._payloads = _keep_payloads(self.app)
             wait()
         except BaseException:
             engine.stop("cold")
@@ -273,6 +278,9 @@ class WorkController:
             steps.stop(cold=self._stopping not in {None, "warm"})
             if self._beat is not None:
                 self._beat.join()
+            if self._payloads is not None:
+                self._take_notices()
+                self._payloads.stop(PAYLOADS_SECONDS)
             signals.worker_shutdown.send(sender=self)
             if pid is not None:
                 _reap(pid)
@@ -306,6 +314,9 @@ class WorkController:
                 case ("task", event, execution, why, signum):
                     assert self._task_signals is not None
                     self._task_signals.send(event, execution, why, signum)
+                case ("settled", reference):
+                    if self._payloads is not None:
+                        self._payloads.settled(reference)
                 case ("command", number, method, arguments):
                     self._desk.carry_out(self._engine, number, method, arguments)
                 case ("stopped", code, text):
@@ -393,6 +404,20 @@ def _concurrency(value: Any, pool: str) -> int:
     if count < 1:
         raise ImproperlyConfigured(f"worker_concurrency must be at least 1, not {count}")
     return count
+
+
+def _keep_payloads(app: Celery) -> PayloadKeeper | None:
+    if not app.conf.large_payload_store:
+        return None
+    from celeriac.app import large
+    from celeriac.worker.large import PayloadKeeper
+
+    payloads = large.of_app(app)
+    if payloads is None:
+        return None
+    keeper = PayloadKeeper(payloads)
+    keeper.start()
+    return keeper
 
 
 def _check_privileges(app: Celery) -> None:

@@ -26,7 +26,7 @@ from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from celeriac._core import Child, Execution, ResultRecord
     from celeriac.app.base import Celery
@@ -55,6 +55,8 @@ class Tracer:
         self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
         self._tasks: dict[str, TaskTracer] = {}
+        # What of each batch is not answered, by the batch's tag.
+        self._left: dict[int, dict[int, Execution]] = {}
         # Found out once: libraries patch when the app is imported, or when its process starts.
         self._trace_by: Any = PatchedTracer if hooks.is_patched() else plain_tracer
         app._child_update = channel.update
@@ -65,6 +67,8 @@ class Tracer:
             if execution.mode == "run":
                 request = self.opener.open(execution)
                 self.task(request.task or "").run(execution.tag, request)
+            elif execution.mode == "batch":
+                self._run_batch(execution)
             else:
                 self._conclude(execution)
         except Refused as exc:
@@ -75,7 +79,7 @@ class Tracer:
     def refused(self, execution: Execution, exc: Refused) -> None:
         """The message cannot be read, or may not be."""
         request = self.opener.unopened(execution)
-        results = self.concluder.refuse(request, str(exc))
+        results = self.concluder.refuse(request, str(exc), exc.__cause__)
         self.channel.respond(execution.tag, exc.kind, results, (), str(exc), None, None, request._parts)
 
     def trace_one_of_many(self, execution: Execution) -> None:
@@ -83,6 +87,7 @@ class Tracer:
         try:
             self.trace(execution)
         except Cancelled:
+            self._left.pop(execution.tag, None)
             # Given up: the answer is nobody's, but it frees the slot.
             self.channel.respond(execution.tag, "ignored", (), (), "cancelled", None)
         except BaseException as exc:
@@ -92,6 +97,9 @@ class Tracer:
         """A task raised what is no error of its own (`SystemExit`), or the tracer did."""
         if isinstance(exc, Exception):
             self.internal_error(execution, exc)
+            return
+        if execution.mode == "batch":
+            self._end_batch(execution, lambda member: self.failed(member, exc))
             return
         try:
             request = self.opener.open(execution)
@@ -117,8 +125,26 @@ class Tracer:
             task = self.app.tasks[name]
             # A task of an app that Celery itself has made brings its own.
             make: Any = getattr(task, "tracer_class", None) or (BatchTracer if gathers(task) else self._trace_by)
+            if getattr(task, "batch", None) is not None:
+                # Imported on first use: few apps have such tasks.
+                from celeriac.worker.gathered import gathered_tracer
+
+                make = gathered_tracer
             tracer = self._tasks[name] = make(self, task)
         return tracer
+
+    def _run_batch(self, execution: Execution) -> None:
+        members = execution.members
+        left = self._left[execution.tag] = {member.tag: member for member in members}
+        tracer: Any = self.task(members[0].headers["task"])
+        tracer.run_batch(execution, left)
+        del self._left[execution.tag]
+
+    def _end_batch(self, execution: Execution, end: Callable[[Execution], None]) -> None:
+        """Ends what a batch has left when it could not run to its end."""
+        for member in self._left.pop(execution.tag, {}).values():
+            end(member)
+        self.channel.respond(execution.tag, "ignored", (), (), "batch", None)
 
     def plain_task(self, task: Task[..., Any]) -> TaskTracer:
         """The same with nothing around it."""
@@ -144,6 +170,9 @@ class Tracer:
 
     def internal_error(self, execution: Execution, exc: Exception) -> None:
         """The worker's own code failed: the request fails, the child goes on."""
+        if execution.mode == "batch":
+            self._end_batch(execution, lambda member: self.internal_error(member, exc))
+            return
         headers = execution.headers
         task_id = headers.get("id")
         einfo = ExceptionInfo(exc)
@@ -304,11 +333,16 @@ class TaskTracer:
             )
         if self._tells_sent and request._follow_ups:
             self._tracer.app.events.tasks_sent(request._follow_ups)
-        if einfo is None and request._parts is None:
+        checkpoints = request._checkpoints
+        if checkpoints is not None:
+            checkpoints.ends(kind)
+        elif einfo is None and request._parts is None:
             self._respond(tag, kind, results, request._follow_ups or (), summary, runtime)
             return
         traceback = None if einfo is None else einfo.traceback
         self._respond(tag, kind, results, request._follow_ups or (), summary, runtime, traceback, request._parts)
+        if checkpoints is not None:
+            checkpoints.ended(kind)
         if einfo is not None:
             _release(einfo)
 

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::{MemoryStore, Shared};
 use crate::backend::{
-    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, KeptValue, Left, ResultBackend, Stalled,
+    Watch,
 };
 use crate::protocol::{ChordPart, ResultRecord};
 
@@ -72,6 +73,20 @@ impl ResultBackend for MemoryStore {
 
     async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
         self.forget(&[GroupRecord::key(group_id)]).await
+    }
+
+    async fn put_value(&self, kept: KeptValue) -> Result<(), BackendError> {
+        self.store(vec![kept.into_result()]).await
+    }
+
+    async fn read_value(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        let read = self.read(&[KeptValue::result_key(key)]).await?;
+        Ok(read.into_iter().next().flatten().map(|result| result.record))
+    }
+
+    async fn delete_values(&self, keys: &[String]) -> Result<(), BackendError> {
+        let keys: Vec<_> = keys.iter().map(|key| KeptValue::result_key(key)).collect();
+        self.forget(&keys).await
     }
 
     async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {

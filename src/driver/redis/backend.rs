@@ -15,9 +15,11 @@ use super::keep;
 use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
+use super::values;
 use super::watch::Watches;
 use crate::backend::{
-    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, Left, ResultBackend, Stalled, Watch,
+    BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, KeptValue, Left, ResultBackend, Stalled,
+    Watch,
 };
 use crate::broker::BrokerError;
 use crate::clock::Clock;
@@ -149,6 +151,21 @@ impl ResultBackend for RedisBackend {
 
     async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
         Ok(groups::forget(&self.link, &self.place, group_id).await?)
+    }
+
+    async fn put_value(&self, kept: KeptValue) -> Result<(), BackendError> {
+        Ok(values::put(&self.link, &self.place, &kept).await?)
+    }
+
+    async fn read_value(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        Ok(values::read(&self.link, &self.place, key).await?)
+    }
+
+    async fn delete_values(&self, keys: &[String]) -> Result<(), BackendError> {
+        for keys in keys.chunks(CHUNK) {
+            values::delete(&self.link, &self.place, keys).await?;
+        }
+        Ok(())
     }
 
     async fn guard_chord(&self, group_id: &str, message: Bytes) -> Result<(), BackendError> {

@@ -36,6 +36,7 @@ mod script;
 mod scripts;
 mod settle;
 mod topics;
+mod values;
 mod wake;
 mod watch;
 mod wire;

@@ -12,7 +12,9 @@ use super::step::{Step, last_number};
 use super::watch::{self, Inbox};
 use super::writer::Durability;
 use super::{Shared, SqliteStore, chord, guard, results};
-use crate::backend::{BackendError, ChordClaim, Counted, GroupRecord, ResultBackend, Stalled, Watch};
+use crate::backend::{
+    BackendError, ChordClaim, Counted, GroupRecord, KeptValue, ResultBackend, Stalled, Watch,
+};
 use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
@@ -68,6 +70,20 @@ impl ResultBackend for SqliteStore {
 
     async fn forget_group(&self, group_id: &str) -> Result<(), BackendError> {
         self.forget(&[GroupRecord::key(group_id)]).await
+    }
+
+    async fn put_value(&self, kept: KeptValue) -> Result<(), BackendError> {
+        self.store(vec![kept.into_result()]).await
+    }
+
+    async fn read_value(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        let read = self.read(&[KeptValue::result_key(key)]).await?;
+        Ok(read.into_iter().next().flatten().map(|result| result.record))
+    }
+
+    async fn delete_values(&self, keys: &[String]) -> Result<(), BackendError> {
+        let keys: Vec<_> = keys.iter().map(|key| KeptValue::result_key(key)).collect();
+        self.forget(&keys).await
     }
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {

@@ -83,7 +83,7 @@ impl ConsumerLoop {
         request.terminate = Some(signal);
         self.log.line(Level::Info, LOGGER, || format!("Terminating {} ({signal})", request.id));
         if matches!(request.phase, Phase::Running(_) | Phase::Submitted) {
-            self.pool.terminate(tag, signal);
+            self.end_process_of(tag, signal);
         }
     }
 

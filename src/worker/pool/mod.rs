@@ -59,6 +59,16 @@ pub enum Mode {
     Refused(String),
     /// It has ended, and completed a chord or failed it: call the chord's body, or end it.
     Join(Arc<Join>),
+    /// Run the task once for all of these. Each is answered under its own tag; the execution itself, which has no
+    /// message, is answered when all have been.
+    Batch(Arc<[Execution]>),
+}
+
+impl Mode {
+    /// Code of the task's own is run, and not only what concludes it.
+    pub fn runs(&self) -> bool {
+        matches!(self, Self::Run | Self::Batch(_))
+    }
 }
 
 /// A chord that can be ended.
@@ -109,6 +119,8 @@ pub enum OutcomeKind {
     Rejected,
     /// `Reject(requeue=True)`.
     Requeued,
+    /// The task wants its message to be a dead letter, however it was acknowledged.
+    DeadLettered,
     /// Revoked, expired or terminated.
     Revoked,
     /// The message cannot be read, or its arguments are not what the protocol says.

@@ -80,6 +80,8 @@ pub struct ScriptedPool {
 
 struct Running {
     tag: RequestTag,
+    /// Those of a batch; all end as the script says of it.
+    members: Vec<RequestTag>,
     ends: Option<Instant>,
     hard: Option<(Instant, f64)>,
     end: End,
@@ -116,6 +118,10 @@ impl ScriptedPool {
         for running in ended {
             let tag = running.tag;
             let in_time = running.ends.is_some_and(|at| at <= now);
+            if let (true, End::Outcome(outcome)) = (in_time, &running.end) {
+                let each = running.members.iter().map(|tag| PoolEvent::Finished(*tag, (**outcome).clone()));
+                self.events.extend(each);
+            }
             self.events.push_back(match running.end {
                 End::Outcome(outcome) if in_time => PoolEvent::Finished(tag, *outcome),
                 End::Returned if in_time => PoolEvent::Returned(tag),
@@ -135,7 +141,7 @@ impl ScriptedPool {
 /// How an execution of that mode usually ends.
 pub fn usual(mode: &Mode) -> OutcomeKind {
     match mode {
-        Mode::Run | Mode::Join(_) => OutcomeKind::Success,
+        Mode::Run | Mode::Join(_) | Mode::Batch(_) => OutcomeKind::Success,
         Mode::Revoked(_) => OutcomeKind::Revoked,
         Mode::TimedOut(_) | Mode::Lost(_) | Mode::Unknown | Mode::Refused(_) => OutcomeKind::Failure,
     }
@@ -165,8 +171,13 @@ impl Pool for ScriptedPool {
         if !matches!(scene.end, End::Returned) {
             self.events.push_back(PoolEvent::Began { tag, pid: 1 });
         }
+        let members = match &execution.mode {
+            Mode::Batch(members) => members.iter().map(|member| member.tag).collect(),
+            _ => Vec::new(),
+        };
         self.running.push(Running {
             tag,
+            members,
             ends: (!matches!(scene.end, End::Hangs)).then(|| now + scene.after),
             hard: execution.hard_limit.map(|limit| (now + limit, limit.as_secs_f64())),
             end: scene.end,

@@ -159,11 +159,15 @@ def test_every_workflow_ends_whatever_is_killed(
     counts = workflows.outcomes()
     begun, _ = fleets.runs()
     bodies = Counter(times for number, times in begun.items() if number >= BODIES)
+    more = sum(bodies.values()) - bodies[1]
     twice = sum(times - 1 for times in begun.values())
     figure(
         f"{fleets.broker.partition(':')[0]}, seed {seed}, killed {dict(killed)}: {dict(sorted(counts.items()))}; "
-        f"bodies run once: {bodies[1]}, more often: {sum(bodies.values()) - bodies[1]}; tasks begun again: {twice}"
+        f"bodies run once: {bodies[1]}, more often: {more}; tasks begun again: {twice}"
     )
     assert not any("hang" in name for name in counts), counts
     assert counts["chains that succeeded"], counts
     assert counts["chords that succeeded"], counts
+    if not fleets.broker.startswith("amqp"):
+        # There the body is published, and then the chord is over.
+        assert not more, f"seed {seed}"

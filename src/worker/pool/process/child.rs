@@ -6,7 +6,7 @@
 //!    is written to it.
 //! 3. What a child wrote before it died is read to the end before anything is called lost.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -23,7 +23,7 @@ use super::limits::{self, RECLAIM_AFTER, Running};
 use super::pace::Pace;
 use super::recycle::Recycle;
 use super::slots::{Left, SlotTable};
-use crate::worker::pool::{Execution, Outcome, PoolEvent, RequestTag};
+use crate::worker::pool::{Execution, Mode, Outcome, PoolEvent, RequestTag};
 
 /// How long a child that has nothing left may take to end.
 const LEAVE_WAIT: Duration = Duration::from_secs(10);
@@ -78,6 +78,8 @@ pub(super) struct Child {
     reclaiming: bool,
     /// What a child with several slots has; `queue` and `running` are empty then.
     slots: Option<SlotTable>,
+    /// The batch that each request of one is in, until it is answered. Empty but for batches.
+    members: HashMap<RequestTag, RequestTag>,
     told_to_end: bool,
     /// When it is killed if it has not ended by itself.
     pub(super) leave_by: Option<Instant>,
@@ -111,6 +113,7 @@ impl Child {
             pace: Pace::default(),
             reclaiming: false,
             slots: None,
+            members: HashMap::new(),
             told_to_end: false,
             leave_by: None,
             condemned: None,
@@ -182,6 +185,9 @@ impl Child {
 
     /// Takes an execution; gives it back when it cannot be written.
     pub(super) fn push(&mut self, execution: Execution, now: Instant) -> Result<(), Execution> {
+        if let Mode::Batch(members) = &execution.mode {
+            self.members.extend(members.iter().map(|member| (member.tag, execution.tag)));
+        }
         if let Some(slots) = &mut self.slots {
             return slots.push(execution, now, &mut self.out);
         }
@@ -398,6 +404,7 @@ impl Child {
 
     /// Takes what a child that is gone had been given.
     pub(super) fn take_given(&mut self) -> Left {
+        self.members.clear();
         if let Some(slots) = &mut self.slots {
             return slots.take();
         }
@@ -438,10 +445,34 @@ impl Child {
 
     /// Whose an update is; nobody's, when the request has been given up.
     fn owner(&self, tag: RequestTag) -> Option<RequestTag> {
-        self.slots.as_ref().map_or(Some(tag), |slots| slots.owner(tag))
+        let Some(slots) = &self.slots else { return Some(tag) };
+        match self.members.get(&tag) {
+            Some(batch) => slots.owner(*batch).map(|_| tag),
+            None => slots.owner(tag),
+        }
+    }
+
+    /// One of a batch has been answered; the batch goes on. Nobody wants the answer when the batch has been given up.
+    fn member_finished(&mut self, tag: RequestTag, outcome: Outcome, into: &mut Vec<PoolEvent>) {
+        let wanted = self.owner(tag).is_some();
+        self.members.remove(&tag);
+        if wanted {
+            into.push(PoolEvent::Finished(tag, outcome));
+        }
+    }
+
+    /// What is left of a batch that is over is nobody's.
+    fn forget_members(&mut self, batch: RequestTag) {
+        if !self.members.is_empty() {
+            self.members.retain(|_, of| *of != batch);
+        }
     }
 
     fn finished(&mut self, tag: RequestTag, outcome: Outcome, now: Instant, into: &mut Vec<PoolEvent>) {
+        if !self.members.is_empty() && self.members.contains_key(&tag) {
+            return self.member_finished(tag, outcome, into);
+        }
+        self.forget_members(tag);
         if let Some(slots) = &mut self.slots {
             return match slots.finished(tag, now) {
                 Ok(owner) => {
@@ -465,6 +496,7 @@ impl Child {
     }
 
     fn returned(&mut self, tags: &[RequestTag], now: Instant, into: &mut Vec<PoolEvent>) {
+        tags.iter().for_each(|tag| self.forget_members(*tag));
         if let Some(slots) = &mut self.slots {
             return slots.returned(tags, into);
         }

@@ -18,6 +18,10 @@ pub const MAX_FRAME_BYTES: usize = 1 << 30;
 /// still go on there, under the tag without it.
 pub const CONCLUSION: RequestTag = 1 << 63;
 
+/// The mode of a batch, and where the byte of mode is in the payload of an execution: behind the tag.
+const BATCH: u8 = 7;
+const MODE_AT: usize = 8;
+
 /// Bytes before the payload: length and kind.
 const HEAD: usize = 5;
 /// What is made free for a read at the least.
@@ -120,6 +124,21 @@ impl Packed {
         self.tag
     }
 
+    /// Whether it is a batch ([`Mode::Batch`]): told by its byte of mode, without reading it.
+    pub fn is_batch(&self) -> bool {
+        self.payload.get(MODE_AT) == Some(&BATCH)
+    }
+
+    /// The requests of a batch; none of anything else.
+    pub fn members(&self) -> Result<Vec<Self>, FrameError> {
+        if !self.is_batch() {
+            return Ok(Vec::new());
+        }
+        let mut reader = Reader { kind: EXECUTION, whole: &self.payload, rest: &self.payload[MODE_AT + 1..] };
+        let count = reader.u32()?;
+        (0..count).map(|_| reader.member()).collect()
+    }
+
     /// All but the tag.
     pub fn unpack(&self) -> Result<Unpacked<'_>, FrameError> {
         let mut reader = Reader { kind: EXECUTION, whole: &self.payload, rest: &self.payload };
@@ -162,39 +181,7 @@ pub enum FrameError {
 
 /// Appends a request for a child.
 pub fn encode_execution(execution: &Execution, out: &mut Vec<u8>) -> Result<(), FrameError> {
-    frame(EXECUTION, out, |out| {
-        put_u64(execution.tag, out);
-        match &execution.mode {
-            Mode::Run => out.push(0),
-            Mode::TimedOut(seconds) => {
-                out.push(1);
-                put_u64(seconds.to_bits(), out);
-            }
-            Mode::Lost(how) => {
-                out.push(2);
-                put_bytes(how.as_bytes(), out);
-            }
-            Mode::Revoked(why) => {
-                out.push(3);
-                put_bytes(why.as_bytes(), out);
-            }
-            Mode::Unknown => out.push(4),
-            Mode::Join(join) => {
-                out.push(5);
-                put_join(join, out);
-            }
-            Mode::Refused(why) => {
-                out.push(6);
-                put_bytes(why.as_bytes(), out);
-            }
-        }
-        out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1));
-        put_duration(execution.soft_limit, out);
-        put_duration(execution.hard_limit, out);
-        put_bytes(execution.exchange.as_bytes(), out);
-        put_bytes(execution.routing_key.as_bytes(), out);
-        put_message(&execution.message, out);
-    })
+    frame(EXECUTION, out, |out| put_execution(execution, out))
 }
 
 /// The end of a request, lent by whoever has its parts; the fields are those of [`Outcome`].
@@ -437,6 +424,7 @@ impl<'a> Reader<'a> {
             4 => Mode::Unknown,
             5 => Mode::Join(Arc::new(self.join()?)),
             6 => Mode::Refused(self.text()?.to_owned()),
+            BATCH => Mode::Batch(self.batch()?),
             _ => return Err(self.wrong_field()),
         };
         let flags = self.u8()?;
@@ -450,6 +438,25 @@ impl<'a> Reader<'a> {
             routing_key: self.text()?,
             message: self.unpacked_message()?,
         })
+    }
+
+    fn batch(&mut self) -> Result<Arc<[Execution]>, FrameError> {
+        let count = self.u32()?;
+        let member = |_| {
+            let Packed { tag, payload } = self.member()?;
+            let mut reader = Reader { kind: EXECUTION, whole: &payload, rest: &payload };
+            let execution = reader.execution()?;
+            reader.end(Execution { tag, ..execution })
+        };
+        (0..count).map(member).collect()
+    }
+
+    /// One request of a batch, as it came. None of them is a batch itself, so that nothing can be nested deeply.
+    fn member(&mut self) -> Result<Packed, FrameError> {
+        let payload = self.bytes()?;
+        let tag = payload.get(..MODE_AT).and_then(|tag| tag.try_into().ok()).map(u64::from_le_bytes);
+        let packed = Packed { tag: tag.ok_or_else(|| self.wrong_length())?, payload };
+        if packed.is_batch() { Err(self.wrong_field()) } else { Ok(packed) }
     }
 
     fn outcome(&mut self) -> Result<Outcome, FrameError> {
@@ -634,6 +641,57 @@ fn frame(kind: u8, out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) -> Res
     Ok(())
 }
 
+fn put_execution(execution: &Execution, out: &mut Vec<u8>) {
+    put_u64(execution.tag, out);
+    match &execution.mode {
+        Mode::Run => out.push(0),
+        Mode::TimedOut(seconds) => {
+            out.push(1);
+            put_u64(seconds.to_bits(), out);
+        }
+        Mode::Lost(how) => {
+            out.push(2);
+            put_bytes(how.as_bytes(), out);
+        }
+        Mode::Revoked(why) => {
+            out.push(3);
+            put_bytes(why.as_bytes(), out);
+        }
+        Mode::Unknown => out.push(4),
+        Mode::Join(join) => {
+            out.push(5);
+            put_join(join, out);
+        }
+        Mode::Refused(why) => {
+            out.push(6);
+            put_bytes(why.as_bytes(), out);
+        }
+        Mode::Batch(members) => {
+            out.push(BATCH);
+            put_u32(members.len(), out);
+            for member in &**members {
+                put_member(member, out);
+            }
+        }
+    }
+    out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1));
+    put_duration(execution.soft_limit, out);
+    put_duration(execution.hard_limit, out);
+    put_bytes(execution.exchange.as_bytes(), out);
+    put_bytes(execution.routing_key.as_bytes(), out);
+    put_message(&execution.message, out);
+}
+
+/// Its length, and what is in a frame of its own.
+fn put_member(member: &Execution, out: &mut Vec<u8>) {
+    let start = out.len();
+    put_u32(0, out);
+    put_execution(member, out);
+    // One that does not fit makes the whole frame larger than its limit.
+    let size = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
+    out[start..start + 4].copy_from_slice(&size.to_le_bytes());
+}
+
 fn put_tags(kind: u8, tags: &[RequestTag], out: &mut Vec<u8>) {
     put_u32(tags.len() * 8, out);
     out.push(kind);
@@ -720,7 +778,7 @@ fn put_u64(value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-const KINDS: [OutcomeKind; 9] = [
+const KINDS: [OutcomeKind; 10] = [
     OutcomeKind::Success,
     OutcomeKind::Failure,
     OutcomeKind::Retry,
@@ -730,6 +788,7 @@ const KINDS: [OutcomeKind; 9] = [
     OutcomeKind::Revoked,
     OutcomeKind::Malformed,
     OutcomeKind::Disallowed,
+    OutcomeKind::DeadLettered,
 ];
 
 fn kind_code(kind: OutcomeKind) -> u8 {
@@ -784,7 +843,7 @@ mod tests {
             id: Option<String>,
             priority: Option<u8>,
             soft in proptest::option::of(0u64..1 << 60),
-            kind in 0usize..9,
+            kind in 0usize..10,
             cut in 1usize..50,
         ) {
             let execution = Execution {
@@ -807,11 +866,21 @@ mod tests {
                 traceback: "Traceback".into(),
                 parts: vec![part(Some(-1)), part(None)].split_off(kind % 3),
             };
+            let member = |tag| Execution { tag, mode: Mode::Run, ..execution.clone() };
+            let batch = Execution {
+                mode: Mode::Batch(Arc::new([member(5), member(6)])),
+                message: Arc::default(),
+                ..execution.clone()
+            };
+            let packed = Packed::new(&batch).unwrap();
+            let tags: Vec<_> = packed.members().unwrap().iter().map(Packed::tag).collect();
+            prop_assert_eq!(tags, [5, 6]);
             let join = Execution { mode: Mode::Join(Arc::new(joined())), ..execution.clone() };
             let mut bytes = Vec::new();
             encode_execution(&execution, &mut bytes).unwrap();
             encode_outcome(tag, &outcome, &mut bytes).unwrap();
             encode_execution(&join, &mut bytes).unwrap();
+            encode_execution(&batch, &mut bytes).unwrap();
             encode_reclaim(&[1, tag], &mut bytes);
             encode_soft_limit(tag, &mut bytes);
             encode_began(&[tag, 2], &mut bytes);
@@ -833,6 +902,7 @@ mod tests {
                 Frame::Execution(Box::new(execution)),
                 Frame::Outcome(tag, outcome),
                 Frame::Execution(Box::new(join)),
+                Frame::Execution(Box::new(batch)),
                 Frame::Reclaim(vec![1, tag]),
                 Frame::SoftLimit(tag),
                 Frame::Began(vec![tag, 2]),

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::frame::{self, CONCLUSION};
 use super::limits::{RECLAIM_AFTER, TELL_AFTER};
 use super::pace::SHORT_DEPTH;
-use crate::worker::pool::{Execution, Mode, PoolEvent, RequestTag};
+use crate::worker::pool::{Execution, PoolEvent, RequestTag};
 
 /// How long a request that was told to end may take before its process is replaced.
 const CANCEL_WAIT: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ impl SlotTable {
         out: &mut Vec<u8>,
     ) -> Result<(), Execution> {
         let tag = execution.tag;
-        if execution.mode != Mode::Run {
+        if !execution.mode.runs() {
             execution.tag |= CONCLUSION;
         }
         let wire = execution.tag;
@@ -313,6 +313,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::worker::pool::Mode;
 
     fn execution(tag: RequestTag, hard: Option<Duration>) -> Execution {
         Execution {
