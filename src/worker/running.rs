@@ -232,12 +232,7 @@ impl ConsumerLoop {
 
     /// A message that was acknowledged early, and that the child then could not read: it is kept all the same.
     fn bury_acknowledged(&self, request: &Request, outcome: &Outcome) {
-        let reason = match outcome.kind {
-            OutcomeKind::Malformed => DeadReason::Malformed,
-            OutcomeKind::Disallowed => DeadReason::Disallowed,
-            OutcomeKind::DeadLettered => DeadReason::Rejected,
-            _ => return,
-        };
+        let Some(reason) = buried(outcome.kind) else { return };
         let (broker, log, detail) = (self.stores.broker.clone(), self.log.clone(), outcome.summary.clone());
         let letter = Publication {
             exchange: request.exchange.to_string(),
@@ -429,6 +424,16 @@ impl ConsumerLoop {
             self.stats.released.add(1);
             self.settle(&request, Settle::Release);
         }
+    }
+}
+
+/// Why a message is kept as a dead letter though it was acknowledged early.
+pub(super) fn buried(kind: OutcomeKind) -> Option<DeadReason> {
+    match kind {
+        OutcomeKind::Malformed => Some(DeadReason::Malformed),
+        OutcomeKind::Disallowed => Some(DeadReason::Disallowed),
+        OutcomeKind::DeadLettered => Some(DeadReason::Rejected),
+        _ => None,
     }
 }
 

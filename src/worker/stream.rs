@@ -13,6 +13,7 @@ use super::commit::{Entry, What, nothing};
 use super::consumer::ConsumerLoop;
 use super::pool::{Mode, Outcome, OutcomeKind};
 use super::request::Request;
+use super::running::buried;
 use crate::broker::{Commit, Delivery, Settle};
 use crate::protocol::{Message, Properties, Publication, Queue, ResultRecord, TASK_STREAM, state};
 
@@ -79,7 +80,10 @@ impl ConsumerLoop {
             OutcomeKind::Success => {
                 Some(Told { kind: "succeeded", result: Some(summary), exception: None, ..told })
             }
-            OutcomeKind::Failure | OutcomeKind::Malformed | OutcomeKind::Disallowed => Some(told),
+            OutcomeKind::Failure
+            | OutcomeKind::Malformed
+            | OutcomeKind::Disallowed
+            | OutcomeKind::DeadLettered => Some(told),
             OutcomeKind::Retry => Some(Told { kind: "retried", ..told }),
             OutcomeKind::Rejected => Some(Told { kind: "rejected", ..told }),
             OutcomeKind::Ignored => Some(Told { kind: "ignored", exception: None, ..told }),
@@ -92,14 +96,13 @@ impl ConsumerLoop {
             }
             OutcomeKind::Requeued => None,
         };
-        let unread = matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);
+        let buried = buried(outcome.kind).filter(|_| request.claim.is_none());
         let dead = match settle {
             Settle::Dead(reason, detail) => Some((reason.as_str(), &**detail)),
             // Only the last crash that is allowed is concluded so.
             Settle::Crashed => Some(("crashed", summary)),
             // It was acknowledged, and is buried all the same.
-            _ if request.claim.is_none() && unread => Some(("malformed", summary)),
-            _ => None,
+            _ => buried.map(|reason| (reason.as_str(), summary)),
         };
         let dead = dead.map(|(reason, detail)| self.told_dead(request, reason, detail));
         told.iter().chain(&dead).filter_map(|told| self.entry(told)).collect()

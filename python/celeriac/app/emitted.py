@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["EXCHANGE", "TASK", "Attributes", "Event", "aemit", "emit", "make"]
 
 #: The topic exchange.
-EXCHANGE = "celeriac.events"
+EXCHANGE = send.EVENTS
 #: The task whose messages carry events.
 TASK = "celeriac.event"
 #: What AMQP takes as a routing key.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "build", "compose", "publish", "publish_later"]
 
+#: The topic exchange of events between services.
+EVENTS = "celeriac.events"
 #: Options that steer how we send and never reach the message.
 _LOCAL_OPTIONS = frozenset(
     {
@@ -276,7 +278,8 @@ def _compose(
     data = _encode(body, serializer, compression, written, properties)
     if len(data) > sizes.NEVER_TOO_LARGE:
         sizes.check_size(app, name, len(data), (args, kwargs, embed), serializer)
-        if conf["large_payload_store"] and conf["task_protocol"] != 1:
+        # An event is read by several services, and what is stowed goes with the first that has read it.
+        if conf["large_payload_store"] and conf["task_protocol"] != 1 and exchange != EVENTS:
             from celeriac.app import large
 
             data = large.stow(app, data, written, properties)

@@ -154,6 +154,29 @@ def test_a_deploy_binds_before_the_first_worker_starts_and_takes_old_patterns_aw
     assert "No handler" not in worker.log
 
 
+def test_an_event_that_only_the_new_version_handles_waits_for_it(services: Services) -> None:
+    services.write("shop", SHOP)
+    old = services.pattern.start_worker("shop", "-c", "1", "-n", "shop@h")
+    services.write(
+        "shop",
+        SHOP
+        + """
+    @app.on_event("stock.*")
+    def low(event):
+        mark("low", event.id)
+""",
+    )
+    services.pattern.celeriac("-A", "shop", "events", "bind")
+
+    event = services.client.emit("stock.low")
+    old.wait_for(r"No handler of service 'shop' wants <Event stock.low")
+    new = services.pattern.start_worker("shop", "-c", "1", "-n", "new@h")
+    assert old.stop() == 0
+
+    assert services.wait_for("shop.low", 1) == [event.id]
+    assert new.stop() == 0
+
+
 def test_no_event_is_lost_when_whole_workers_are_killed(services: Services) -> None:
     services.write(
         "shop",
