@@ -16,6 +16,8 @@ use crate::protocol::{Message, TopicBinding};
 
 /// How long the goodbye of a listener may take.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Rests before it listens again after it failed.
+const REST: Duration = Duration::from_millis(200);
 
 impl Client {
     /// Binds a queue to a topic exchange, whether anybody consumes it or not.
@@ -88,11 +90,23 @@ async fn hear(
     missed: Arc<AtomicU64>,
     leave: Arc<Notify>,
 ) {
+    let mut up = true;
     loop {
         let next = tokio::select! {
             next = listener.next() => next,
             () = leave.notified() => return listener.close().await,
         };
+        match &next {
+            // What is said meanwhile is not heard; that is what subscriptions are like.
+            Err(error) if error.is_transient() => {
+                if std::mem::take(&mut up) {
+                    tracing::warn!("a subscription does not hear anything: {error}");
+                }
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+            _ => up = true,
+        }
         let mut heard = waiting.heard.lock();
         match next {
             Ok(message) => heard.messages.push_back(message),

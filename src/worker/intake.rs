@@ -80,7 +80,7 @@ impl ConsumerLoop {
             self.revoked.contains(&headers.id, now) || self.revoked.stamps.any(&delivery.message.headers);
         let mut request = self.request(source, &delivery, &headers, task, &message);
         if delivery.crashes > 0 {
-            self.stream_stalled(&request, "the worker that ran it is gone");
+            self.stream_stalled(&request, "the process or the worker that ran it is gone");
         }
         let ended = task
             .and_then(|_| member::after_crashes(delivery.crashes, self.options.max_crashes, request.member));

@@ -310,14 +310,15 @@ impl ConsumerLoop {
             }
             return;
         }
-        if loss.hard_limit.is_none() && !loss.terminated {
-            self.stream_stalled(&request, &loss.how);
-        }
         let mut fate = self.fate(&request, loss.clone());
         if fate == Fate::Settle(Settle::Crashed) && request.crashes + 1 >= self.options.max_crashes {
             // The last time: whoever waits for it learns of it before the message is put aside.
             request.last = Some(Settle::Crashed);
             fate = Fate::Conclude(Mode::Lost(loss.how));
+        }
+        if let Fate::Conclude(Mode::Lost(how)) = &fate {
+            // One that comes again is told of then, by whoever gets it.
+            self.stream_stalled(&request, how);
         }
         match fate {
             Fate::Conclude(mode) => {

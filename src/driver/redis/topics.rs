@@ -190,11 +190,13 @@ impl Listener for StreamReader {
                 }
                 Err(error) => {
                     let error = BrokerError::from(error);
-                    if !error.is_transient() || self.failed {
+                    if !error.is_transient() {
                         return Err(error);
                     }
-                    // A server that restarts is tried once more before anybody hears of it.
-                    self.failed = true;
+                    // The stream keeps what comes meanwhile, so that nothing is missed by waiting.
+                    if !std::mem::replace(&mut self.failed, true) {
+                        tracing::warn!("the stream of tasks cannot be read: {error}");
+                    }
                 }
             }
         }

@@ -323,7 +323,7 @@ def test_what_happens_to_tasks_is_told(services: Services) -> None:
         services.client.send_task("jobs.unknown")
         assert [event.type for event in read(stream, 2)] == ["failed", "dead-lettered"]
         services.client.send_task("jobs.dies")
-        told = read(stream, 5)
+        told = read(stream, 5)  # it is lost three times
         assert [event.type for event in told if event.type != "stalled"] == ["failed", "dead-lettered"]
         assert (told[-1].reason, {event.task for event in told}) == ("crashed", {"jobs.dies"})
     assert worker.stop() == 0
