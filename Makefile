@@ -8,13 +8,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEV_TOOLS := pytest pytest-xdist mypy ruff import-linter maturin types-PyYAML \
-	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem
+	click flask pillow aiosmtpd PyYAML msgpack redis amqp gevent ephem SQLAlchemy psycopg[binary] aiosqlite \
+	uvicorn starlette playwright
 # The other side of the interoperability tests, apart: ours must work where it is not installed.
 CELERY_VENV := .venv-celery
 CELERY_TOOLS := celery[redis]==5.7.* flower==2.* flask PyYAML msgpack backports.zstd packaging ephem
 # Libraries that are made for Celery, and the real Celery that they bring: nothing of ours may fall through to it.
 LIBS_VENV := .venv-libs
-LIBS_TOOLS := celery==5.7.* redis flask django==5.2.* django-celery-beat django-celery-results celery-redbeat sentry-sdk \
+LIBS_TOOLS := celery==5.7.* redis flask django==5.2.* django-tasks django-celery-beat django-celery-results celery-redbeat sentry-sdk \
 	opentelemetry-sdk opentelemetry-instrumentation-celery prometheus_client flower==2.* backports.zstd
 # Says that it goes no further than Celery 5.6, and works with 5.7.
 LIBS_TOOLS_ALONE := celery-batches
@@ -78,10 +79,12 @@ test-py: dev servers $(CELERY_VENV)/.stamp $(LIBS_VENV)/.stamp ## tests of the P
 
 # The tests start private servers of their own, on free ports. What a system package starts by itself is not touched:
 # the policy script tells it not to.
-servers: ## install Redis and RabbitMQ where they are missing
+servers: ## install Redis, RabbitMQ, PostgreSQL and Chromium where they are missing
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server redis-sentinel"; \
 	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || missing="$$missing rabbitmq-server"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	command -v chromium >/dev/null || missing="$$missing chromium fonts-dejavu-core"; \
 	test -z "$$missing" && exit 0; \
 	echo "installing$$missing"; \
 	sudo=; test "$$(id -u)" = 0 || sudo=sudo; \

@@ -192,5 +192,5 @@ async fn round(consumer: &dyn Consumer, number: usize, with_results: bool) -> us
 }
 
 fn done(claim: celeriac::broker::ClaimId, results: Vec<ResultRecord>) -> Commit {
-    Commit { claim: Some(claim), settle: Settle::Ack, results, publications: Vec::new(), begun: false }
+    Commit { claim: Some(claim), settle: Settle::Ack, results, ..Commit::default() }
 }

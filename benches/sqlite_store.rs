@@ -104,8 +104,7 @@ async fn through(store: &SqliteStore) {
                 expires_ms: Some(86_400_000),
                 reply_to: None,
             }],
-            publications: Vec::new(),
-            begun: false,
+            ..Commit::default()
         });
         let commits = commits.collect::<Vec<_>>();
         consumer.commit(&commits).await.expect("commits");
@@ -128,8 +127,7 @@ async fn trips(file: &Path, survive_power_cut: bool) {
             let results =
                 vec![ResultRecord { task_id, state: "SUCCESS".to_owned(), ..ResultRecord::default() }];
             let claim = Some(claimed[0].claim);
-            let commit =
-                Commit { claim, settle: Settle::Ack, results, publications: Vec::new(), begun: false };
+            let commit = Commit { claim, settle: Settle::Ack, results, ..Commit::default() };
             consumer.commit(&[commit]).await.expect("commits");
         }
     });

@@ -3,7 +3,8 @@
 //! Reading order is the life of a message:
 //!
 //! 1. [`protocol`]: what the bytes mean. No IO. Beside it [`url`], [`backoff`] and [`report`], which need nothing either.
-//! 2. [`broker`]: the contract of what moves messages; [`backend`]: of what keeps results.
+//! 2. [`broker`]: the contract of what moves messages; [`backend`]: of what keeps results; [`keys`]: of what either may
+//!    keep besides, so that a call is sent once.
 //! 3. [`driver`]: the implementations, one folder for each store (a store that is both is one folder,
 //!    because its commit is one transaction).
 //! 4. [`client`]: sending, asking, waiting.
@@ -15,6 +16,7 @@ pub mod broker;
 pub mod client;
 pub mod clock;
 pub mod driver;
+pub mod keys;
 mod numbers;
 pub mod protocol;
 pub mod report;

@@ -28,24 +28,27 @@ const LAYERS: &[Layer] = &[
     Layer { module: "numbers", may_import: &[], connects: false },
     Layer { module: "protocol", may_import: &[], connects: false },
     Layer { module: "report", may_import: &[], connects: false },
+    Layer { module: "keys", may_import: &[], connects: false },
     Layer {
         module: "broker",
-        may_import: &["protocol", "report", "url", "backoff", "clock"],
+        may_import: &["keys", "protocol", "report", "url", "backoff", "clock"],
         connects: false,
     },
     Layer {
         module: "backend",
-        may_import: &["protocol", "report", "url", "backoff", "clock"],
+        may_import: &["keys", "protocol", "report", "url", "backoff", "clock"],
         connects: false,
     },
     Layer {
         module: "driver",
-        may_import: &["broker", "backend", "protocol", "report", "url", "backoff", "clock", "numbers"],
+        may_import: &[
+            "broker", "backend", "keys", "protocol", "report", "url", "backoff", "clock", "numbers",
+        ],
         connects: false,
     },
     Layer {
         module: "client",
-        may_import: &["broker", "backend", "protocol", "report", "url", "backoff", "clock"],
+        may_import: &["broker", "backend", "keys", "protocol", "report", "url", "backoff", "clock"],
         connects: true,
     },
     Layer {
@@ -56,6 +59,7 @@ const LAYERS: &[Layer] = &[
             "client",
             "broker",
             "backend",
+            "keys",
             "protocol",
             "url",
             "backoff",

@@ -8,6 +8,7 @@ use celeriac::backend::{GroupRecord, KeptValue};
 use celeriac::broker::{ConsumerOptions, DeadLetter};
 use celeriac::client::{self, ClientError, RetryPolicy, Sending};
 use celeriac::driver::Threading;
+use celeriac::keys::{Admission, Admitted, Held, Kind};
 use celeriac::protocol::TopicBinding;
 use celeriac::report::StoreReport;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::arrivals::Arrivals;
+use crate::changes::Changes;
 use crate::completions::{Completions, Reply};
 use crate::connections::Connections;
 use crate::consumer::Consumer;
@@ -122,6 +124,65 @@ impl Client {
         })
     }
 
+    /// Sends a message if its call gets its key; else whose id it gets, and until when its message may be due.
+    #[pyo3(signature = (publication, admission, timeout = None, retry = None, results = false))]
+    fn publish_admitted(
+        &self,
+        py: Python<'_>,
+        publication: &Bound<'_, Publication>,
+        admission: Wanted,
+        timeout: Option<f64>,
+        retry: Option<Retry>,
+        results: bool,
+    ) -> PyResult<Option<Other>> {
+        let (admission, how) = (wanted(admission), sending(timeout, retry, results)?);
+        let publication = &publication.get().0;
+        let admitted = self
+            .now(py, |client| async move { client.publish_admitted(publication, &admission, how).await })?;
+        Ok(other(admitted))
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "those of `publish_admitted`, and where to tell of the end"
+    )]
+    fn publish_admitted_later(
+        &self,
+        py: Python<'_>,
+        publication: &Bound<'_, Publication>,
+        admission: Wanted,
+        timeout: Option<f64>,
+        retry: Option<Retry>,
+        results: bool,
+        completions: &Completions,
+        token: i64,
+    ) -> PyResult<()> {
+        let (admission, how) = (wanted(admission), sending(timeout, retry, results)?);
+        let publication = publication.get().0.clone();
+        self.later(py, (completions, token), |client| async move {
+            Ok(Reply::Other(other(client.publish_admitted(&publication, &admission, how).await?)))
+        })
+    }
+
+    /// Frees keys and locks, each with its token.
+    fn free_keys(&self, py: Python<'_>, held: Vec<(String, String)>) -> PyResult<Vec<bool>> {
+        let held: Vec<Held> = held.into_iter().map(|(key, token)| Held { key, token, ttl_ms: 0 }).collect();
+        self.now(py, |client| async move { client.free_keys(&held).await })
+    }
+
+    /// Holds a key or a lock for so many milliseconds from now.
+    fn renew_key(&self, py: Python<'_>, key: String, token: String, ttl_ms: u64) -> PyResult<bool> {
+        let held = [Held { key, token, ttl_ms }];
+        let renewed = self.now(py, |client| async move { client.renew_keys(&held).await })?;
+        Ok(renewed.first().copied().unwrap_or(false))
+    }
+
+    /// Takes a lock for so many milliseconds; its number, or None when another has it.
+    fn lock(&self, py: Python<'_>, key: String, token: String, ttl_ms: u64) -> PyResult<Option<u64>> {
+        let lock = Held { key, token, ttl_ms };
+        self.now(py, |client| async move { client.lock(&lock).await })
+    }
+
     fn read(&self, py: Python<'_>, task_ids: Vec<String>) -> PyResult<Vec<Option<ResultRecord>>> {
         let records = self.now(py, |client| async move { client.read(&task_ids).await })?;
         Ok(records.into_iter().map(|record| record.map(ResultRecord)).collect())
@@ -220,6 +281,11 @@ impl Client {
     #[pyo3(signature = (task_ids, before = Vec::new()))]
     fn arrivals(&self, task_ids: Vec<String>, before: Vec<String>) -> PyResult<Arrivals> {
         Ok(Arrivals::new(&self.inner()?, task_ids, before))
+    }
+
+    /// Follows tasks, state by state.
+    fn changes(&self, task_ids: Vec<String>) -> PyResult<Changes> {
+        Ok(Changes::new(&self.inner()?, task_ids))
     }
 
     #[pyo3(signature = (group_id, record, content_type, expires_ms = None))]
@@ -421,6 +487,25 @@ impl Drop for Client {
 
 /// Attempts after the first, and seconds: before the first of these, more before each, at the most.
 pub(crate) type Retry = (Option<u32>, f64, f64, Option<f64>);
+
+/// The key, `d` for debounced or `h`, for how long it may be put off at the most, the id of the message, the token of the
+/// call, and for how long the key is held; all times in milliseconds.
+type Wanted = (String, String, Option<u64>, String, String, u64);
+/// An id, and until when a message may be due.
+type Other = (String, Option<i64>);
+
+fn wanted((key, kind, longest, task_id, token, ttl_ms): Wanted) -> Admission {
+    let kind = if kind == "d" { Kind::Debounce(longest) } else { Kind::Hold };
+    // The client says how long a reservation stands.
+    Admission { key, kind, task_id, token, ttl_ms, pending_ms: 0 }
+}
+
+fn other(admitted: Admitted) -> Option<Other> {
+    match admitted {
+        Admitted::Exists(id, limit_ms) => Some((id, limit_ms)),
+        Admitted::New | Admitted::Again | Admitted::Pending => None,
+    }
+}
 
 pub(crate) fn sending(timeout: Option<f64>, retry: Option<Retry>, results: bool) -> PyResult<Sending> {
     let retry = match retry {

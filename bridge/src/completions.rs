@@ -18,12 +18,15 @@ pub(crate) enum Reply {
     Nothing,
     Records(Vec<Option<celeriac::protocol::ResultRecord>>),
     Heard(Option<celeriac::protocol::Message>),
+    /// Whose id a call gets that was not sent, and until when its message may be due.
+    Other(Option<(String, Option<i64>)>),
 }
 
 impl Reply {
     fn into_py(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
             Self::Nothing => Ok(py.None()),
+            Self::Other(other) => Ok(other.into_pyobject(py)?.unbind()),
             Self::Records(records) => {
                 let records: Vec<_> = records.into_iter().map(|record| record.map(ResultRecord)).collect();
                 Ok(records.into_pyobject(py)?.unbind())

@@ -76,9 +76,7 @@ impl Consumer {
         let commit = |&(id, fence): &(u64, u64)| Commit {
             claim: Some(ClaimId { id, fence }),
             settle: settle.clone(),
-            results: Vec::new(),
-            publications: Vec::new(),
-            begun: false,
+            ..Commit::default()
         };
         let batch: Vec<Commit> = claims.iter().map(commit).collect();
         let committed = Self::now(py, async { inner.commit(&batch).await })?;

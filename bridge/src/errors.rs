@@ -74,9 +74,12 @@ impl Failure {
         match self.0 {
             ClientError::Broker(BrokerError::Config(_))
             | ClientError::Backend(BackendError::Config(_))
-            | ClientError::NoBackend => Class::Improper.error(py, text),
+            | ClientError::NoBackend
+            | ClientError::NoKeys(_) => Class::Improper.error(py, text),
             ClientError::Backend(BackendError::Unsupported { .. }) => PyNotImplementedError::new_err(text),
-            ClientError::Broker(_) | ClientError::Backend(_) => Class::Operational.error(py, text),
+            ClientError::Broker(_) | ClientError::Backend(_) | ClientError::Keys(_) => {
+                Class::Operational.error(py, text)
+            }
             ClientError::WaitedTooLong(_) => PyTimeoutError::new_err(text),
         }
     }

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod call_template;
+mod changes;
 mod child;
 mod chord;
 mod client;
@@ -35,6 +36,8 @@ mod _core {
     use crate::arrivals::Arrivals;
     #[pymodule_export]
     use crate::call_template::CallTemplate;
+    #[pymodule_export]
+    use crate::changes::Changes;
     #[pymodule_export]
     use crate::child::{Child, Execution};
     #[pymodule_export]

@@ -10,6 +10,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::convert::seconds;
@@ -40,6 +41,8 @@ pub(crate) struct Engine {
     runtime: Mutex<Option<Runtime>>,
     /// Written by whoever stops it; read by waits, which then give up.
     stopping: AtomicBool,
+    /// Rung after `stopping` was set.
+    stopped: Notify,
     /// Calls that wait now. Those of threads that fork left behind are not counted in the child, which has
     /// an engine of its own.
     waiting: AtomicUsize,
@@ -73,6 +76,7 @@ impl Engine {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
             stopping: AtomicBool::new(false),
+            stopped: Notify::new(),
             waiting: AtomicUsize::new(0),
         }));
         *current = Some(engine);
@@ -88,13 +92,14 @@ impl Engine {
     ) -> PyResult<T> {
         let _waiting = Waiting::enter(&self.waiting);
         let mut future = pin!(future);
+        let mut for_signals = true;
         loop {
             let step = py.detach(|| {
                 self.handle.block_on(async {
                     tokio::select! {
                         biased;
                         done = future.as_mut() => Some(done),
-                        () = tokio::time::sleep(TICK) => None,
+                        () = self.pause(for_signals) => None,
                     }
                 })
             });
@@ -105,6 +110,20 @@ impl Engine {
             if self.stopping.load(Ordering::Acquire) {
                 return Err(PyRuntimeError::new_err("the engine was stopped during the call"));
             }
+            // Asked only now: most calls are over by then.
+            for_signals = may_get_signals();
+        }
+    }
+
+    /// Until it is time to look for signals again; where none can come, until the engine stops. A thousand threads that
+    /// wait would else do nothing but look.
+    async fn pause(&self, for_signals: bool) {
+        if for_signals {
+            return tokio::time::sleep(TICK).await;
+        }
+        let stopped = self.stopped.notified();
+        if !self.stopping.load(Ordering::Acquire) {
+            stopped.await;
         }
     }
 
@@ -116,6 +135,7 @@ impl Engine {
     /// Lets waiting calls give up, then stops the threads.
     fn stop(&self, timeout: Duration) {
         self.stopping.store(true, Ordering::Release);
+        self.stopped.notify_waiters();
         let deadline = Instant::now() + timeout;
         while self.waiting.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
@@ -152,6 +172,15 @@ pub(crate) fn without_signals<T>(py: Python<'_>, start: impl FnOnce() -> T) -> P
     let started = start();
     signal.call_method1("pthread_sigmask", (signal.getattr("SIG_SETMASK")?, before))?;
     Ok(started)
+}
+
+/// Whether Python runs signal handlers on this thread: on the main one alone. The thread that forks is the main one of the
+/// child.
+fn may_get_signals() -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::thread::gettid() == rustix::process::getpid();
+    #[cfg(not(target_os = "linux"))]
+    return true;
 }
 
 /// This process' id.

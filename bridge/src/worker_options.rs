@@ -4,10 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
+use celeriac::backoff::Backoff;
 use celeriac::driver::Threading;
 use celeriac::protocol::TopicBinding;
+use celeriac::worker::http::{Guard, HttpOptions, Secrets};
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
     About, AutoscaleOptions, BatchOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
@@ -50,6 +53,9 @@ pub(crate) fn read(dict: &Bound<'_, PyDict>) -> PyResult<Plan> {
     let connections = Connections::read(&given, Threading::Dedicated)?;
     let mut options =
         WorkerOptions { result_expires_ms: connections.broker.reply.expires_ms, ..worker_options(&given)? };
+    if let Some(http) = &mut options.http {
+        http.result_expires_ms = options.result_expires_ms;
+    }
     options.control.topology = connections.broker.topology.clone();
     let pool = pool(&given, &options)?;
     given.finish()?;
@@ -91,6 +97,7 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         log_level: given.take::<u32>("log_level")?.map_or(default.log_level, |level| level.min(255) as u8),
         task_events: given.take("task_events")?.unwrap_or(default.task_events),
         heartbeat: given.duration("heartbeat_seconds")?.filter(|interval| !interval.is_zero()),
+        http: http(given)?,
         health_address: match given.take::<String>("health_address")? {
             Some(text) => Some(health_address(&text).map_err(|error| given.wrong("health_address", &error))?),
             None => None,
@@ -145,6 +152,41 @@ fn control(given: &Options<'_>) -> PyResult<ControlOptions> {
     };
     given.finish()?;
     Ok(control)
+}
+
+fn http(given: &Options<'_>) -> PyResult<Option<HttpOptions>> {
+    let Some(dict) = given.take::<Bound<'_, PyDict>>("http")? else { return Ok(None) };
+    let given = Options::new("http", &dict)?;
+    let default = HttpOptions::default();
+    let guard = Guard::new(&given.take::<Vec<String>>("allow")?.unwrap_or_default());
+    let mut secrets = given.take::<HashMap<String, Vec<String>>>("webhook_secrets")?.unwrap_or_default();
+    let schedule = given.take::<Vec<f64>>("webhook_schedule")?;
+    let http = HttpOptions {
+        queues: given.take("queues")?.unwrap_or(default.queues),
+        concurrency: given.take("concurrency")?.unwrap_or(default.concurrency),
+        guard: Arc::new(guard.map_err(|error| given.wrong("http_allow", &error))?),
+        timeout: given.duration("timeout_seconds")?.unwrap_or(default.timeout),
+        connect_timeout: given.duration("connect_timeout_seconds")?.unwrap_or(default.connect_timeout),
+        max_response: given.take("max_response_bytes")?.unwrap_or(default.max_response),
+        retries: given.take("retries")?.unwrap_or(default.retries),
+        backoff: Backoff {
+            base: given.duration("backoff_seconds")?.unwrap_or(default.backoff.base),
+            max: given.duration("backoff_max_seconds")?.unwrap_or(default.backoff.max),
+            ..default.backoff
+        },
+        retry_after_max: given.duration("retry_after_max_seconds")?.unwrap_or(default.retry_after_max),
+        webhook_schedule: schedule.map_or(default.webhook_schedule, |delays| {
+            delays.into_iter().filter_map(|delay| Duration::try_from_secs_f64(delay).ok()).collect()
+        }),
+        // Those without a name are called so.
+        secrets: Secrets::new(&secrets.remove("").unwrap_or_default(), &secrets),
+        done_queue: given.take("done_queue")?.unwrap_or(default.done_queue),
+        concludes_in_child: given.take("concludes_in_child")?.unwrap_or_default(),
+        result_expires_ms: None,
+        resolver: default.resolver,
+    };
+    given.finish()?;
+    Ok(Some(http))
 }
 
 fn autoscale(given: &Options<'_>) -> PyResult<Option<AutoscaleOptions>> {

@@ -7,7 +7,6 @@ BROKER and RESULT_BACKEND name other places than the embedded file.
 """
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +70,15 @@ def steps(last: Any) -> list[Any]:
 
 
 def follow(last: Any) -> str:
-    """Says when a step is done, until the last one is, or one has failed."""
-    all_steps, told = steps(last), 0
-    while not last.ready():
-        done = sum(step.successful() for step in all_steps)
-        if done != told:
-            print(f"{done} of {len(all_steps)} steps done")
-            told = done
-        time.sleep(0.05)
-    return str(last.get(timeout=1, propagate=False))
+    """Says when a step is done; what the pipeline ends with."""
+    all_steps = steps(last)
+    for number, step in enumerate(all_steps, 1):
+        try:
+            value = step.get(timeout=30)  # woken when it has ended, not polled
+        except ValueError as exc:
+            return str(exc)
+        print(f"step {number} of {len(all_steps)} done")
+    return str(value)
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from celeriac.app.bugreport import bugreport
     from celeriac.app.current import current_app, current_task
     from celeriac.app.emitted import Event
+    from celeriac.app.http_tasks import http_task
+    from celeriac.app.outbox import outbox
     from celeriac.app.task import Task
     from celeriac.canvas.chain import chain
     from celeriac.canvas.chord import chord
@@ -55,7 +57,9 @@ __all__ = [
     "current_app",
     "current_task",
     "group",
+    "http_task",
     "maybe_signature",
+    "outbox",
     "shared_task",
     "signature",
     "subtask",
@@ -83,7 +87,9 @@ _HOMES = {
     "current_app": "celeriac.app.current",
     "current_task": "celeriac.app.current",
     "group": "celeriac.canvas.group",
+    "http_task": "celeriac.app.http_tasks",
     "maybe_signature": "celeriac.canvas.rebuild",
+    "outbox": "celeriac.app.outbox",
     "shared_task": "celeriac.app",
     "signature": "celeriac.canvas.signature",
     "subtask": "celeriac.canvas.signature",

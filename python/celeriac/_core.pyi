@@ -256,6 +256,34 @@ class Client:
         completions: Completions,
         token: int,
     ) -> None: ...
+    def publish_admitted(
+        self,
+        publication: Publication,
+        admission: tuple[str, str, int | None, str, str, int],
+        timeout: float | None = None,
+        retry: tuple[int | None, float, float, float | None] | None = None,
+        results: bool = False,
+    ) -> tuple[str, int | None] | None:
+        """Sends it if its call gets its key: None. Else the id of the call that has it; of debounced calls the id that the
+        message must have, and until when (ms since the epoch) it may be due. `admission`: the key, "d" for debounced or "h",
+        for how long it may be put off at the most, the id of the message, a token of the call, for how long the key is held
+        (all ms). Raises ImproperlyConfigured when neither broker nor result backend keeps keys."""
+    def publish_admitted_later(
+        self,
+        publication: Publication,
+        admission: tuple[str, str, int | None, str, str, int],
+        timeout: float | None,
+        retry: tuple[int | None, float, float, float | None] | None,
+        results: bool,
+        completions: Completions,
+        token: int,
+    ) -> None: ...
+    def free_keys(self, held: Sequence[tuple[str, str]]) -> list[bool]:
+        """Frees keys and locks that are still their tokens'; says which were."""
+    def renew_key(self, key: str, token: str, ttl_ms: int) -> bool:
+        """Holds a key or a lock for so long from now; False when it is not the token's any more."""
+    def lock(self, key: str, token: str, ttl_ms: int) -> int | None:
+        """Takes a lock for so long: its number, which grows; None when another has it."""
     def read(self, task_ids: Sequence[str]) -> list[ResultRecord | None]: ...
     def read_later(self, task_ids: Sequence[str], completions: Completions, token: int) -> None: ...
     def wait(self, task_ids: Sequence[str], timeout: float | None = None) -> list[ResultRecord]:
@@ -278,6 +306,8 @@ class Client:
     def forget(self, task_ids: Sequence[str]) -> None: ...
     def arrivals(self, task_ids: Sequence[str], before: Sequence[str] = ...) -> Arrivals:
         """Follows tasks to their ends, with one watch for all of them. Of those in `before` only failures are told."""
+    def changes(self, task_ids: Sequence[str]) -> Changes:
+        """Follows tasks, state by state."""
     def save_group(self, group_id: str, record: bytes, content_type: str, expires_ms: int | None = None) -> None:
         """Keeps which results are a group's. Raises NotImplementedError when the store cannot."""
     def read_group(self, group_id: str) -> tuple[bytes, str] | None:
@@ -333,6 +363,16 @@ class Arrivals:
     def next(self, timeout: float | None = None) -> list[ResultRecord]:
         """Waits for some that were not given before, in the order of arrival as far as the store knows it; empty when
         all have been given. Interruptible by signals. Raises the built-in TimeoutError."""
+    def next_later(self, timeout: float | None, completions: Completions, token: int) -> None: ...
+
+@final
+class Changes:
+    """The records of some tasks, each time one changes. Made by `Client.changes`. Used by one caller at a time. All of a
+    process share one subscription of the result backend; what waits here is one record for each task, the newest."""
+
+    def next(self, timeout: float | None = None) -> list[ResultRecord]:
+        """Waits for some that are new (the first time: any that are stored; after an outage they are given again).
+        Interruptible by signals. Raises the built-in TimeoutError."""
     def next_later(self, timeout: float | None, completions: Completions, token: int) -> None: ...
 
 @final
@@ -524,6 +564,9 @@ class Worker:
         log_level (int)
         control: {enabled, exchange, mingle (bool), state_file (path | None), pool_restarts, commands (own ones),
                 conf, conf_with_defaults, tasks, broker (JSON texts), report, pool (texts), max_tasks_per_child}
+        http (dict | None): how HTTP tasks and webhooks are taken (queues, concurrency, allow, timeout_seconds,
+            connect_timeout_seconds, max_response_bytes, retries, backoff_seconds, backoff_max_seconds,
+            retry_after_max_seconds, webhook_schedule, webhook_secrets, done_queue, concludes_in_child); None: not at all
         health_address (str | None): HOST:PORT or a port; answers /live, /ready and /metrics there
         task_events (bool): send events of tasks; heartbeat_seconds (float | None: no events of the worker itself)
         Checked here: raises ImproperlyConfigured, which names the option. Takes the descriptors over. Connects

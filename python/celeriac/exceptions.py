@@ -145,6 +145,23 @@ class TaskRevokedError(TaskError):
     """The task was revoked, has expired or was terminated."""
 
 
+class DuplicateTask(TaskError):
+    """A call was not sent: another one has its key, and `on_duplicate="raise"` asks for this."""
+
+    def __init__(self, task: str | None = None, task_id: str | None = None) -> None:
+        super().__init__(task, task_id)
+        self.task = task
+        #: The id of the call that has the key.
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return f"task {self.task} was not sent: {self.task_id} has its key"
+
+
+class LockNotAcquired(CeleryError):
+    """A lock is held by another, or was lost."""
+
+
 class InvalidTaskError(TaskError):
     """The message is not what the protocol says."""
 
@@ -264,6 +281,51 @@ class DuplicateTaskNameWarning(CeleryWarning):
 
 class FixupWarning(CeleryWarning):
     """The integration of a framework found something odd."""
+
+
+class HttpError(CeleryError):
+    """An HTTP task has failed. The first argument is a sentence without secrets."""
+
+
+class HttpConnectionError(HttpError):
+    """The receiver could not be reached, or the connection broke."""
+
+
+class HttpTimeout(HttpError):
+    """There was no answer in time."""
+
+
+class HttpRefused(HttpError):
+    """The call was not made: its URL or the address behind it is not allowed, or it cannot be sent as it is."""
+
+
+class HttpResponseTooLarge(HttpError):
+    """The answer is larger than `http_max_response_bytes`."""
+
+
+class HttpStatusError(HttpError):
+    """The receiver did not answer with a success.
+
+    Attributes:
+        status: The status code.
+        body: The beginning of the answer, when it is text.
+    """
+
+    def __init__(self, message: str = "", status: int | None = None, body: str | None = None) -> None:
+        super().__init__(message, status, body)
+        self.status = status
+        self.body = body
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class HttpRedirect(HttpStatusError):
+    """The receiver answered with a redirect, which is not followed."""
+
+
+class WebhookVerificationError(CeleryError):
+    """A webhook is not what it claims to be, or too old."""
 
 
 class NotConfigured(CeleryWarning):

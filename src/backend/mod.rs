@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::keys::{KeyError, Keys};
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
@@ -190,6 +191,11 @@ pub trait ResultBackend: Send + Sync {
         Ok(())
     }
 
+    /// What keeps keys beside the results, for brokers that keep none.
+    fn keys(&self) -> Option<&dyn Keys> {
+        None
+    }
+
     /// Where within its store it keeps results (a database and prefix); only the driver of the same store looks
     /// inside.
     fn location(&self) -> String {
@@ -201,6 +207,12 @@ pub trait ResultBackend: Send + Sync {
 
     /// The URL without its password.
     fn display_url(&self) -> String;
+}
+
+impl From<BackendError> for KeyError {
+    fn from(error: BackendError) -> Self {
+        Self { transient: error.is_transient(), reason: error.to_string() }
+    }
 }
 
 /// Follows the results of some task ids.

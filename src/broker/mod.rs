@@ -31,6 +31,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::UnixMillis;
+use crate::keys::{Admission, Admitted, Held, KeyError, Keys};
 use crate::protocol::{ChordClaim, Message, Publication, ResultRecord, TopicBinding};
 use crate::report::StoreReport;
 
@@ -51,6 +52,21 @@ fn mailbox(exchange: &str, key: &str) -> String {
 pub trait Broker: Send + Sync {
     /// Sends a batch. Returns when the store has it; see guarantee 1.
     async fn publish(&self, batch: Vec<Publication>) -> Result<(), BrokerError>;
+
+    /// What keeps keys in the store of the messages; none where that is not possible.
+    fn keys(&self) -> Option<&dyn Keys> {
+        None
+    }
+
+    /// Sends a message if it gets its key, in one step. Nothing is sent unless the answer is [`Admitted::New`]. None: keys and
+    /// messages are not in one store.
+    async fn publish_admitted(
+        &self,
+        _publication: &Publication,
+        _admission: &Admission,
+    ) -> Result<Option<Admitted>, BrokerError> {
+        Ok(None)
+    }
 
     /// Starts to consume. The consumer holds its claims until it commits, closes, or dies.
     async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError>;
@@ -215,6 +231,12 @@ fn no_topics(url: &str) -> BrokerError {
     BrokerError::Config(format!("{url} has no topics and no stream"))
 }
 
+impl From<BrokerError> for KeyError {
+    fn from(error: BrokerError) -> Self {
+        Self { transient: error.is_transient(), reason: error.to_string() }
+    }
+}
+
 fn no_schedules(url: &str) -> BrokerError {
     BrokerError::Config(format!("{url} keeps no schedules of periodic tasks"))
 }
@@ -311,9 +333,10 @@ pub struct Delivery {
 }
 
 /// What is to happen to a claim.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Settle {
     /// Keep the claim; only publish and store (an early-acknowledged request has no claim at all).
+    #[default]
     Keep,
     /// Keep the claim, and note that it has begun and must not run a second time: the early acknowledgement of a member
     /// of a workflow. When its consumer dies it is delivered once more, with a crash counted, so that a worker may
@@ -333,8 +356,8 @@ pub enum Settle {
     Dead(DeadReason, String),
 }
 
-/// One atomic unit of a commit.
-#[derive(Clone, Debug)]
+/// One atomic unit of a commit. By default of nothing.
+#[derive(Clone, Debug, Default)]
 pub struct Commit {
     /// The claim to settle; none when it was acknowledged before.
     pub claim: Option<ClaimId>,
@@ -346,6 +369,17 @@ pub struct Commit {
     pub publications: Vec<Publication>,
     /// A process has begun to run it: if the whole worker dies now, one crash is counted.
     pub begun: bool,
+    /// Keys to free with it, where the broker keeps them ([`Broker::keys`]); elsewhere the worker frees them after it, and
+    /// if it dies before, they run out.
+    pub free_keys: Vec<Held>,
+}
+
+impl Commit {
+    /// Whether it is not the commit of nothing: it settles a claim, or something goes with it.
+    pub(crate) fn does_something(&self) -> bool {
+        self.claim.is_some()
+            || !(self.results.is_empty() && self.publications.is_empty() && self.free_keys.is_empty())
+    }
 }
 
 /// What became of one [`Commit`].

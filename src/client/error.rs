@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::backend::BackendError;
 use crate::broker::BrokerError;
+use crate::keys::KeyError;
 
 /// An error of a client's call.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -14,6 +15,15 @@ pub enum ClientError {
     /// The result backend refused or failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Keys could not be asked for.
+    #[error("keys: {0}")]
+    Keys(#[from] KeyError),
+    /// Keys were asked for, and neither the broker nor the result backend keeps any.
+    #[error(
+        "broker {0} keeps no keys (idempotency, unique, debounce, throttle, locks): they live in the result backend, so name one \
+         in `result_backend` that can keep them, redis:// or sqlite:///"
+    )]
+    NoKeys(String),
     /// Results were asked for, but there is nowhere to look.
     #[error("no result backend is configured")]
     NoBackend,

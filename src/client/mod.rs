@@ -1,9 +1,11 @@
 //! Sending, asking, waiting: one broker, perhaps one result backend, any number of callers.
 
 mod arrivals;
+mod changes;
 mod chord;
 mod error;
 mod groups;
+mod keys;
 mod patience;
 mod producer;
 mod result;
@@ -21,6 +23,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::driver::{self, ConnectOptions};
 
 pub use arrivals::Arrivals;
+pub use changes::Changes;
 pub use error::ClientError;
 pub use patience::RetryPolicy;
 pub use producer::Sending;

@@ -135,7 +135,8 @@ impl ClientError {
         match self {
             Self::Broker(error) => error.is_transient(),
             Self::Backend(error) => error.is_transient(),
-            Self::NoBackend | Self::WaitedTooLong(_) => false,
+            Self::Keys(error) => error.transient,
+            Self::NoBackend | Self::NoKeys(_) | Self::WaitedTooLong(_) => false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Client, ClientError, Sending};
+use super::{Changes, Client, ClientError, Sending};
 use crate::broker::{BrokerError, ConsumerOptions, Credit};
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication, ResultRecord};
@@ -108,4 +108,29 @@ async fn without_a_backend_asking_for_results_says_so() {
     let client = Client::new("memory://none", None, ConnectOptions::default());
 
     assert!(matches!(client.wait_ready(vec!["a".into()], None).await, Err(ClientError::NoBackend)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_begin_with_what_is_stored_and_keep_the_newest_for_whoever_is_slow() {
+    let client = client("client-changes");
+    client.store(vec![record("a", "STARTED", b"0")]).await.unwrap();
+    let mut changes = Changes::new(["a", "b"].map(str::to_owned).to_vec());
+
+    assert_eq!(changes.next(&client, None).await.unwrap(), [record("a", "STARTED", b"0")]);
+    for body in [&b"1"[..], b"2", b"3"] {
+        client
+            .store(vec![ResultRecord { record: body.into(), ..record("b", "PROGRESS", b"") }])
+            .await
+            .unwrap();
+    }
+    client.store(vec![record("a", "SUCCESS", b"end")]).await.unwrap();
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        found.extend(changes.next(&client, None).await.unwrap());
+    }
+    let waited = changes.next(&client, Some(Duration::from_secs(5))).await;
+
+    found.sort_by(|one, other| one.task_id.cmp(&other.task_id));
+    assert_eq!(found, [record("a", "SUCCESS", b"end"), record("b", "PROGRESS", b"3")]);
+    assert!(matches!(waited, Err(ClientError::WaitedTooLong(_))));
 }

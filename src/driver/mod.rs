@@ -13,6 +13,7 @@
 pub mod amqp;
 mod chords;
 mod connect;
+mod keys;
 pub mod memory;
 #[cfg(any(feature = "sqlite", feature = "redis"))]
 mod process;

@@ -14,6 +14,27 @@ pub struct Own {
     /// It must not run twice, whatever happens: an early acknowledgement is stored before it begins, and not while it runs.
     /// So a body of a chord that we called.
     pub once: bool,
+    /// The key that it was sent under (`keys`).
+    pub unique: Option<Unique>,
+}
+
+/// The key that a message was sent under.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Unique {
+    /// The key.
+    pub key: String,
+    /// The call that has it.
+    pub token: String,
+    /// `queued`: it is freed when a worker has the message; `started`: when it is begun; `finished`: when it has ended for
+    /// good. Else nobody frees it.
+    pub until: Option<String>,
+    /// Its call was debounced: only the last message of several is run.
+    pub debounced: bool,
+    /// Another key, of those of which one runs at a time.
+    pub turn: Option<String>,
+    /// For how long it is held, in milliseconds.
+    pub ttl_ms: u64,
 }
 
 impl Own {

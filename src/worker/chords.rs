@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::Entry;
+use super::commit::{Entry, nothing};
 use super::consumer::ConsumerLoop;
 use super::counting::PartEnd;
 use super::notice::Level;
@@ -97,7 +97,7 @@ impl ConsumerLoop {
         let done = chords.pop_front();
         let Outcome { mut results, publications, parts, .. } = outcome;
         self.address(&request, &mut results);
-        let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
+        let commit = Commit { claim: request.claim, settle, results, publications, begun: true, ..nothing() };
         self.commit_chord(PartEnd { request, parts, done, chords, settle: Settle::Keep }, commit);
     }
 

@@ -24,6 +24,7 @@ use crate::backend::{BackendError, ChordClaim, ResultBackend};
 use crate::broker::{
     Broker, BrokerError, ChordEnd, ClaimId, Commit, Committed, Consumer, DeadReason, Settle,
 };
+use crate::keys::KeyError;
 
 /// Commits in one batch at the most.
 const MAX_BATCH: usize = 1_000;
@@ -197,6 +198,7 @@ impl Round {
         let lost = self.probe().await;
         for (commit, lost) in self.commits.iter_mut().zip(&lost) {
             if *lost {
+                commit.free_keys.clear();
                 commit.results.clear();
                 commit.publications.clear();
             }
@@ -204,7 +206,7 @@ impl Round {
         self.publish().await;
         self.store().await;
         // What is left may be nothing at all: an early-acknowledged request whose results are stored by now.
-        if self.commits.iter().all(|commit| commit.claim.is_none()) {
+        if !self.commits.iter().any(Commit::does_something) {
             return vec![Committed::Done; self.commits.len()];
         }
         self.settle().await
@@ -284,6 +286,9 @@ impl Round {
             match within(consumer.commit(commits), broker_timeout).await {
                 Ok(answers) => {
                     link.worked();
+                    if self.stores.broker.keys().is_none() {
+                        self.free_keys(commits.iter().zip(&answers)).await;
+                    }
                     return answers;
                 }
                 Err(BrokerError::Closed) => {
@@ -332,7 +337,8 @@ impl Round {
                 Some(_) => Settle::Dead(reason, error.to_string()),
                 None => Settle::Keep,
             };
-            let bare = Commit { claim: commit.claim, settle, ..nothing() };
+            let free_keys = commit.free_keys.clone();
+            let bare = Commit { claim: commit.claim, settle, free_keys, ..nothing() };
             return Box::pin(self.commit(&[bare])).await;
         }
         let (first, second) = commits.split_at(commits.len() / 2);
@@ -350,7 +356,29 @@ impl Round {
         self.commits = kept;
         let answer =
             |commit: &Commit| if commit.claim.is_some() { Committed::Stale } else { Committed::Done };
-        commits.iter().map(answer).collect()
+        let answers: Vec<Committed> = commits.iter().map(answer).collect();
+        self.free_keys(commits.iter().zip(&answers)).await;
+        answers
+    }
+
+    /// Frees the keys of what was carried out, where the broker has not done that with it.
+    async fn free_keys(&mut self, done: impl Iterator<Item = (&Commit, &Committed)>) {
+        let freed = done.filter(|(_, answer)| **answer != Committed::Stale);
+        let held: Vec<_> = freed.flat_map(|(commit, _)| commit.free_keys.iter().cloned()).collect();
+        if held.is_empty() {
+            return;
+        }
+        let stores = self.stores.clone();
+        let Some(keys) = stores.keys() else { return };
+        let mut link = Link::new("free keys", stores.log.clone());
+        loop {
+            let late = || KeyError::from(backend_timeout());
+            match within(keys.free(&held), late).await {
+                Ok(_) => break,
+                Err(error) => self.pause(&mut link, &error).await,
+            }
+        }
+        link.worked();
     }
 
     pub(super) async fn pause(&mut self, link: &mut Link, error: &(dyn std::fmt::Display + Sync)) {
@@ -368,7 +396,7 @@ impl Round {
 
 /// A commit of nothing.
 pub(crate) fn nothing() -> Commit {
-    Commit { claim: None, settle: Settle::Keep, results: Vec::new(), publications: Vec::new(), begun: false }
+    Commit::default()
 }
 
 /// Asks for the claim of a commit, and changes nothing.

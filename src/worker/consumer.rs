@@ -19,6 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::aside::Aside;
 use super::autoscale::Autoscale;
 use super::batch::Batches;
 use super::commit::{Commits, Done, Entry, Stores, What, nothing};
@@ -119,6 +120,10 @@ pub(super) struct ConsumerLoop {
     pub(super) stream: Option<Arc<Queue>>,
     /// What hears control requests, if anything does.
     pub(super) ear: Option<Ear>,
+    /// The loop that makes HTTP calls, if this worker makes any.
+    pub(super) aside: Option<Aside>,
+    /// This is that loop: what a worker does once is the other's.
+    pub(super) is_aside: bool,
     pub(super) autoscale: Option<Autoscale>,
     pub(super) revoked: Revoked,
     pub(super) commits: Commits,
@@ -136,6 +141,8 @@ pub(super) struct ConsumerLoop {
     pub(super) claim_after: Option<Instant>,
     pub(super) renew_link: Link,
     pub(super) renew_at: Instant,
+    /// When the keys of requests are renewed next.
+    pub(super) keys_at: Instant,
     pub(super) tick_at: Instant,
     pub(super) sweep_at: Instant,
     pub(super) strikes: u32,
@@ -342,7 +349,8 @@ impl ConsumerLoop {
     /// A commit that only settles.
     pub(super) fn settle(&mut self, request: &Request, settle: crate::broker::Settle) {
         if request.claim.is_some() && !request.stale {
-            self.commit_end(request, Commit { claim: request.claim, settle, ..nothing() });
+            let free_keys = request.keys_after(&settle);
+            self.commit_end(request, Commit { claim: request.claim, settle, free_keys, ..nothing() });
         }
     }
 

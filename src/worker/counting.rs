@@ -95,16 +95,18 @@ async fn end_in_one_step(
         let mut commit = std::mem::replace(&mut round.commits[place], nothing());
         if end.chords.is_empty() {
             commit.settle = end.settle.clone();
+            commit.free_keys = end.request.keys_at_end();
         }
         match round.commit_body(&commit, &claim).await {
             ChordEnd::Apart => {
-                round.commits[place] = Commit { settle: Settle::Keep, ..commit };
+                round.commits[place] = Commit { settle: Settle::Keep, free_keys: Vec::new(), ..commit };
                 left.push((place, end));
                 continue;
             }
             ChordEnd::NotHeld => {
                 // Over by now, or somebody else's to end.
-                round.commits[place] = Commit { claim: commit.claim, settle: commit.settle, ..nothing() };
+                let Commit { claim, settle, free_keys, .. } = commit;
+                round.commits[place] = Commit { claim, settle, free_keys, ..nothing() };
             }
             ChordEnd::Ended(answer) => ended.push((place, answer)),
         }
@@ -166,6 +168,7 @@ async fn finish_simple(
             finish(round, backend, &mut end).await;
         }
         if end.parts.is_empty() && end.chords.is_empty() && end.done.is_none() {
+            round.commits[place].free_keys = end.request.keys_at_end();
             round.commits[place].settle = end.settle;
         } else {
             left.push((place, end));
@@ -298,17 +301,19 @@ async fn hold(round: &mut Round, backend: &Arc<dyn ResultBackend>, claim: &Chord
 
 /// Settles those with nothing left to do.
 async fn settle(round: &mut Round, ends: Vec<Placed>, answers: &mut [Committed]) {
-    let ends: Vec<_> = ends.into_iter().filter(|(_, end)| end.request.claim.is_some()).collect();
-    if ends.is_empty() {
+    let commit = |(place, end): Placed| {
+        let free_keys = end.request.keys_at_end();
+        let commit =
+            Commit { claim: end.request.claim, settle: end.settle, begun: true, free_keys, ..nothing() };
+        commit.does_something().then_some((place, commit))
+    };
+    let (places, commits): (Vec<_>, Vec<_>) = ends.into_iter().filter_map(commit).unzip();
+    if commits.is_empty() {
         return;
     }
-    let commit = |(_, end): &Placed| {
-        let settle = end.settle.clone();
-        Commit { claim: end.request.claim, settle, begun: true, ..nothing() }
-    };
-    let settled = round.commit(&ends.iter().map(commit).collect::<Vec<_>>()).await;
-    for ((place, _), answer) in ends.iter().zip(settled) {
-        answers[*place] = answer;
+    let settled = round.commit(&commits).await;
+    for (place, answer) in places.into_iter().zip(settled) {
+        answers[place] = answer;
     }
 }
 

@@ -108,7 +108,7 @@ impl ConsumerLoop {
 
     /// Says how it goes, as the loop turns.
     pub(super) fn report_health(&self, now: Instant) {
-        let Some(health) = &self.monitor.health else { return };
+        let Some(health) = self.monitor.health.as_ref().filter(|_| !self.is_aside) else { return };
         let unready = match self.life {
             LifePhase::Running if self.sources.is_empty() => Some("the broker is not connected"),
             LifePhase::Running if !self.claim_link.is_up() => Some("the broker does not answer"),

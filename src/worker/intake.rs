@@ -15,6 +15,7 @@ use super::pool::{Mode, RequestTag};
 use super::rate_limit::Turn;
 use super::request::{Phase, Request};
 use super::strategy::{self, Decision};
+use super::unique::RequestKey;
 use crate::broker::{BrokerError, ClaimId, Commit, DeadReason, Delivery, Settle};
 use crate::clock::UnixMillis;
 use crate::protocol::{Message, TaskHeaders};
@@ -140,6 +141,12 @@ impl ConsumerLoop {
             task.map_or_else(|| Arc::from(&*headers.task), |number| self.tasks.task(number).name.clone());
         let options = self.tasks.options(task);
         let once = headers.own.as_ref().is_some_and(|own| own.once);
+        let key = match &headers.own {
+            None => None,
+            own => RequestKey::of(own.clone(), self.stores.broker.keys().is_none()),
+        };
+        let waited_for =
+            || once || member::is_member(headers, message) || key.as_ref().is_some_and(|key| key.lasts());
         let limit = |header: Option<f64>, own: Option<Duration>, usual: Option<Duration>| {
             header.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).or(own).or(usual)
         };
@@ -163,7 +170,7 @@ impl ConsumerLoop {
             terminate: None,
             pid: None,
             crashes: delivery.crashes,
-            member: task.is_some() && !options.acks_late && (once || member::is_member(headers, message)),
+            member: task.is_some() && !options.acks_late && waited_for(),
             once: false,
             first: once && !options.acks_late,
             kept: None,
@@ -172,6 +179,7 @@ impl ConsumerLoop {
             joining: None,
             large: own_payload(headers),
             batch: None,
+            key,
         }
     }
 
@@ -224,6 +232,15 @@ impl ConsumerLoop {
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;
+        if request.key.is_some() && self.asks_key(tag) {
+            return;
+        }
+        self.line_up(tag);
+    }
+
+    /// Lets one wait for a slot, or for others of its batch.
+    pub(super) fn line_up(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get(&tag) else { return };
         if self.tasks.options(request.task).batch.is_none() || !self.gather(tag) {
             self.ready.push_back(tag);
         }
@@ -238,9 +255,11 @@ impl ConsumerLoop {
         }
     }
 
-    fn park(&mut self, request: &Request, until: UnixMillis) {
+    pub(super) fn park(&mut self, request: &Request, until: UnixMillis) {
         self.stats.parked.add(1);
-        let commit = Commit { claim: request.claim, settle: Settle::Park(until), ..nothing() };
+        let settle = Settle::Park(until);
+        let free_keys = request.keys_after(&settle);
+        let commit = Commit { claim: request.claim, settle, free_keys, ..nothing() };
         self.commit_end(request, commit);
     }
 
@@ -279,6 +298,7 @@ impl ConsumerLoop {
         let headers = TaskHeaders { id: id.into(), task: name.into(), ..TaskHeaders::default() };
         let task = self.tasks.number(&headers.task);
         let mut request = self.request(source, delivery, &headers, task, &message);
+        request.key = self.stores.key_of(&message);
         (request.mode, request.last, request.phase) = (mode, Some(settle), Phase::Turn);
         let tag = self.next_tag;
         self.next_tag += 1;

@@ -226,6 +226,7 @@ impl ConsumerLoop {
         let tag = self.next_tag;
         self.next_tag += 1;
         let task = self.tasks.number(&name);
+        let key = self.stores.key_of(&message);
         let request = Request {
             consumer: self.sources.last().map_or(0, |source| source.number),
             claim: None,
@@ -255,6 +256,7 @@ impl ConsumerLoop {
             joining: None,
             large: None,
             batch: None,
+            key,
         };
         self.log.lost(&request);
         if let Some(keeping) = &mut self.keeping {

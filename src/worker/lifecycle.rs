@@ -110,7 +110,9 @@ impl ConsumerLoop {
                 Ok(consumer) => {
                     link.worked();
                     self.add_source(consumer.into());
-                    self.ask_advice();
+                    if !self.is_aside {
+                        self.ask_advice();
+                    }
                     if let Some(ear) = &mut self.ear {
                         ear.listens().await;
                     }
@@ -202,6 +204,7 @@ impl ConsumerLoop {
 
     /// No more claims, and what has not begun goes back at once.
     fn stop_taking(&mut self) {
+        self.stop_aside(Stop::Warm);
         self.claiming = None;
         self.held.clear();
         self.ready.clear();

@@ -9,11 +9,14 @@
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
 //!   `saved`: what is known beyond the worker's life; `events`: what monitors are told; `stream`: what is kept of it;
+//! - `http`: the pool that makes HTTP calls and delivers webhooks; `aside`: the second loop that feeds it;
 //! - `health`, `metrics`: what is told to those who ask by HTTP;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
 
+pub mod http;
 pub mod pool;
 
+mod aside;
 mod autoscale;
 mod batch;
 mod chords;
@@ -48,6 +51,7 @@ mod strategy;
 mod stream;
 mod tasks;
 mod told;
+mod unique;
 mod upkeep;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -168,7 +172,7 @@ impl Worker {
     }
 
     /// Runs until a handle stops it. Must be called on a tokio runtime with time and IO.
-    pub async fn run(self) -> Result<Exit, WorkerError> {
+    pub async fn run(mut self) -> Result<Exit, WorkerError> {
         // Kept to the end: the loop's receiver must not see all senders gone.
         let orders = self.orders.clone();
         let ear = self.options.control.enabled.then(|| {
@@ -177,13 +181,16 @@ impl Worker {
         });
         let service = Service::new(self.options.service_manager.as_ref());
         let service = service.map_err(|error| WorkerError::Service(Arc::new(error)))?;
+        let aside = self.aside();
         let mut consumer = self.into_loop(service);
         consumer.ear = ear;
         let _door = consumer.open_health().await?;
         consumer.load_state().map_err(WorkerError::State)?;
         consumer.connect().await?;
+        consumer.start_aside(aside);
         consumer.turn().await;
         let exit = consumer.finish().await;
+        consumer.end_aside(exit.is_err()).await;
         drop(orders);
         exit
     }
@@ -201,6 +208,8 @@ impl Worker {
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
             ear: None,
+            aside: None,
+            is_aside: false,
             autoscale: self.options.autoscale.map(|options| autoscale::Autoscale::new(options, now)),
             orders: self.orders.subscribe(),
             claim_link: upkeep::link("claim from the broker", &log),
@@ -234,6 +243,7 @@ impl Worker {
             sources: Vec::new(),
             claim_after: None,
             renew_at: now,
+            keys_at: now + Duration::from_secs(1),
             tick_at: now + Duration::from_secs(1),
             sweep_at: now + Duration::from_secs(30),
             strikes: 0,

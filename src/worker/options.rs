@@ -66,6 +66,8 @@ pub struct WorkerOptions {
     pub task_events: bool,
     /// How often the worker tells monitors that it lives; none never does, nor that it comes and goes.
     pub heartbeat: Option<Duration>,
+    /// HTTP tasks and webhooks are taken too; none takes none.
+    pub http: Option<super::http::HttpOptions>,
     /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
     pub health_address: Option<String>,
     /// What the worker's service wants of a topic: its queue is bound before it is consumed.
@@ -158,6 +160,7 @@ impl Default for WorkerOptions {
             control: ControlOptions::default(),
             task_events: false,
             heartbeat: None,
+            http: None,
             health_address: None,
             topics: None,
             task_stream: None,

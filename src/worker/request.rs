@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::chords::{JOIN_LIMIT, Joining};
 use super::options::TaskOptions;
 use super::pool::{Execution, Mode, OutcomeKind, RequestTag};
+use super::unique::RequestKey;
 use crate::broker::{ClaimId, DeadReason, Settle};
 use crate::protocol::Message;
 
@@ -61,6 +62,8 @@ pub(crate) struct Request {
     pub(crate) large: Option<Box<str>>,
     /// The batch in which the pool has it ([`super::batch`]).
     pub(crate) batch: Option<RequestTag>,
+    /// The key that it was sent under.
+    pub(crate) key: Option<Box<RequestKey>>,
 }
 
 /// Where a request is.

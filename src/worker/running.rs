@@ -141,7 +141,11 @@ impl ConsumerLoop {
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
-        if self.tasks.options(request.task).acks_late {
+        let (late, keyed) = (self.tasks.options(request.task).acks_late, request.key.is_some());
+        if keyed {
+            self.free_early(tag, true);
+        }
+        if late {
             self.marks.push_back((now + MARK_AFTER, tag));
         } else {
             self.young.push_back((now + ACK_AFTER, tag));
@@ -215,15 +219,18 @@ impl ConsumerLoop {
         }
         request.blind = matches!(request.mode, Mode::Refused(_))
             || matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);
-        let Outcome { mut results, mut publications, parts, .. } = outcome;
+        let Outcome { mut results, mut publications, parts, kind, .. } = outcome;
         publications.extend(told);
         self.address(&request, &mut results);
         if !parts.is_empty() {
-            let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
+            let commit =
+                Commit { claim: request.claim, settle, results, publications, begun: true, ..nothing() };
             return self.commit_part(request, commit, parts);
         }
-        if request.claim.is_some() || !results.is_empty() || !publications.is_empty() {
-            let commit = Commit { claim: request.claim, settle, results, publications, begun: true };
+        let free_keys = request.keys_with(kind, &settle);
+        let commit = Commit { claim: request.claim, settle, results, publications, begun: true, free_keys };
+        // A payload goes after the acknowledgement that may still be on its way.
+        if commit.does_something() || request.large.is_some() {
             self.commit_end(&request, commit);
         } else if let Some(kept) = request.kept {
             self.forget_begun(kept);
@@ -348,6 +355,10 @@ impl ConsumerLoop {
                         request.name, request.id
                     )
                 });
+                let free_keys = request.keys_at_end();
+                if !free_keys.is_empty() {
+                    self.commit_end(&request, Commit { free_keys, ..nothing() });
+                }
                 self.requests.insert(tag, request);
                 self.remove(tag);
             }

@@ -129,6 +129,7 @@ impl ConsumerLoop {
             joining: None,
             large: None,
             batch: None,
+            key: None,
         };
         self.join_lost(request, VecDeque::from([Claimed { claim, join }]));
     }

@@ -16,6 +16,7 @@ use super::pool::RequestTag;
 use super::request::Phase;
 use crate::backend::{BackendError, Left, Stalled};
 use crate::broker::{BrokerError, Consumer, ConsumerOptions, Rebind, Renewal};
+use crate::keys::Turn;
 
 /// Between two looks at everything that need not be exact.
 const TICK: Duration = Duration::from_secs(1);
@@ -61,6 +62,8 @@ pub(super) enum Chore {
     Nap,
     /// Monitors were told.
     Told(Told),
+    /// Whether it is a request's turn.
+    Asked(RequestTag, Turn),
 }
 
 impl ConsumerLoop {
@@ -249,6 +252,7 @@ impl ConsumerLoop {
             Chore::Met(met) => self.met(met),
             Chore::Backlog(backlog) => self.watched(backlog),
             Chore::Told(told) => self.told(told),
+            Chore::Asked(tag, turn) => self.key_asked(tag, turn),
             Chore::Consumed(Ok(consumer)) => {
                 self.consuming = false;
                 self.stats.reconnected.add(1);
@@ -278,18 +282,21 @@ impl ConsumerLoop {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.stats.ready.set(self.ready.len() as u64);
-        self.stats.held.set(self.held.len() as u64);
-        self.stats.outstanding.set(self.requests.len() as u64);
+        if !self.is_aside {
+            self.stats.ready.set(self.ready.len() as u64);
+            self.stats.held.set(self.held.len() as u64);
+            self.stats.outstanding.set(self.requests.len() as u64);
+            self.log_stale();
+        }
         self.rates.forget(self.rate_time(now));
-        self.log_stale();
         self.hand_back_stuck(now);
         self.close_old_sources();
         self.save_when_due(now);
         self.renew_begun(now);
+        self.renew_keys(now);
         self.look_for_stalled(now);
         self.watch(now);
-        if self.sweep_at <= now {
+        if self.sweep_at <= now && !self.is_aside {
             self.sweep_at = now + SWEEP_EVERY;
             let broker = self.stores.broker.clone();
             self.chores.push(Box::pin(async move {

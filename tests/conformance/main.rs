@@ -14,6 +14,7 @@ mod backend;
 mod broker;
 mod chords;
 mod claims;
+mod keys;
 #[cfg(feature = "amqp")]
 mod rabbit;
 #[cfg(feature = "redis")]
@@ -182,6 +183,30 @@ macro_rules! chords {
     };
 }
 
+/// The part of the suite for stores that keep keys, beside their messages and beside their results.
+macro_rules! keys {
+    ($($module:ident: $make:expr;)*) => {
+        $(mod $module {
+            suite!($make; keys:
+                one_of_many_calls_at_once_is_sent,
+                an_attempt_whose_answer_got_lost_is_the_same_call,
+                a_commit_frees_the_key_of_its_call_and_no_other,
+                a_stale_commit_frees_nothing,
+                a_key_runs_out_unless_it_is_renewed,
+                debounced_calls_share_an_id_and_the_last_is_run,
+                one_at_a_time_has_the_turn,
+                a_reservation_keeps_others_waiting_until_it_is_confirmed,
+                a_message_that_comes_confirms_its_reservation,
+                a_reservation_that_lapsed_is_taken_over_and_its_message_not_run,
+                a_message_whose_key_is_another_s_by_now_runs_unless_it_lapsed,
+                a_debounced_call_counts_when_it_is_confirmed,
+                one_at_a_time_has_a_lock_and_its_number_grows,
+                of_many_at_once_one_gets_the_lock,
+            );
+        })*
+    };
+}
+
 macro_rules! suite {
     ($make:expr; $module:ident: $($name:ident,)*) => {
         suite!($make; $module as $module: $($name,)*);
@@ -210,6 +235,9 @@ mod memory_results {
 chords! {
     memory_chords: crate::setup::memory();
 }
+keys! {
+    memory_keys: crate::setup::memory();
+}
 
 #[cfg(feature = "sqlite")]
 conformance! {
@@ -233,6 +261,16 @@ mod sqlite_dedicated_results {
 chords! {
     sqlite_inline_chords: crate::setup::sqlite(celeriac::driver::Threading::Inline);
     sqlite_dedicated_chords: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
+
+#[cfg(feature = "sqlite")]
+keys! {
+    sqlite_inline_keys: crate::setup::sqlite(celeriac::driver::Threading::Inline);
+    sqlite_dedicated_keys: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
+}
+#[cfg(feature = "redis")]
+keys! {
+    redis_keys: crate::setup::redis();
 }
 
 #[cfg(feature = "redis")]

@@ -142,13 +142,7 @@ pub(crate) fn record(task_id: &str, state: &str) -> ResultRecord {
 }
 
 pub(crate) fn settle(delivery: &Delivery, settle: Settle) -> Commit {
-    Commit {
-        claim: Some(delivery.claim),
-        settle,
-        results: Vec::new(),
-        publications: Vec::new(),
-        begun: false,
-    }
+    Commit { claim: Some(delivery.claim), settle, ..Commit::default() }
 }
 
 pub(crate) fn credit(count: usize) -> Credit {

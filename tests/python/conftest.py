@@ -6,9 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from .servers.fixtures import own_rabbitmq, own_redis, proxy, rabbitmq_url, redis_url, server_folder, shared
+from .servers.fixtures import (
+    own_rabbitmq,
+    own_redis,
+    postgres_url,
+    proxy,
+    rabbitmq_url,
+    redis_url,
+    server_folder,
+    shared,
+)
 
-__all__ = ["own_rabbitmq", "own_redis", "proxy", "rabbitmq_url", "redis_url", "server_folder", "shared"]
+__all__ = ["own_rabbitmq", "own_redis", "postgres_url", "proxy", "rabbitmq_url", "redis_url", "server_folder", "shared"]
 
 
 @pytest.fixture

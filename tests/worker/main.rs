@@ -13,6 +13,8 @@ mod eta;
 mod events;
 mod faults;
 mod health;
+mod http;
+mod keys;
 mod lease;
 mod limits;
 mod members;

@@ -144,6 +144,10 @@ class OwnResults:
         """The final records of many tasks; of those in `before` only failures."""
         return Arrivals(self, task_ids, before)
 
+    def changes(self, task_ids: Sequence[str]) -> Changes:
+        """The records of tasks, each time one changes."""
+        return Changes(self, task_ids)
+
     def store(self, records: Sequence[ResultRecord]) -> None:
         """Stores states that were encoded for the engine."""
         for record in records:
@@ -216,6 +220,43 @@ class Arrivals:
             self._wanted.pop(record.task_id, None)
             self._before.pop(record.task_id, None)
             if wanted or record.state in states.PROPAGATE_STATES:
+                found.append(record)
+        return found
+
+
+class Changes:
+    """The records of some tasks, each time one changes. Used by one caller at a time.
+
+    Args:
+        results: Where they are read.
+        task_ids: Whose.
+    """
+
+    def __init__(self, results: OwnResults, task_ids: Sequence[str]) -> None:
+        self._results = results
+        self._task_ids = list(task_ids)
+        self._seen: dict[str, bytes] = {}
+
+    def next(self, timeout: float | None = None) -> list[StoredMeta]:
+        """Waits for some that are new; the first time for any that are stored.
+
+        Raises:
+            TimeoutError: The built-in one: none has changed in time.
+        """
+        found: list[StoredMeta] = self._results._look(self._look, timeout)
+        if not found:
+            raise builtins.TimeoutError
+        return found
+
+    def next_later(self, timeout: float | None, completions: Completions, token: int) -> None:
+        """The same for an event loop."""
+        _aio.answer(token, self._results._look_later(self._look, timeout, token))
+
+    def _look(self) -> list[StoredMeta]:
+        found = []
+        for record in self._results.read(self._task_ids):
+            if record is not None and self._seen.get(record.task_id) != (content := record.record):
+                self._seen[record.task_id] = content
                 found.append(record)
         return found
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from celeriac.app.control import Control
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
+    from celeriac.app.http_tasks import HttpTask
     from celeriac.app.large import LargePayloads
+    from celeriac.app.locks import Lock
     from celeriac.app.log import Logging
     from celeriac.app.middleware import Middleware
     from celeriac.app.periodic import Schedules
@@ -463,7 +465,8 @@ class Celery(ServiceEvents):
             args: More positional arguments.
             kwargs: More keyword arguments.
             name: Name of the entry.
-            **opts: More options of the task's messages.
+            **opts: More options of the task's messages; `overlap="skip"` (not sent while the one before is queued or runs) or
+                `"queue"` (at most one waits behind the one that runs), `jitter` (seconds by which a moment may be late).
         """
         call = sig.clone(args, kwargs or {}, **opts)
         key = name or repr(call)
@@ -511,6 +514,29 @@ class Celery(ServiceEvents):
 
     #: To see whether somebody has replaced it.
     _own_send_task = send_task
+
+    @property
+    def http_task(self) -> HttpTask:
+        """Sends HTTP requests as tasks of this app, see `celeriac.http_task`."""
+        from celeriac.app.http_tasks import HttpTask
+
+        return HttpTask(self)
+
+    def lock(self, name: str, ttl: float = 60.0, wait: float | None = 0.0) -> Lock:
+        """A lock that one process at a time holds, for `with` and `async with`. Not reentrant.
+
+        Example:
+            >>> with app.lock("stock:42", ttl=30, wait=5) as lock:
+            ...     warehouse.write(item, fence=lock.fence)
+
+        Args:
+            name: Of the lock.
+            ttl: Seconds after which it is free, whatever its holder does; `lock.extend()` begins them anew.
+            wait: Seconds to wait for it, then LockNotAcquired is raised; None: for as long as it takes.
+        """
+        from celeriac.app.locks import Lock
+
+        return Lock(self, name, ttl, wait)
 
     def send_many(self, signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Sends many signatures (chains too) in few round trips: some 1,000 messages in each.
@@ -565,6 +591,8 @@ class Celery(ServiceEvents):
         """The result object of a message that was sent; a child of the task that runs here."""
         result = self.AsyncResult(message.id, task_name=message.task)
         result.ignored = bool(message.ignores)
+        if message.deduplicated:
+            result.deduplicated = True
         if options.get("add_to_parent", True):
             parent = current.get_current_worker_task()
             if parent is not None:

@@ -44,6 +44,8 @@ class Piece(NamedTuple):
     #: For those who are told of each one, if there are any.
     messages: list[Message]
     wanted: bool
+    #: It is sent by itself, if its call gets its key.
+    admitted: Message | None = None
 
 
 def send_all(
@@ -62,6 +64,18 @@ def send_all(
     sent: list[AsyncResult[Any]] = []
     client, (timeout, retry) = app.client, send.how(app, options)
     for chunk in _chunks(pieces):
+        if chunk.admitted is not None:
+            try:
+                send.publish(app, chunk.admitted, options)
+            except OperationalError as error:
+                error.sent = sent
+                raise
+            _conclude_admitted(chunk, chunk.admitted, sent)
+            continue
+        if app.conf.task_track_pending:
+            from celeriac.app.pending import track_pending
+
+            track_pending(app, chunk.publications)
         try:
             client.publish(chunk.publications, timeout, retry, chunk.wanted)
         except BaseException as error:
@@ -82,7 +96,21 @@ async def send_all_later(
     sent: list[AsyncResult[Any]] = []
     client, (timeout, retry) = app.client, send.how(app, options)
     for chunk in _chunks(pieces):
+        if chunk.admitted is not None:
+            try:
+                await send.publish_later(app, chunk.admitted, options)
+            except OperationalError as error:
+                error.sent = sent
+                raise
+            _conclude_admitted(chunk, chunk.admitted, sent)
+            continue
         publications, wanted = chunk.publications, chunk.wanted
+        if app.conf.task_track_pending:
+            import asyncio
+
+            from celeriac.app.pending import track_pending
+
+            await asyncio.to_thread(track_pending, app, publications)
 
         def start(at: Any, token: int, batch: Any = publications, wanted: bool = wanted) -> None:
             client.publish_later(batch, timeout, retry, wanted, at, token)
@@ -207,6 +235,10 @@ def _workflow(app: Celery, signature: Signature[Any]) -> Iterator[Piece]:
     from celeriac.app import workflows
 
     composition = signature.compose_all()
+    if composition.admitted:
+        workflows._check_admitted(composition)
+        yield _single(app, composition.messages[0], composition.result)
+        return
     workflows.begin(app, composition)
     made = list(workflows.pieces(composition))
     yield from made[:-1]
@@ -222,6 +254,8 @@ def told_of(message: Message) -> list[Message]:
 
 def _single(app: Celery, message: Message, result: AsyncResult[Any]) -> Piece:
     result.ignored = bool(message.ignores)
+    if message.admission is not None:
+        return Piece([message.publication], [result], [], not message.ignores, message)
     return Piece([message.publication], [result], told_of(message), not message.ignores)
 
 
@@ -230,6 +264,12 @@ def _chunks(pieces: Iterable[Piece]) -> Iterator[Piece]:
     chunk = Piece([], [], [], False)
     size = 0
     for piece in pieces:
+        if piece.admitted is not None:
+            if chunk.publications:
+                yield chunk
+                chunk, size = Piece([], [], [], False), 0
+            yield piece
+            continue
         more = sum(one.size for one in piece.publications)
         if chunk.publications and (
             len(chunk.publications) + len(piece.publications) > CHUNK or size + more > CHUNK_BYTES
@@ -251,6 +291,12 @@ def _refused(chunk: Piece, error: BaseException, sent: list[AsyncResult[Any]]) -
     for message in chunk.messages:
         if isinstance(message, send.HookedMessage):
             message.ended(error)
+
+
+def _conclude_admitted(chunk: Piece, message: Message, sent: list[AsyncResult[Any]]) -> None:
+    result = chunk.results[0]
+    result.id, result.deduplicated = message.id, message.deduplicated
+    _conclude(chunk, sent)
 
 
 def _conclude(chunk: Piece, sent: list[AsyncResult[Any]]) -> None:

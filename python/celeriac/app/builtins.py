@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app import stores
+from celeriac.app import http_tasks, stores
 from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ _CLEANUP = "celery.backend_cleanup"
 
 def add_builtin_tasks(app: Celery) -> None:
     """Registers them, but for those that the project declares itself."""
+    http_tasks.add_tasks(app)
     if _CLEANUP not in app._tasks:
 
         def backend_cleanup() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celeriac._core import ChordPart, Publication
     from celeriac.app.checkpoints import Checkpoints
+    from celeriac.app.progress import Meter
 
 #: Headers of RabbitMQ's dead lettering, and of redeliveries: they tell of one delivery, not of the task.
 DELIVERY_HEADERS = frozenset({"x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"})
@@ -33,6 +34,8 @@ class Context:
     _checkpoints: Checkpoints | None = None
     #: The number of the request in its child, for `update_state`.
     _tag: int | None = None
+    #: What the request has told of its progress; made by the first `progress`.
+    _meter: Meter | None = None
 
     args: Any = None
     argsrepr: str | None = None

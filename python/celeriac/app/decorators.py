@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 
 from celeriac.app.task import Task
 
-__all__ = ["BoundDecorator", "Decorator", "TaskDecorator"]
+__all__ = ["BatchDecorator", "BoundDecorator", "Decorator", "TaskDecorator"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 if TYPE_CHECKING:
+    from celeriac.app.batches import Batch
 
     class AsyncTask(Task[P, R]):
         """A task of an `async def`: calling it here gives a coroutine."""
@@ -39,6 +40,12 @@ class BoundDecorator(Protocol):
     def __call__(self, fun: Callable[Concatenate[Task[..., Any], P], R], /) -> Task[P, R]: ...
 
 
+class BatchDecorator(Protocol):
+    """Makes a batch task of a function that takes a list of requests: calls take any arguments."""
+
+    def __call__(self, fun: Callable[..., Any], /) -> Task[..., Any]: ...
+
+
 class TaskDecorator(Protocol):
     """`task`, with or without options."""
 
@@ -46,6 +53,8 @@ class TaskDecorator(Protocol):
     def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, *, batch: Batch, **options: Any) -> BatchDecorator: ...
     @overload
     def __call__(self, *, bind: Literal[True], **options: Any) -> BoundDecorator: ...
     @overload

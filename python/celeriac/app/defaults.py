@@ -271,14 +271,47 @@ SETTINGS: dict[str, Setting] = {
     "event_service_consume": Setting("bool", None, ""),
     "task_stream": Setting("bool", False, ""),
     "task_stream_max": Setting("int", 100_000, ""),
+    # HTTP tasks and webhooks. Where calls may go beside public addresses: networks and host names.
+    "http_allow": Setting("list", (), ""),
+    # Seconds: the first delay of a call that is tried again, and the longest.
+    "http_backoff": Setting("float", 1.0, ""),
+    "http_backoff_max": Setting("float", 600.0, ""),
+    "http_connect_timeout": Setting("float", 10.0, ""),
+    # A larger answer fails the call.
+    "http_max_response_bytes": Setting("int", 1048576, ""),
+    # How often a call is tried again that does not say so itself.
+    "http_retries": Setting("int", 3, ""),
+    # Seconds: no receiver makes a call wait longer (`Retry-After`).
+    "http_retry_after_max": Setting("float", 3600.0, ""),
+    # Seconds: how long a call may take that does not say so itself.
+    "http_timeout": Setting("float", 30.0, ""),
+    # The webhook of tasks that have none of their own: a URL, or a mapping of options.
+    "task_webhook": Setting("any", None, ""),
+    # Seconds between the tries of a webhook.
+    "webhook_retry_schedule": Setting("list", (5, 300, 1800, 7200, 18000, 36000, 36000), ""),
+    # What webhooks are signed with: a secret, a list of them, or a mapping of names to these.
+    "webhook_secrets": Setting("any", (), ""),
+    # Calls at the same time in one worker; 0: it takes no HTTP tasks and no webhooks.
+    "worker_http_concurrency": Setting("int", 1000, ""),
     "result_chord_lost_after": Setting("float", 21600.0, ""),
     "result_max_bytes": Setting("int", None, ""),
+    # See `celeriac.app.outbox`: whether the process that commits sends at once; seconds between the looks of a relay that
+    # nobody wakes; the table; and the database (SQLAlchemy's URL) of relays and of `worker --outbox`.
+    "outbox_direct": Setting("bool", True, ""),
+    "outbox_poll_seconds": Setting("float", 5.0, ""),
+    "outbox_table": Setting("string", "celeriac_outbox", ""),
+    "outbox_url": Setting("string", None, ""),
     # Seconds that a checkpoint is kept.
     "checkpoint_expires": Setting("float", 604800.0, ""),
     # See `celeriac.app.large`.
     "large_payload_expires": Setting("float", 604800.0, ""),
     "large_payload_size": Setting("int", 262144, ""),
     "large_payload_store": Setting("any", None, ""),
+    # How often a second a running task's `progress` is stored; 0: always.
+    "task_progress_rate": Setting("float", 5.0, ""),
+    # Store PENDING when a task is sent: what has no record then was never sent, or its record has expired.
+    "task_track_pending": Setting("bool", False, ""),
+    # Middleware of all tasks: instances, classes, or their dotted names.
     "task_middleware": Setting("list", (), ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),

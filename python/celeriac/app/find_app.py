@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import Parameter, isfunction, signature
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
+
+
+#: Functions of a module that are called for its app, when it has no app.
+FACTORIES = ("create_app", "make_app")
 
 
 class AppNotFound(Exception):
@@ -35,7 +40,8 @@ def find_app(
     """Finds an app and gives it the settings of the command line.
 
     Args:
-        name: `module`, `package`, `module:attribute`, `module.attribute` or `module:factory()`. A Flask app
+        name: `module`, `package`, `module:attribute`, `module.attribute` or `module:factory()`, also without the
+            parentheses; of a module with no app its `create_app` or `make_app`. A Flask app
             that holds an app among its extensions does as well; so does a module that has no app but tasks
             made with `from celeriac import task`: theirs is the default app. None: the default app.
         workdir: Directory to change to first.
@@ -158,6 +164,9 @@ def _attribute_app(module: ModuleType, path: str) -> Celery:
             raise AppNotFound(
                 f"{module.__name__!r} has no {path!r}", f"what is the app called in {module.__name__}?"
             ) from None
+    if not called and _as_app(found) is None and isfunction(found) and not _needs_arguments(found):
+        # A factory without its parentheses.
+        called = True
     if called:
         try:
             found = found()
@@ -197,12 +206,22 @@ def _module_app(module: ModuleType) -> Celery:
     for found in list(vars(module).values()):
         if (app := _as_app(found)) is not None:
             return app
+    for name in FACTORIES:
+        # Flask's own names of factories.
+        if isfunction(factory := getattr(module, name, None)) and not _needs_arguments(factory):
+            return _attribute_app(module, f"{name}()")
     if any(type(found) is SharedTask for found in vars(module).values()):
         return _default_app()
     raise AppNotFound(
         f"{module.__name__!r} has neither a Celery app nor a task",
         f"name it: -A {module.__name__}:NAME, or :create_app() for a factory",
     )
+
+
+def _needs_arguments(function: Any) -> bool:
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    given = signature(function).parameters.values()
+    return any(one.kind in kinds and one.default is Parameter.empty for one in given)
 
 
 def _as_app(found: Any) -> Celery | None:
@@ -218,7 +237,7 @@ def _as_app(found: Any) -> Celery | None:
     if isinstance(found, Celery):
         return found
     extensions = getattr(found, "extensions", None)
-    held = extensions.get("celery") if isinstance(extensions, dict) else None
+    held = extensions.get("celeriac") or extensions.get("celery") if isinstance(extensions, dict) else None
     return held if isinstance(held, Celery) else _adopted(found) or _adopted(held)
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.utils.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
@@ -100,7 +101,7 @@ class _BackendValues(KeptValues):
         method = getattr(self._app.backend, name, None)
         if method is None:
             raise self._unsupported()
-        return method(*args)
+        return off_the_loop(method, *args)
 
 
 def kept_values(app: Celery, what: str) -> KeptValues:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTENT_TYPE", "MEMBER", "FileStore", "LargePayloads", "PayloadStore", "of_app"]
 
-logger = logging.getLogger("celeriac.large")
+logger = logging.getLogger("celery.app.large")
 
 #: Of messages whose body is elsewhere: Celery's workers refuse it by its name, and ours if they have no store.
 CONTENT_TYPE = "application/x-celeriac-large"

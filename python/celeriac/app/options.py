@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app import http_tasks, webhooks
 from celeriac.app.stores import connection_options
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.serialization import registry
@@ -48,6 +49,7 @@ def worker_options(
         ImproperlyConfigured: A queue is unknown, or a task's rate limit cannot be read.
     """
     tasks, conf = app.tasks, app.conf
+    queues = None if queues is None else list(queues)
     options: dict[str, Any] = {
         "broker_url": app.broker_read_url_effective,
         "broker_write_url": app.broker_url_effective,
@@ -79,8 +81,57 @@ def worker_options(
         "heartbeat_seconds": HEARTBEAT_SECONDS,
         "health_address": None if conf.worker_health_address is None else str(conf.worker_health_address),
     }
+    webhooks.check("task_webhook", conf.task_webhook)
+    http = http_options(app, queues, exclude_queues)
+    if http is not None:
+        options["http"] = http
     # After the queues were chosen: what was added for that is part of the topology.
     return {**options, **connection_options(app, worker=True), **overrides}
+
+
+def _task_queues(app: Celery, node: str, queues: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
+    """The queues whose tasks children run: not those of HTTP calls, which the engine takes by itself."""
+    wanted = None if queues is None else [name for name in queues if name not in http_tasks.QUEUES]
+    if queues is not None and not wanted:
+        return []
+    return [name for name in worker_queues(app, node, wanted, exclude) if name not in http_tasks.QUEUES]
+
+
+def http_options(app: Celery, queues: Iterable[str] | None, exclude: Iterable[str]) -> dict[str, Any] | None:
+    """How HTTP tasks and webhooks are taken; None: they are not.
+
+    A worker that takes from all queues takes from theirs; one that was told its queues (`-Q`) only if they were named.
+
+    Raises:
+        ImproperlyConfigured: `webhook_secrets` or `webhook_retry_schedule` cannot be used.
+    """
+    conf = app.conf
+    left_out = set(exclude)
+    wanted = set(http_tasks.QUEUES if queues is None else queues) - left_out
+    names = [name for name in http_tasks.QUEUES if name in wanted]
+    concurrency = int(conf.worker_http_concurrency or 0)
+    if not names or concurrency < 1:
+        return None
+    schedule = [float(delay) for delay in conf.webhook_retry_schedule or ()]
+    if any(delay < 0 for delay in schedule):
+        raise ImproperlyConfigured("webhook_retry_schedule holds seconds, and none of them is below 0")
+    return {
+        "queues": names,
+        "concurrency": concurrency,
+        "allow": [str(entry) for entry in conf.http_allow or ()],
+        "timeout_seconds": float(conf.http_timeout),
+        "connect_timeout_seconds": float(conf.http_connect_timeout),
+        "max_response_bytes": int(conf.http_max_response_bytes),
+        "retries": int(conf.http_retries),
+        "backoff_seconds": float(conf.http_backoff),
+        "backoff_max_seconds": float(conf.http_backoff_max),
+        "retry_after_max_seconds": float(conf.http_retry_after_max),
+        "webhook_schedule": schedule,
+        "webhook_secrets": webhooks.secrets(conf.webhook_secrets),
+        "done_queue": app.router.queues.default_name,
+        # The engine writes Celery's JSON records, and knows no other.
+        "concludes_in_child": app.has_own_backend or conf.result_serializer != "json" or bool(conf.result_extended),
+    }
 
 
 def _accepted(conf: Settings) -> list[str]:
@@ -106,7 +157,7 @@ def stop_options(conf: Settings) -> dict[str, Any]:
 
 def queues_and_topics(app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str]) -> dict[str, Any]:
     """The queues a worker takes from, with that of its service's events, and what that one is bound with."""
-    names, topics = worker_queues(app, node, wanted, exclude), None
+    names, topics = _task_queues(app, node, wanted, exclude), None
     if app._handlers is not None:
         from celeriac.app.handlers import worker_topics
 

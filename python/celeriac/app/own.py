@@ -21,7 +21,20 @@ __all__ = ["HEADER", "NONE", "OPTIONS", "Call", "add", "of_task", "write", "writ
 #: The name of the header: an object, each member of which belongs to one feature.
 HEADER = "celeriac"
 #: Each option, and the function that writes what it says: `write(call, value)`, for a value that is not None.
-OPTIONS: dict[str, str] = {"at_most_once": "celeriac.app.own:write_at_most_once"}
+OPTIONS: dict[str, str] = {
+    "at_most_once": "celeriac.app.own:write_at_most_once",
+    "webhook": "celeriac.app.webhooks:write",
+    "idempotency_key": "celeriac.app.admission:write_idempotency_key",
+    "idempotency_ttl": "celeriac.app.admission:write_detail",
+    "unique": "celeriac.app.admission:write_unique",
+    "unique_key": "celeriac.app.admission:write_detail",
+    "unique_ttl": "celeriac.app.admission:write_detail",
+    "unique_turn": "celeriac.app.admission:write_detail",
+    "on_duplicate": "celeriac.app.admission:write_detail",
+    "debounce": "celeriac.app.admission:write_debounce",
+    "debounce_max_wait": "celeriac.app.admission:write_detail",
+    "throttle": "celeriac.app.admission:write_throttle",
+}
 #: What a task without such options has.
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -50,9 +63,17 @@ def add(options: dict[str, Any], members: Mapping[str, Any]) -> None:
 
 
 def of_task(task: Task[..., Any]) -> Mapping[str, Any]:
-    """Those that a task has. Functions among them are not bound to it."""
+    """Those that a task has. Functions among them are not bound to it.
+
+    Raises:
+        ImproperlyConfigured: Its webhook cannot be used.
+    """
     cls, instance = type(task), vars(task)
     found = {name: instance.get(name, getattr(cls, name, None)) for name in OPTIONS}
+    if found["webhook"] is not None:
+        from celeriac.app import webhooks
+
+        webhooks.check(f"task {task.name}", found["webhook"])
     return {name: value for name, value in found.items() if value is not None} or NONE
 
 

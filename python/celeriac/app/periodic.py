@@ -214,7 +214,10 @@ class Schedules:
         """
         found = self.get(name)
         app = self._app
-        options = {**found.options, "headers": {**(found.options.get("headers") or {}), "celery_beat_task": True}}
+        from celeriac.app.admission import entry_options
+
+        options = entry_options(found.options, name)
+        options = {**options, "headers": {**(options.get("headers") or {}), "celery_beat_task": True}}
         task = app.tasks.get(found.task)
         args = [value() if callable(value) else value for value in found.args]
         kwargs = {key: value() if callable(value) else value for key, value in found.kwargs.items()}

@@ -37,4 +37,4 @@ class TaskRegistry(dict[str, Task[..., Any]]):
 
     def regular(self) -> dict[str, Task[..., Any]]:
         """The user's tasks."""
-        return {name: task for name, task in self.items() if not name.startswith("celery.")}
+        return {name: task for name, task in self.items() if not name.startswith(("celery.", "celeriac."))}

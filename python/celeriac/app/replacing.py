@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app import own
 from celeriac.canvas.rebuild import maybe_signature
 from celeriac.canvas.steps import is_empty_chain, kind_of
 from celeriac.canvas.workflow import as_list
 from celeriac.exceptions import Ignore, ImproperlyConfigured
 
 if TYPE_CHECKING:
+    from celeriac.app.context import Context
     from celeriac.app.task import Task
     from celeriac.canvas.signature import Signature
 
@@ -38,6 +40,7 @@ def replacement(task: Task[..., Any], sig: Any) -> Any:
     if kind_of(sig) == "chain":
         # Links of the chain as a whole would come after the steps that are added below.
         sig.tasks[-1].extend_list_option("link", sig["options"].pop("link", None) or [])
+    _hand_on_webhook(request, sig.tasks[-1] if kind_of(sig) == "chain" else sig)
     sig.freeze(request.id)
     nesting = (request.replaced_task_nesting or 0) + 1
     sig.set(
@@ -53,6 +56,13 @@ def replacement(task: Task[..., Any], sig: Any) -> Any:
     for following in reversed(request.chain or ()):
         sig = sig | maybe_signature(following, app=task.app, clone=True).set(replaced_task_nesting=nesting)
     return sig
+
+
+def _hand_on_webhook(request: Context, sig: Signature[Any]) -> None:
+    """Who was to be told of the call's end is told of the end of what stands for it."""
+    webhook = (request.__dict__.get(own.HEADER) or {}).get("webhook")
+    if webhook is not None and "webhook" not in sig["options"] and kind_of(sig) not in {"chord", "group"}:
+        sig.set(webhook=webhook)
 
 
 def replace_by(task: Task[..., Any], sig: Signature[Any]) -> Any:

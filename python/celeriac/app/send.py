@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac._core import Publication, saferepr
 from celeriac._state import get_current_worker_task
 from celeriac.app import own, protocol_1, sizes, templates
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.exceptions import DuplicateTask, ImproperlyConfigured
 from celeriac.serialization import registry
 from celeriac.serialization.json import CONTENT_TYPE as JSON_TYPE
 from celeriac.serialization.json import dumps as json_dumps
@@ -23,6 +23,7 @@ from celeriac.utils.nodenames import anon_nodename
 from celeriac.utils.time import maybe_iso8601, to_milliseconds
 
 if TYPE_CHECKING:
+    from celeriac.app.admission import Admission
     from celeriac.app.base import Celery
     from celeriac.app.middleware import Call, Hooks
     from celeriac.app.routes import Target
@@ -76,7 +77,18 @@ _origin: tuple[int, str] = (0, "")
 class Message:
     """A message ready to send, and what is asked of it afterwards."""
 
-    __slots__ = ("_headers", "args", "embed", "id", "ignores", "kwargs", "publication", "task")
+    __slots__ = (
+        "_headers",
+        "admission",
+        "args",
+        "deduplicated",
+        "embed",
+        "id",
+        "ignores",
+        "kwargs",
+        "publication",
+        "task",
+    )
 
     def __init__(
         self,
@@ -94,6 +106,10 @@ class Message:
         self.ignores = ignores
         self.args, self.kwargs, self.embed = content
         self._headers = headers
+        #: The key that it needs to be sent; None without one.
+        self.admission: Admission | None = None
+        #: Its id is that of an earlier call.
+        self.deduplicated = False
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -114,6 +130,7 @@ class HookedMessage(Message):
     def __init__(self, message: Message, hooks: Hooks, call: Call) -> None:
         content = message.args, message.kwargs, message.embed
         super().__init__(message.publication, message.task, message.id, message.ignores, content, message._headers)
+        self.admission = message.admission
         self._hooks = hooks
         self._call = call
 
@@ -212,8 +229,10 @@ def _compose(
             value = getattr(task, option)
             if value is not None and option not in options:
                 options[option] = value
+    admitted: Admission | None = None
     if (task is not None and task._own) or not own.OPTIONS.keys().isdisjoint(options):
         own.write(app, name, args, kwargs, task, options)
+        admitted = take("_admission", None)
     if members:
         own.add(options, members)
     target = _route(app, conf, take("route_name", None) or name, args, kwargs, task, options)
@@ -278,8 +297,10 @@ def _compose(
     data = _encode(body, serializer, compression, written, properties)
     if len(data) > sizes.NEVER_TOO_LARGE:
         sizes.check_size(app, name, len(data), (args, kwargs, embed), serializer)
-        # An event is read by several services, and what is stowed goes with the first that has read it.
-        if conf["large_payload_store"] and conf["task_protocol"] != 1 and exchange != EVENTS:
+        # The engine makes HTTP calls, and reads no store of a user. An event is read by several services, and what is stowed
+        # goes with the first that has read it.
+        stows = name != "celeriac.http" and exchange != EVENTS
+        if conf["large_payload_store"] and conf["task_protocol"] != 1 and stows:
             from celeriac.app import large
 
             data = large.stow(app, data, written, properties)
@@ -291,7 +312,9 @@ def _compose(
     if simple and task is not None and serializer == "json":
         templates.learn(app, task, target, headers, properties)
     content = (args, kwargs, embed)
-    return Message(publication, headers["task"], headers["id"], headers["ignore_result"], content, headers)
+    message = Message(publication, headers["task"], headers["id"], headers["ignore_result"], content, headers)
+    message.admission = admitted
+    return message
 
 
 def _fill(
@@ -358,13 +381,28 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
     Raises:
         OperationalError: The broker did not take it.
     """
+    conf = app.conf.values_now()
+    sent = True
     try:
-        app.client.publish([message.publication], *how(app, options), not message.ignores)
+        if conf["task_track_pending"]:
+            from celeriac.app.pending import track_pending
+
+            track_pending(app, [message.publication])
+        if message.admission is None:
+            app.client.publish([message.publication], *how(app, options), not message.ignores)
+        else:
+            from celeriac.app import admission
+
+            sent = admission.publish(app, message.admission, message, how(app, options))
     except BaseException as exc:
         if isinstance(message, HookedMessage):
             message.ended(exc)
         raise
-    if app.conf.values_now()["task_send_sent_event"]:
+    if not sent:
+        if isinstance(message, HookedMessage):
+            message.ended(DuplicateTask(message.task, message.id))
+        return
+    if conf["task_send_sent_event"]:
         app.events.task_sent(message.publication)
     _published(message)
 
@@ -374,14 +412,30 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
     from celeriac.result import _aio
 
     client, (timeout, retry), wanted = app.client, how(app, options), not message.ignores
+    sent = True
     try:
-        await _aio.call(
-            lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token)
-        )
+        if app.conf.values_now()["task_track_pending"]:
+            import asyncio
+
+            from celeriac.app.pending import track_pending
+
+            await asyncio.to_thread(track_pending, app, [message.publication])
+        if message.admission is None:
+            await _aio.call(
+                lambda at, token: client.publish_later([message.publication], timeout, retry, wanted, at, token)
+            )
+        else:
+            from celeriac.app import admission
+
+            sent = await admission.apublish(app, message.admission, message, (timeout, retry))
     except BaseException as exc:
         if isinstance(message, HookedMessage):
             await message.aended(exc)
         raise
+    if not sent:
+        if isinstance(message, HookedMessage):
+            await message.aended(DuplicateTask(message.task, message.id))
+        return
     if app.conf.values_now()["task_send_sent_event"]:
         import asyncio
 

@@ -323,6 +323,37 @@ class Task(Generic[P, R]):
             return [self.apply_async(*batch.read_call(call)) for call in calls]
         return await batch.send_all_later(app, batch.of_calls(app, self, calls))
 
+    def delay_on_commit(self, session: Any, *args: Any, **kwargs: Any) -> Any:
+        """`delay`, once the transaction of a session of SQLAlchemy's is committed; never if it is rolled back.
+
+        A process that dies between the two has lost it: `celeriac.outbox(session)` loses nothing, and needs a table.
+
+        Example:
+            >>> session.add(order)
+            ... bill.delay_on_commit(session, order.number)
+
+        Args:
+            session: A `Session`, a `scoped_session` or an `AsyncSession`.
+            *args: Positional arguments.
+            **kwargs: Keyword arguments.
+
+        Returns:
+            Its result, though it is not sent yet.
+        """
+        return self.apply_async_on_commit(session, args, kwargs)
+
+    def apply_async_on_commit(
+        self,
+        session: Any,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """`apply_async`, likewise."""
+        from celeriac.app.outbox.session import send_on_commit
+
+        return send_on_commit(self._get_app(), session, lambda: self.apply_async(args, kwargs, **options))
+
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines: returns when the broker has the message, without blocking the loop."""
         return await self.aapply_async(args, kwargs)
@@ -618,19 +649,61 @@ class Task(Generic[P, R]):
             meta: What `result.info` gives; must be encodable.
             **kwargs: Accepted for compatibility.
         """
+        app, request = self._get_app(), self.request
+        if not app.results_enabled or (task_id or request.id) is None:
+            return
+        if task_id is None or task_id == request.id:
+            self._store_state(request, state or "", meta)
+        elif app.has_own_backend:
+            app.backend.store_result(task_id, meta, state or "")
+        else:
+            from celeriac.result.record import build_record
+
+            app.client.store([build_record(app, task_id, state or "", meta)])
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None, **more: Any) -> None:
+        """Tells how far the running task is: state PROGRESS, with what is told as its meta.
+
+        May be called in a tight loop: no more than `task_progress_rate` a second are stored (5; 0 stores each), and the
+        newest always, when nothing newer comes: only the end of the task makes it pointless. Tells nothing where nobody
+        could read it: outside a worker, and when the result is ignored.
+
+        Args:
+            done: How much is done.
+            total: Of how much; None: not known.
+            message: What is being done, for people.
+            **more: Anything that can be encoded.
+
+        Raises:
+            EncodeError: The result serializer refuses it.
+
+        Example:
+            >>> @app.task(bind=True)
+            ... def scale(self, names: list[str]) -> None:
+            ...     for number, name in enumerate(names, 1):
+            ...         self.progress(number, len(names), name)
+        """
+        request = self.request
+        meter = request._meter
+        if meter is None:
+            from celeriac.app.progress import meter_of
+
+            meter = meter_of(self, request)
+            if meter is None:
+                return
+        meter.tell((done, total, message, more))
+
+    def _store_state(self, request: Context, state: str, meta: Any) -> None:
+        """Stores a state of a request that runs here."""
         from celeriac.result.record import build_record
 
-        app, request = self._get_app(), self.request
-        task_id = task_id or request.id
-        if task_id is None or not app.results_enabled:
-            return
-        own = request if task_id == request.id else None
+        app, task_id = self._get_app(), request.id or ""
         if app.has_own_backend:
-            app.backend.store_result(task_id, meta, state or "", request=own)
+            app.backend.store_result(task_id, meta, state, request=request)
             return
-        record = build_record(app, task_id, state or "", meta, request=own)
+        record = build_record(app, task_id, state, meta, request=request)
         hook = app._child_update
-        if hook is not None and request._tag is not None and task_id == request.id:
+        if hook is not None and request._tag is not None:
             hook(request._tag, record)
         else:
             app.client.store([record])

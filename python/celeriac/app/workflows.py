@@ -38,6 +38,8 @@ def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) 
     Raises:
         OperationalError: Broker or result backend do not take it.
     """
+    if composition.admitted:
+        _check_admitted(composition)
     begin(app, composition)
     messages = composition.messages
     if len(messages) == 1:
@@ -49,6 +51,8 @@ def send_all(app: Celery, composition: Composition, options: Mapping[str, Any]) 
 
 async def asend(app: Celery, composition: Composition, options: Mapping[str, Any]) -> Any:
     """The same for a coroutine: the event loop goes on meanwhile."""
+    if composition.admitted:
+        _check_admitted(composition)
     if composition.chords or composition.groups or composition.told:
         import asyncio
 
@@ -98,7 +102,23 @@ def pieces(composition: Composition) -> Iterator[batch.Piece]:
         yield batch.Piece([message.publication], [], batch.told_of(message), not message.ignores)
 
 
+def is_one_call(composition: Composition) -> bool:
+    """Whether it is one message, whose result is that of the composition."""
+    messages = composition.messages
+    return len(messages) == 1 and getattr(composition.result, "id", None) == messages[0].id
+
+
+def _check_admitted(composition: Composition) -> None:
+    if not is_one_call(composition):
+        from celeriac.app.admission import refuse_in_workflow
+
+        refuse_in_workflow(next(message for message in composition.messages if message.admission is not None))
+
+
 def _sent(composition: Composition) -> Any:
+    if composition.admitted:
+        message = composition.messages[0]
+        composition.result.id, composition.result.deduplicated = message.id, message.deduplicated
     parent = get_current_worker_task()
     if parent is not None:
         for result in composition.trail:

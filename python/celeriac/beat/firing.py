@@ -87,7 +87,27 @@ class FiringClient:
         if firing is None or firing.outcome is not None:
             self._client.publish(batch, timeout, retry, results)
             return
-        outcome = firing.fire(batch, timeout, retry, results)
+        self._checked(firing.fire(batch, timeout, retry, results))
+
+    def publish_admitted(
+        self,
+        publication: Publication,
+        admission: Any,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        results: bool = False,
+    ) -> Any:
+        """The same for a message that needs a key (`overlap`). The moment is noted first: a crash between the two skips it.
+
+        Raises:
+            NotSent: The moment was sent before, or another scheduler holds the lease.
+        """
+        firing: Firing | None = getattr(self._local, "firing", None)
+        if firing is not None and firing.outcome is None:
+            self._checked(firing.fire((), timeout, retry, results))
+        return self._client.publish_admitted(publication, admission, timeout, retry, results)
+
+    def _checked(self, outcome: str) -> None:
         if outcome == "already":
             raise NotSent("this moment was sent before")
         if outcome != "sent":

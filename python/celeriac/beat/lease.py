@@ -312,6 +312,9 @@ class LeaseScheduler(Scheduler):
                 self._firing.failure = exc.__cause__ or exc
             raise
 
+    def _moment_ms(self) -> int:
+        return super()._moment_ms() if self._firing is None else self._firing.due_ms
+
     def _message_options(self, entry: Any) -> dict[str, Any]:
         options = super()._message_options(entry)
         if self._firing is not None:

@@ -15,7 +15,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from celeriac.app import stores
+from celeriac.app.admission import entry_options
 from celeriac.beat.entry import ScheduleEntry, evaluate
+from celeriac.exceptions import DuplicateTask
 from celeriac.schedules import crontab
 from celeriac.utils.time import humanize_seconds, maybe_make_aware
 
@@ -263,6 +265,8 @@ class Scheduler:
             return self.send_task(entry.task, args, named, producer=producer, **options)
         except NotSent:
             raise
+        except DuplicateTask as exc:
+            raise NotSent(f"the one before is queued or runs ({exc.task_id})") from exc
         except Exception as exc:
             raise SchedulingError(f"Couldn't apply scheduled task {entry.name}: {exc}") from exc
         finally:
@@ -271,9 +275,13 @@ class Scheduler:
                 self._do_sync()
 
     def _message_options(self, entry: Any) -> dict[str, Any]:
-        options = dict(entry.options or {})
+        options = entry_options(entry.options or {}, entry.name, self._moment_ms())
         options["headers"] = {**(options.get("headers") or {}), "celery_beat_task": True}
         return options
+
+    def _moment_ms(self) -> int:
+        """The moment that is being sent."""
+        return time.time_ns() // 1_000_000
 
     def send_task(self, *args: Any, **kwargs: Any) -> Any:
         """Sends a task that is not registered here."""

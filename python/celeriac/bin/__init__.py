@@ -23,6 +23,7 @@ COMMANDS = {
     "logtool": "Count and find tasks in log files.",
     "migrate": "Move messages from one broker to another.",
     "multi": "Start and stop several workers.",
+    "outbox-relay": "Send what transactions have left in an outbox.",
     "purge": "Delete all waiting messages of the queues.",
     "report": "Show versions and settings, for bug reports.",
     "result": "Show the result of a task.",
@@ -36,7 +37,7 @@ COMMANDS = {
 
 #: How `--help` groups them; what is in no group comes last.
 GROUPS = {
-    "Run": ("worker", "beat", "multi", "schedule"),
+    "Run": ("worker", "beat", "multi", "schedule", "outbox-relay"),
     "Watch and control": ("status", "inspect", "control", "events", "list", "doctor", "report", "logtool", "graph"),
     "Tasks and messages": ("call", "result", "purge", "migrate", "unpark", "amqp", "shell"),
 }
@@ -52,7 +53,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            command: click.Command = import_module(f"celeriac.bin.{cmd_name}").main
+            command: click.Command = import_module(f"celeriac.bin.{cmd_name.replace('-', '_')}").main
             return command
         from celeriac.bin import plugins
 

@@ -107,7 +107,7 @@ def settings(app: Celery) -> Iterator[Finding]:
         yield info(
             "settings", f"{name} does nothing here: {reason}", "leave it out, if Celery does not read it as well"
         )
-    tasks = [task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+    tasks = [task for name, task in sorted(app.tasks.items()) if not name.startswith(("celery.", "celeriac."))]
     if not tasks:
         yield warning("tasks", "the app has no task", "name their modules in `include`, or see autodiscover_tasks")
     yield from _limits(app, tasks)
@@ -354,7 +354,9 @@ def results(app: Celery, report: dict[str, Any] | None) -> Iterator[Finding]:
     """The result backend, and whether what it keeps has an end."""
     conf, url = app.conf, app.result_backend_effective
     wanting = [
-        task.name for task in app.tasks.values() if not task.ignore_result and not task.name.startswith("celery.")
+        task.name
+        for task in app.tasks.values()
+        if not task.ignore_result and not task.name.startswith(("celery.", "celeriac."))
     ]
     if app.has_own_backend:
         try:

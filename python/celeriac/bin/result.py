@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -80,25 +79,15 @@ class Follower:
         """
         from celeriac import states
 
-        client = result.app.client
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        [record] = client.read([result.id])
-        while True:
-            # A new one each time: it keeps what it has read once.
-            now = result.app.AsyncResult(result.id)
-            state = record.state if record else states.PENDING
-            if state in states.READY_STATES:
+        for now in result.stream(self._timeout):
+            if now.ready:
+                if self._bar is not None and now.state == states.SUCCESS:
+                    # The last progress was overtaken by the end.
+                    self._bar.update(self._bar.length - self._bar.pos)
                 self._close()
-                self._line(state)
-                return
-            self._show(state, now.info if record else None)
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError
-            changed = client.wait_change(result.id, record and record.state, record and record.record, left)
-            if changed is None:
-                raise TimeoutError
-            record = changed
+                self._line(now.state)
+            else:
+                self._show(now.state, now.info)
 
     def _show(self, state: str, meta: Any) -> None:
         progress = _progress(meta)
@@ -106,16 +95,16 @@ class Follower:
             self._close()
             self._line(state if not meta else f"{state} {meta}")
         elif not sys.stderr.isatty():
-            self._line(f"{state} {progress[0]:g}/{progress[1]:g}")
+            self._line(" ".join(filter(None, (state, f"{progress[0]:g}/{progress[1]:g}", meta.get("message")))))
         elif not self._quiet:
-            self._draw(state, *progress)
+            self._draw(str(meta.get("message") or state), *progress)
 
-    def _draw(self, state: str, current: float, total: float) -> None:
+    def _draw(self, label: str, current: float, total: float) -> None:
         if self._bar is None or self._bar.length != int(total):
             self._close()
-            self._bar = click.progressbar(length=int(total), label=state, file=sys.stderr)
+            self._bar = click.progressbar(length=int(total), label=label, file=sys.stderr)
             self._bar.__enter__()
-        self._bar.label = state
+        self._bar.label = label
         self._bar.update(int(current) - self._bar.pos)
 
     def _close(self) -> None:

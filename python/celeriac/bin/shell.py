@@ -64,7 +64,9 @@ def _names(app: Any, without_tasks: bool) -> dict[str, Any]:
     if "signature" in names:
         names["subtask"] = names["signature"]
     if not without_tasks:
-        names.update({task.__name__: task for task in app.tasks.values() if not task.name.startswith("celery.")})
+        names.update(
+            {task.__name__: task for task in app.tasks.values() if not task.name.startswith(("celery.", "celeriac."))}
+        )
     return names
 
 

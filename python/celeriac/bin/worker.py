@@ -21,6 +21,7 @@ _SETTINGS = {
     "max_tasks_per_child": "worker_max_tasks_per_child",
     "max_memory_per_child": "worker_max_memory_per_child",
     "statedb": "worker_state_db",
+    "outbox": "outbox_url",
 }
 
 
@@ -90,6 +91,7 @@ class Autoscale(ParamType):
 @click.option("-B", "--beat", is_flag=True, help="Send periodic tasks too: a beat in a process of its own.")
 @click.option("-s", "--schedule-filename", "--schedule", "schedule", help="With -B: as of beat.")
 @click.option("--scheduler", help="With -B: as of beat.")
+@click.option("--outbox", help="Send the outbox of this database too (SQLAlchemy's URL), in a process of its own.")
 @click.option("--autoscale", type=Autoscale(), help="MAX,MIN: as many processes or slots as there is work for.")
 @click.option("-D", "--detach", is_flag=True, help="Run in the background.")
 @daemon_options

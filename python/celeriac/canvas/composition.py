@@ -19,10 +19,12 @@ class Composition:
     to it instead of publishing it, whatever subclasses and libraries have put around them.
     """
 
-    __slots__ = ("app", "chords", "counted", "groups", "messages", "once", "result", "told", "trail")
+    __slots__ = ("admitted", "app", "chords", "counted", "groups", "messages", "once", "result", "told", "trail")
 
     def __init__(self, app: Celery, once: bool = False) -> None:
         self.app = app
+        #: A message is of a call that is sent only if it gets a key.
+        self.admitted = False
         #: Its messages must not run twice (`at_most_once`).
         self.once = once
         #: In the order in which they are to be published.
@@ -42,6 +44,8 @@ class Composition:
 
     def collect(self, message: Message, options: Mapping[str, Any]) -> Any:
         """Takes a message instead of a broker; gives its result."""
+        if message.admission is not None:
+            self.admitted = True
         result = self.app.AsyncResult(message.id, task_name=message.task)
         result.ignored = bool(message.ignores)
         self.messages.append(message)

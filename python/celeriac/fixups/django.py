@@ -105,6 +105,10 @@ class DjangoWorkerFixup:
     def validate_models(self) -> None:
         """Sets Django up, and runs its checks unless `CELERY_SKIP_CHECKS` is set."""
         import_module("django").setup()
+        backends = getattr(import_module("django.conf").settings, "TASKS", None) or {}
+        if any(str(one.get("BACKEND")).startswith("celeriac.django.") for one in backends.values()):
+            # Its tasks run those of Django's task framework.
+            import_module("celeriac.django.backend")
         if not os.environ.get("CELERY_SKIP_CHECKS"):
             import_module("django.core.checks").run_checks()
 

@@ -144,13 +144,14 @@ class Sentry(Middleware):
             return None
         from sentry_sdk.crons import capture_checkin
 
-        return capture_checkin(
+        found: str | None = capture_checkin(
             monitor_slug=monitor["slug"],
             check_in_id=check_in_id,
             status=status,
             duration=seconds,
             monitor_config=monitor.get("config"),
         )
+        return found
 
 
 class _Kept:

@@ -106,3 +106,5 @@ async def call(start: Callable[[Completions, int], None]) -> Any:
         return await future
     finally:
         reader.forget(token)
+        # An error that is raised here holds this frame: it must not hold the error, nor what was waited for.
+        del future, start

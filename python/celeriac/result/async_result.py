@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from celeriac._core import Client, ResultRecord
     from celeriac.app.base import Celery
+    from celeriac.result.stream import TaskState
     from celeriac.utils.graph import DependencyGraph
 
 __all__ = ["AsyncResult"]
@@ -52,6 +53,8 @@ class AsyncResult(ResultBase, Generic[R_co]):
 
     TimeoutError = TimeoutError
     id: str
+    #: The call was not sent, or took the place of one that was: this is the result of an earlier call of the same key.
+    deduplicated = False
     #: Whether it is read from a result backend.
     _stored = True
 
@@ -157,6 +160,34 @@ class AsyncResult(ResultBase, Generic[R_co]):
             await refresh_later(parents, self.app)
             raise_first(parents)
         return self._conclude(propagate, callback, None)
+
+    def stream(self, timeout: float | None = None) -> Iterator[TaskState]:
+        """Its states from now to the last one, each as it comes: `(state, info, ready)`.
+
+        Woken by the result backend, not by asking again and again. States that are overwritten while you deal with one
+        are skipped; the last never is.
+
+        Args:
+            timeout: Seconds until the end of the task; None waits for ever.
+
+        Raises:
+            TimeoutError: It did not end in time.
+            NotImplementedError: Results are off.
+
+        Example:
+            >>> for now in result.stream(timeout=60):
+            ...     print(now.state, now.info)
+        """
+        from celeriac.result.stream import states_of
+
+        assert_will_not_block()
+        return states_of(self.app, self.id, timeout)
+
+    def astream(self, timeout: float | None = None) -> AsyncIterator[TaskState]:
+        """`stream` for coroutines: `async for now in result.astream()`."""
+        from celeriac.result.stream import states_of_later
+
+        return states_of_later(self.app, self.id, timeout)
 
     def __await__(self) -> Generator[Any, None, R_co]:
         return self.aget().__await__()

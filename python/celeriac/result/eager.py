@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celeriac import states
 from celeriac._state import assert_will_not_block
 from celeriac.exceptions import TaskRevokedError
 from celeriac.result.async_result import AsyncResult
+
+if TYPE_CHECKING:
+    from celeriac.result.stream import TaskState
 
 __all__ = ["EagerResult"]
 
@@ -70,6 +73,18 @@ class EagerResult(AsyncResult[R_co]):
     ) -> R_co:
         """The same for coroutines."""
         return self.get(propagate=propagate, disable_sync_subtasks=False)
+
+    def stream(self, timeout: float | None = None) -> Iterator[TaskState]:
+        """The one state that it has."""
+        from celeriac.result.stream import TaskState
+
+        document = self._document()
+        return iter([TaskState(document["status"], document["result"], ready=True)])
+
+    async def astream(self, timeout: float | None = None) -> AsyncIterator[TaskState]:
+        """The same for coroutines."""
+        for now in self.stream():
+            yield now
 
     def then(self, callback: Callable[[AsyncResult[Any]], Any], on_error: Any = None, weak: bool = False) -> Any:
         """Calls `callback`, or `on_error` if the task has failed."""

@@ -12,6 +12,8 @@ __all__ = ["masked"]
 _MASK = "********"
 #: A name is a secret's when one of these is in it.
 _PARTS = ("credential", "key", "pass", "secret", "signature", "token")
+#: These are secrets in mappings too, whatever their names are there.
+_ALL_SECRET = frozenset({"webhook_secrets"})
 _NOT_SECRET = frozenset({"cassandra_keyspace", "result_key_prefix", "task_default_routing_key"})
 
 
@@ -22,6 +24,8 @@ def masked(name: str, value: Any) -> Any:
         name: What the setting, or the member of a mapping, is called.
         value: What it is.
     """
+    if value and name.lower() in _ALL_SECRET:
+        return _MASK
     if isinstance(value, Mapping):
         return {key: masked(str(key), item) for key, item in value.items()}
     lower = name.lower()

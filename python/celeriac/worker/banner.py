@@ -34,6 +34,6 @@ def banner(worker: WorkController, app: Celery) -> str:
         lines.append("   No broker is named: the embedded one keeps messages and results in this file.")
     lines += ["", " [queues]", *(f"   . {queue}" for queue in worker.queues)]
     if logging.getLogger().isEnabledFor(logging.INFO):
-        names = sorted(name for name in app.tasks if not name.startswith("celery."))
+        names = sorted(name for name in app.tasks if not name.startswith(("celery.", "celeriac.")))
         lines += ["", " [tasks]", *(f"   . {name}" for name in names)]
     return "\n".join([*lines, ""])

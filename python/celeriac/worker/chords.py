@@ -20,9 +20,9 @@ from celeriac.canvas.workflow import as_list
 from celeriac.exceptions import ChordError, EncodeError, WorkerLostError
 from celeriac.result.record import expires_ms
 from celeriac.serialization import failure, registry
+from celeriac.utils.blocking import off_the_loop
 from celeriac.utils.einfo import ExceptionInfo
 from celeriac.worker import callbacks
-from celeriac.worker.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable

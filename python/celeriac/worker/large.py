@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import states
 from celeriac._core import ResultRecord
 from celeriac.app import large, own
-from celeriac.worker.blocking import off_the_loop
+from celeriac.utils.blocking import off_the_loop
 from celeriac.worker.records import RecordWriter
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LargeWriter", "PayloadKeeper"]
 
-logger = logging.getLogger("celeriac.large")
+logger = logging.getLogger("celery.app.large")
 
 #: Between two sweeps of the store, in seconds.
 SWEEP_EVERY = 3600.0

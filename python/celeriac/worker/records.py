@@ -11,7 +11,7 @@ from celeriac._core import ResultRecord, json_record
 from celeriac.app import large
 from celeriac.exceptions import EncodeError
 from celeriac.serialization import failure, json, registry
-from celeriac.worker.blocking import off_the_loop
+from celeriac.utils.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celery

@@ -10,7 +10,7 @@ from celeriac.app import large
 from celeriac.app.context import Context
 from celeriac.exceptions import ContentDisallowed, DecodeError, PayloadMissing, SerializerNotInstalled
 from celeriac.serialization import json, registry
-from celeriac.worker.blocking import off_the_loop
+from celeriac.utils.blocking import off_the_loop
 
 if TYPE_CHECKING:
     from celeriac._core import Execution

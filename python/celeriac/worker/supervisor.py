@@ -29,7 +29,7 @@ from celeriac.worker.batches import warn_of_batches
 from celeriac.worker.child import ChildServer
 from celeriac.worker.consumer import Consumer
 from celeriac.worker.control import Desk
-from celeriac.worker.embedded_beat import EmbeddedBeat
+from celeriac.worker.embedded_beat import Companion, EmbeddedBeat, EmbeddedRelay
 from celeriac.worker.pidfile import PidFile
 from celeriac.worker.service import ServiceManager
 from celeriac.worker.steps import Steps
@@ -98,8 +98,8 @@ class WorkController:
         self._desk = Desk(app, self.hostname, self._consumer)
         # Made when the app is finalised, since it reads settings.
         self._task_signals: task_signals.TaskSignals | None = None
-        # The beat of `-B`.
-        self._beat: EmbeddedBeat | None = None
+        # The beat of `-B`, the relay of `--outbox`.
+        self._companions: list[Companion] = []
         self._payloads: PayloadKeeper | None = None
 
     def run(self) -> int:
@@ -125,7 +125,9 @@ class WorkController:
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=self.app.conf)
         options = self._engine_options()
         if self.arguments.beat is not None:
-            self._beat = EmbeddedBeat(self.app, self._setup, *self.arguments.beat)
+            self._companions.append(EmbeddedBeat(self.app, self._setup, *self.arguments.beat))
+        if self.app.conf.outbox_url:
+            self._companions.append(EmbeddedRelay(self.app, self._setup))
         pidfile = PidFile(self.arguments.pidfile) if self.arguments.pidfile else None
         if pidfile:
             pidfile.acquire()
@@ -165,8 +167,8 @@ class WorkController:
         _say(f"worker: {how.capitalize()} shutdown ({log.MAIN_PROCESS})")
         signals.worker_shutting_down.send(sender=self.hostname, sig=name, how=how.capitalize(), exitcode=code)
         self._engine.stop(self._stopping)
-        if self._beat is not None:
-            self._beat.stop()
+        for companion in self._companions:
+            companion.stop()
 
     def _announce_start(self) -> None:
         app = self.app
@@ -199,7 +201,7 @@ class WorkController:
             autoscale_keepalive=float(os.environ.get("AUTOSCALE_KEEPALIVE") or 30),
         )
         self.queues = list(options["queues"])
-        if not self.queues:
+        if not self.queues and "http" not in options:
             raise ImproperlyConfigured("no queue is left to consume from")
         if self.app.conf.worker_disable_prefetch:
             # As many messages as there are processes: none waits behind a task that runs.
@@ -266,8 +268,8 @@ class WorkController:
         try:
             steps.start()
             engine.start()
-            if self._beat is not None:
-                self._beat.start()
+            for companion in self._companions:
+                companion.start()
             self._payloads = _keep_payloads(self.app)
             wait()
         except BaseException:
@@ -276,8 +278,8 @@ class WorkController:
         finally:
             engine.join(JOIN_SECONDS)
             steps.stop(cold=self._stopping not in {None, "warm"})
-            if self._beat is not None:
-                self._beat.join()
+            for companion in self._companions:
+                companion.join()
             if self._payloads is not None:
                 self._take_notices()
                 self._payloads.stop(PAYLOADS_SECONDS)

@@ -24,6 +24,7 @@ from celeriac.worker.limits import Cancelled
 from celeriac.worker.patched import PatchedTracer
 from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
+from celeriac.worker.webhooks import ENDS, Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ class Tracer:
         self.opener = Opener(app, node)
         self.records = make_writer(app, node)
         self.concluder = Concluder(app, self.records)
+        self.webhooks = Webhooks(app)
         self._tasks: dict[str, TaskTracer] = {}
         # What of each batch is not answered, by the batch's tag.
         self._left: dict[int, dict[int, Execution]] = {}
@@ -154,7 +156,7 @@ class Tracer:
         request = self._readable(execution)
         token = concluded.set(request)
         try:
-            outcome = self.concluder.conclude(execution, request)
+            outcome = self.webhooks.after(execution, request, self.concluder.conclude(execution, request))
         finally:
             concluded.reset(token)
         self.channel.respond(execution.tag, *outcome, None, request._parts)
@@ -219,6 +221,7 @@ class TaskTracer:
         #: Frames of ours above the task's own, which tracebacks leave out.
         self._frames = 1
         self._repr_size = getattr(task, "resultrepr_maxsize", 1024)
+        self._webhook = tracer.webhooks.of_task(task)
 
     def run(self, tag: int, request: Context) -> None:
         """Runs the task and answers."""
@@ -318,6 +321,8 @@ class TaskTracer:
         task, task_id = self._task, request.id
         args, kwargs = request.args, request.kwargs
         einfo: ExceptionInfo | None = None
+        if request._meter is not None:
+            request._meter.close()
         if results is None:
             kind, state, results, einfo = self._raised(retval, request)
             summary = _why(retval)
@@ -331,6 +336,8 @@ class TaskTracer:
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=retval, state=state
             )
+        if self._webhook is not None or "celeriac" in request.__dict__:
+            self._call_webhook(request, kind, retval)
         if self._tells_sent and request._follow_ups:
             self._tracer.app.events.tasks_sent(request._follow_ups)
         checkpoints = request._checkpoints
@@ -345,6 +352,10 @@ class TaskTracer:
             checkpoints.ended(kind)
         if einfo is not None:
             _release(einfo)
+
+    def _call_webhook(self, request: Context, kind: str, retval: Any) -> None:
+        if kind in ENDS and (message := self._tracer.webhooks.follow(request, self._webhook, kind, retval)):
+            request._follow_ups = [*(request._follow_ups or ()), message]
 
     def _stores(self, request: Context) -> bool:
         ignores = request.ignore_result

@@ -11,6 +11,7 @@ use crate::backend::{
     BackendError, ChordClaim, Counted, GroupRecord, Keeper, Kept, KeptValue, Left, ResultBackend, Stalled,
     Watch,
 };
+use crate::keys::Keys;
 use crate::protocol::{ChordPart, ResultRecord};
 
 #[async_trait]
@@ -151,6 +152,10 @@ impl ResultBackend for MemoryStore {
 
     async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
         Ok(self.0.state.lock().chords.finish(claim, self.0.clock.now()))
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
     }
 
     fn store_id(&self) -> Option<String> {

@@ -15,6 +15,7 @@ use crate::broker::{
     DeadReason, Delivery, Fired, Firing, Listener, QueueStatus, Rebind, Renewal, ScheduleLease,
     ScheduleState, Settle,
 };
+use crate::keys::{Admission, Admitted, Keys};
 use crate::protocol::{ChordClaim, Message, Publication, TopicBinding};
 
 /// A sleep is at least this long, so that a moment that has just passed is not asked for in a loop.
@@ -32,6 +33,28 @@ impl Broker for MemoryStore {
         }
         self.0.published();
         Ok(())
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
+    }
+
+    async fn publish_admitted(
+        &self,
+        publication: &Publication,
+        admission: &Admission,
+    ) -> Result<Option<Admitted>, BrokerError> {
+        let now = self.0.clock.now();
+        let admitted = {
+            let mut state = self.0.state.lock();
+            let admitted = state.keys.admit(admission, true, now);
+            if admitted == Admitted::New {
+                state.publish(publication.clone(), now);
+            }
+            admitted
+        };
+        self.0.messages.notify_waiters();
+        Ok(Some(admitted))
     }
 
     async fn bury(

@@ -1,7 +1,8 @@
 //! The store in memory: broker and result backend of one process.
 //!
 //! - `state`: everything the store holds, and each step as a plain function. No waiting.
-//! - `schedule`, `chord`, `topics`: what it keeps of periodic tasks, of chords and of topics, likewise.
+//! - `schedule`, `chord`, `keys`, `topics`: what it keeps of periodic tasks, of chords, of calls that are sent once and of topics,
+//!   likewise.
 //! - `broker`, `backend`: the contracts over it; they lock, take one step, and wait for the next change.
 //!
 //! One lock guards all; it is never held over an `await`. Nothing survives the process.
@@ -10,6 +11,7 @@ mod backend;
 mod broker;
 mod chord;
 mod keep;
+mod keys;
 mod schedule;
 mod state;
 mod topics;

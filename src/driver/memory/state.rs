@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::chord::Chords;
 use super::keep::Keepers;
+use super::keys::Entries;
 use super::schedule::Schedule;
 use super::topics::Topics;
 use crate::broker::{
@@ -42,6 +43,7 @@ pub(super) struct State {
     pub(super) chords: Chords,
     pub(super) keepers: Keepers,
     pub(super) topics: Topics,
+    pub(super) keys: Entries,
 }
 
 #[derive(Default)]
@@ -101,7 +103,7 @@ pub(super) enum Claimed {
 }
 
 impl State {
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
@@ -345,6 +347,9 @@ impl State {
         for publication in &commit.publications {
             self.publish(publication.clone(), now);
         }
+        for held in &commit.free_keys {
+            self.keys.free(held, now);
+        }
         match commit.claim {
             Some(id) => self.settle(id, commit, max_crashes, now),
             None => Committed::Done,
@@ -466,6 +471,7 @@ impl State {
     pub(super) fn sweep(&mut self, now: UnixMillis) {
         self.results.retain(|_, kept| kept.expires.is_none_or(|expires| expires > now));
         self.chords.sweep(now);
+        self.keys.sweep(now);
         self.broadcasts.retain(|_, broadcast| broadcast.expires > now);
         self.recover(None, now);
     }

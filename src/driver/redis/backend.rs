@@ -24,6 +24,7 @@ use crate::backend::{
 use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
+use crate::keys::Keys;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
@@ -224,6 +225,10 @@ impl ResultBackend for RedisBackend {
 
     async fn finish_chord(&self, claim: &ChordClaim) -> Result<bool, BackendError> {
         self.finish_chord_here(claim).await
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
     }
 
     fn location(&self) -> String {

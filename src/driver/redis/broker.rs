@@ -23,6 +23,7 @@ use crate::broker::{
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::driver::{ConnectOptions, Threading};
+use crate::keys::{Admission, Admitted, Keys};
 use crate::protocol::{Envelope, Message, Publication, TopicBinding, Topology};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
@@ -125,6 +126,18 @@ impl Shared {
 impl Broker for RedisBroker {
     async fn publish(&self, batch: Vec<Publication>) -> Result<(), BrokerError> {
         self.0.publish(&batch).await
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
+    }
+
+    async fn publish_admitted(
+        &self,
+        publication: &Publication,
+        admission: &Admission,
+    ) -> Result<Option<Admitted>, BrokerError> {
+        self.0.publish_admitted(publication, admission).await.map(Some)
     }
 
     async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError> {

@@ -138,6 +138,11 @@ impl Layout {
         format!("{}celeriac:topics:{exchange}", self.prefix)
     }
 
+    /// A key that calls take ([`crate::keys`]), or a lock: a hash.
+    pub(super) fn own_key(&self, key: &str) -> String {
+        own_key(&self.prefix, key)
+    }
+
     pub(super) fn binding(&self, exchange: &str) -> String {
         format!("{}_kombu.binding.{exchange}", self.prefix)
     }
@@ -178,6 +183,11 @@ impl Layout {
         };
         self.fanout_patterns.then(|| format!("{}/*", literal(&format!("{}{exchange}", self.fanout))))
     }
+}
+
+/// A key that calls take, in a database whose keys begin with `prefix`.
+pub(super) fn own_key(prefix: &str, key: &str) -> String {
+    format!("{prefix}celeriac:key:{key}")
 }
 
 fn steps(option: Option<&Value>) -> Vec<u8> {

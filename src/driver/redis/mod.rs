@@ -5,6 +5,7 @@
 //! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`, `topics`: the broker.
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `groups`, `watch`: results; `chord`: how parts of chords are counted.
+//! - `own_keys`: keys that calls take, in either.
 
 mod address;
 mod backend;
@@ -28,6 +29,7 @@ mod keys;
 mod link;
 mod listen;
 mod mentions;
+mod own_keys;
 mod publish;
 mod record;
 mod recover;

@@ -1,5 +1,6 @@
 //! What publications come to: where kombu would put them, and what is declared before.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use super::errors::LinkError;
 use super::hear::is_heard;
 use super::keys;
 use super::scripts::BIND_EXPIRING;
+use super::settle::{Arg, text};
 use crate::broker::BrokerError;
 use crate::driver::routing::{self, Apart};
 use crate::protocol::{Envelope, Publication, Queue};
@@ -39,6 +41,23 @@ enum Kind {
     Fanout,
     Topic,
     Stream(u64),
+}
+
+impl Step {
+    /// As the scripts have it that only publish.
+    pub(super) fn into_args<'a>(self) -> Vec<Arg<'a>> {
+        match self {
+            Self::Push { list, element } => vec![text('l'), text(list), Cow::Owned(element)],
+            Self::Park { parked, due_ms, member } => {
+                vec![text('z'), text(parked), text(due_ms), Cow::Owned(member)]
+            }
+            Self::Broadcast { channel, element } => vec![text('f'), text(channel), Cow::Owned(element)],
+            Self::Expire { list, ms } => vec![text('x'), text(list), text(ms)],
+            Self::Append { stream, most, entry } => {
+                vec![text('e'), text(stream), text(most), Cow::Owned(entry)]
+            }
+        }
+    }
 }
 
 /// Members of binding sets by exchange, each taken apart.

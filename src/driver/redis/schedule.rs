@@ -57,21 +57,7 @@ impl Shared {
             text(firing.due_ms),
             Cow::Borrowed(firing.state.as_bytes()),
         ];
-        for step in steps.into_iter().flatten() {
-            match step {
-                Step::Push { list, element } => args.extend([text('l'), text(list), Cow::Owned(element)]),
-                Step::Park { parked, due_ms, member } => {
-                    args.extend([text('z'), text(parked), text(due_ms), Cow::Owned(member)]);
-                }
-                Step::Broadcast { channel, element } => {
-                    args.extend([text('f'), text(channel), Cow::Owned(element)]);
-                }
-                Step::Expire { list, ms } => args.extend([text('x'), text(list), text(ms)]),
-                Step::Append { stream, most, entry } => {
-                    args.extend([text('e'), text(stream), text(most), Cow::Owned(entry)]);
-                }
-            }
-        }
+        args.extend(steps.into_iter().flatten().flat_map(Step::into_args));
         let keys = self.schedule_keys(&firing.schedule);
         let answer = self.link.script(&FIRE, &[keys.lease, keys.entries], &args).await;
         let answer = answer.map_err(|error| self.failed(error))?;

@@ -27,6 +27,8 @@ scripts! {
     LEASE = "lua/lease.lua";
     RELEASE = "lua/release.lua";
     FIRE = "lua/fire.lua";
+    KEY = "lua/keys.lua", "lua/key.lua";
+    ADMIT = "lua/keys.lua", "lua/admit.lua";
     COUNT = "lua/count.lua";
     HOLD_CHORD = "lua/hold_chord.lua";
     FINISH_CHORD = "lua/finish_chord.lua";

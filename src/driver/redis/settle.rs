@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::future::poll_fn;
 use std::ops::Range;
+use std::pin::pin;
+use std::task::Poll;
 
 use redis::{FromRedisValue, Value};
 
@@ -71,11 +74,35 @@ impl Inner {
         if entries.is_empty() && operations.is_empty() {
             return Ok(answers);
         }
+        let follows = self.pushes_here(&operations);
         let args = self.arguments(&entries, &tags, operations);
-        let answer = self.store.link.script(&COMMIT, &self.store.layout.shared, &args).await;
+        let mut asked = pin!(self.store.link.script(&COMMIT, &self.store.layout.shared, &args));
+        let answer = match poll_fn(|context| Poll::Ready(asked.as_mut().poll(context))).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                if follows {
+                    // Who waits for deliveries looks right behind this commit, on the same connection: the next step of a
+                    // chain comes without a ring of the server, and without a way there and back for it.
+                    self.store.bell.notify_waiters();
+                }
+                asked.await
+            }
+        };
         let answer = answer.map_err(|error| self.store.failed(error))?;
         self.conclude(&entries, answer, &mut answers);
         Ok(answers)
+    }
+
+    /// Whether some of these operations push to lists that this consumer takes from. Without publications there is nothing
+    /// to be looked through: those come first.
+    fn pushes_here(&self, operations: &[Arg<'_>]) -> bool {
+        let lists = operations.chunks_exact(4).take_while(|operation| &*operation[0] == b"l");
+        let mut lists = lists.map(|operation| &*operation[2]).peekable();
+        if lists.peek().is_none() {
+            return false;
+        }
+        let Some(queues) = self.any_queues() else { return false };
+        lists.any(|list| queues.lists.iter().any(|own| own.as_bytes() == list))
     }
 
     /// Carries out one commit, and the end of the chord that it ends.
@@ -219,6 +246,17 @@ impl Inner {
                 }
             }
         }
+        for (at, commit) in batch.iter().enumerate().filter(|(at, _)| live(*at)) {
+            for held in &commit.free_keys {
+                let key = self.store.layout.own_key(&held.key);
+                operations.extend([
+                    letter("u"),
+                    text(places[at]),
+                    text(key),
+                    Cow::Borrowed(held.token.as_bytes()),
+                ]);
+            }
+        }
         let records = batch.iter().enumerate().filter(|(at, _)| live(*at));
         let records =
             records.flat_map(|(at, commit)| commit.results.iter().map(move |record| (places[at], record)));
@@ -286,13 +324,7 @@ fn places(entries: &[Entry<'_>], commits: usize) -> Vec<usize> {
 
 /// A commit that only settles.
 pub(super) fn settlement(number: u64, settle: Settle) -> Commit {
-    Commit {
-        claim: Some(crate::broker::ClaimId { id: number, fence: number }),
-        settle,
-        results: Vec::new(),
-        publications: Vec::new(),
-        begun: false,
-    }
+    Commit { claim: Some(crate::broker::ClaimId { id: number, fence: number }), settle, ..Commit::default() }
 }
 
 /// The letter of a settlement for the script, and what belongs to it.

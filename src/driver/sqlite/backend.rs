@@ -15,6 +15,7 @@ use super::{Shared, SqliteStore, chord, guard, results};
 use crate::backend::{
     BackendError, ChordClaim, Counted, GroupRecord, KeptValue, ResultBackend, Stalled, Watch,
 };
+use crate::keys::Keys;
 use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
@@ -152,6 +153,10 @@ impl ResultBackend for SqliteStore {
     async fn spare_chords(&self, group_ids: &[String], after: Duration) -> Result<(), BackendError> {
         let group_ids = group_ids.to_vec();
         self.change(move |step| guard::spare(step, &group_ids, after)).await
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
     }
 
     fn store_id(&self) -> Option<String> {

@@ -11,13 +11,14 @@ use super::doorbell::Kind;
 use super::fault::Fault;
 use super::step::{self, Step, last_number};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, broadcast, chord, owner, queue, results, schedule};
+use super::{Shared, SqliteStore, broadcast, chord, keys, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
     QueueStatus, Rebind, ScheduleLease, ScheduleState,
 };
 use crate::clock::UnixMillis;
 use crate::driver::routing;
+use crate::keys::{Admission, Admitted, Keys};
 use crate::protocol::{Message, Publication, TopicBinding};
 use crate::report::StoreReport;
 
@@ -65,6 +66,21 @@ impl Broker for SqliteStore {
             .submit(Durability::Durable, move |step| queue::publish(step, &batch))
             .await
             .map_err(self.broker_error())
+    }
+
+    fn keys(&self) -> Option<&dyn Keys> {
+        Some(self)
+    }
+
+    async fn publish_admitted(
+        &self,
+        publication: &Publication,
+        admission: &Admission,
+    ) -> Result<Option<Admitted>, BrokerError> {
+        self.0.check_sizes([publication])?;
+        let (publication, admission) = (publication.clone(), admission.clone());
+        let publish = move |step: &mut Step<'_>| keys::publish(step, &publication, &admission);
+        self.write(Durability::Durable, publish).await.map(Some)
     }
 
     async fn consume(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, BrokerError> {
@@ -212,6 +228,7 @@ impl Broker for SqliteStore {
             .writer
             .submit(Durability::Relaxed, |step| {
                 broadcast::sweep(step)?;
+                keys::sweep(step)?;
                 owner::recover(step, 0)
             })
             .await

@@ -151,6 +151,7 @@ impl Consumer for SqliteConsumer {
             matches!(commit.settle, Settle::Keep | Settle::Once)
                 && commit.results.is_empty()
                 && commit.publications.is_empty()
+                && commit.free_keys.is_empty()
         };
         let durability =
             if batch.iter().all(only_begins) { Durability::Relaxed } else { Durability::Durable };

@@ -1,7 +1,8 @@
 //! The store in one SQLite file: broker and result backend of any number of processes on one host.
 //!
 //! - `schema`: the tables. `connection`: opening the file, waiting for its lock. `fault`: its errors.
-//! - `queue`, `owner`, `results`, `chord`, `broadcast`, `schedule`, `topics`: the SQL, as steps within a transaction (`step`).
+//! - `queue`, `owner`, `results`, `chord`, `broadcast`, `schedule`, `keys`, `topics`: the SQL, as steps within a transaction
+//!   (`step`).
 //! - `writer`: the connection that writes; everyone who waits shares a transaction.
 //! - `doorbell`: wake-up across processes. `watch`: who waits for results.
 //! - `process`: which process this is, and whether another still lives.
@@ -23,6 +24,7 @@ mod consumer;
 mod doorbell;
 mod fault;
 mod guard;
+mod keys;
 mod owner;
 mod queue;
 mod results;

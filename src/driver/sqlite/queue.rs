@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::doorbell::Kind;
+use super::keys;
 use super::owner::{self, Begun};
 use super::results;
 use super::step::{self, Step};
@@ -350,6 +351,9 @@ pub(super) fn commit(
     };
     results::store(step, commit.results.iter())?;
     publish(step, &commit.publications)?;
+    for held in &commit.free_keys {
+        keys::free(step, held)?;
+    }
     Ok(committed)
 }
 

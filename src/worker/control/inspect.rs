@@ -192,7 +192,7 @@ impl ConsumerLoop {
 }
 
 fn is_builtin(name: &str) -> bool {
-    name.starts_with("celery.")
+    name.starts_with("celery.") || name.starts_with("celeriac.")
 }
 
 fn stage(request: &Request) -> Stage {

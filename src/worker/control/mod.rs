@@ -206,6 +206,7 @@ impl ConsumerLoop {
         if self.options.control.commands.contains(method) {
             return self.ask_app(request, number);
         }
+        self.tell_aside(request);
         Answer::Now(match method {
             "ping" => arguments::ok("pong"),
             "active" | "dump_active" => self.inspect_active(request),

@@ -47,7 +47,7 @@ impl ConsumerLoop {
         for id in ids {
             self.revoked.add(id, now);
         }
-        if signal.is_none() {
+        if signal.is_none() && !self.is_aside {
             self.log.line(Level::Info, LOGGER, || format!("Tasks flagged as revoked: {}", ids.join(", ")));
         }
         let mut waiting: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
@@ -70,7 +70,10 @@ impl ConsumerLoop {
                 self.terminate(tag, signal);
             }
         }
-        self.mark_revoked(waiting);
+        // One that does not run here may be a call that the second loop makes: it knows which of them wait.
+        if !self.revoke_aside(&waiting, signal) {
+            self.mark_revoked(waiting);
+        }
         found
     }
 

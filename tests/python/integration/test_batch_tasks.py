@@ -250,10 +250,11 @@ def test_a_warm_stop_gives_back_what_was_gathered(project: Project) -> None:
     assert sizes(project) == []
 
 
-def test_time_limits_are_those_of_the_whole_batch(project: Project) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_time_limits_are_those_of_the_whole_batch(project: Project, pool: str) -> None:
     project.write(TASKS)
     soft, hard = delay_all(project, "soft", 1, 2), delay_all(project, "hard", 1, 2)
-    project.start("-c", "2")
+    project.start("-P", pool, "-c", "2")
 
     assert [result.get(timeout=20) for result in soft] == ["cleaned up"] * 2
     assert hard[0].get(timeout=20) == "in time"
@@ -298,3 +299,64 @@ def test_links_headers_and_the_task_itself_are_each_requests_own(project: Projec
     assert told.get(timeout=20) == ["seen", "a", "seen", False]
     assert chained.get(timeout=20) == 7
     assert summed.get(timeout=20) == [[2, 4]]
+
+
+def test_middleware_is_told_of_each_request(project: Project) -> None:
+    project.write(
+        TASKS
+        + """
+    from celeriac.app.middleware import Middleware
+
+    class Notes(Middleware):
+        def before_task(self, run):
+            if run.args[0] == "stop":
+                raise ValueError("not this one")
+            mark("told", f"before {run.args[0]}\\n")
+
+        def after_task(self, run):
+            mark("told", f"after {run.args[0]} {run.state}\\n")
+
+        def on_failure(self, run, exception):
+            mark("told", f"failed {run.args[0]} {exception}\\n")
+
+        def on_dead_letter(self, run, exception):
+            mark("told", f"dead {run.args[0]} {exception}\\n")
+
+    @app.task(name="hooked", batch=Batch(max_size=4, max_wait=1.0), middleware=[Notes()])
+    def hooked(requests):
+        mark("told", f"{len(requests)} run\\n")
+        requests[1].fail(ValueError("bad"))
+        requests[2].dead_letter("worse")
+"""
+    )
+    results = delay_all(project, "hooked", "one", "two", "three", "stop")
+    project.start("-c", "1")
+
+    assert results[0].get(timeout=20) is None
+    for result in results[1:]:
+        with pytest.raises((ValueError, Reject)):
+            result.get(timeout=20)
+    expected = {"after one SUCCESS", "after two FAILURE", "failed two bad", "dead three worse"}
+    wait_until(lambda: expected <= set(project.marks("told").splitlines()), "all is told")
+    lines = project.marks("told").splitlines()
+    assert lines[:4] == ["before one", "before two", "before three", "3 run"]
+
+
+def test_a_batch_task_that_must_not_run_twice_is_gathered_all_the_same(place: Project) -> None:
+    place.write(
+        TASKS
+        + """
+    @app.task(name="once", batch=Batch(max_size=50, max_wait=1.0), at_most_once=True)
+    def once(requests):
+        note(requests)
+        return [request.args[0] for request in requests]
+"""
+    )
+    place.client.task(name="once", at_most_once=True)(lambda number: number)
+    results = place.client.tasks["once"].delay_many((number,) for number in range(100))
+    place.start("-c", "1")
+
+    assert [result.get(timeout=30) for result in results] == list(range(100))
+    ran = [size for _, size in sizes(place)]
+    assert sum(ran) == 100
+    assert len(ran) <= 6, ran

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from celeriac import chord, group
 from celeriac.exceptions import PayloadMissing
 
 from .conftest import Project, wait_until
@@ -36,6 +37,10 @@ TASKS = """
             mark("died")
             os._exit(1)
         return len(text)
+
+    @app.task(name="quiet", ignore_result=True)
+    def quiet(text):
+        time.sleep(0.05)
 
     @app.task(name="fails")
     def fails(size):
@@ -111,6 +116,21 @@ def test_a_redelivery_finds_its_arguments(either: Project) -> None:
 
     assert result.get(timeout=20) == LARGE
     assert either.marks("died") == "x"
+
+
+def test_arguments_of_a_task_without_a_result_are_deleted_too(place: Project) -> None:
+    place.send("quiet", "x" * LARGE)
+    group(
+        [place.client.signature("length", ("x" * size,)) for size in (LARGE, LARGE + 1)], app=place.client
+    ).apply_async()
+    part = place.client.signature("length", ("x" * LARGE,))
+    total = chord([part, part.clone()], place.client.signature("celery.accumulate"), app=place.client).apply_async()
+    assert len(files(place)) >= 5
+
+    place.start("-c", "2")
+
+    assert total.get(timeout=20) == [[LARGE, LARGE]]
+    wait_until(lambda: files(place) == [], "all are deleted")
 
 
 def test_small_ones_are_sent_as_they_are(either: Project) -> None:

@@ -109,6 +109,14 @@ TASKS = """
         await asyncio.sleep(0)
         return x
 
+    @app.task(name="goes_on", bind=True, max_retries=1)
+    async def goes_on(self):
+        done = self.last_checkpoint([])
+        self.checkpoint([*done, self.request.retries])
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+        return self.last_checkpoint()
+
     @app.task(name="told")
     def told(request, exc, traceback):
         mark("told", type(exc).__name__)
@@ -222,3 +230,15 @@ def test_a_backend_that_cannot_be_imported_is_named_at_once(project: Any, client
     worker = project.start(ready=False)
     assert worker.wait() != 0
     assert "own_store:Missing" in worker.log
+
+
+def test_checkpoints_are_kept_in_it(project: Any, client: Any) -> None:
+    app = client("Folder")
+    project.start("-P", "asyncio", "-c", "2")
+
+    result = app.send_task("goes_on")
+
+    assert result.get(timeout=30) == [0, 1]
+    wait_until(
+        lambda: not list((project.folder / "records").glob("celeriac:checkpoint:*")), "the checkpoint is removed"
+    )

@@ -37,6 +37,12 @@ def rabbitmq_url(shared: Shared) -> str:
 
 
 @pytest.fixture
+def postgres_url(shared: Shared) -> str:
+    """An empty database of the shared PostgreSQL."""
+    return shared.postgres()
+
+
+@pytest.fixture
 def server_folder() -> Iterator[Path]:
     """A folder with a short name: paths of sockets and Erlang's are limited."""
     folder = Path(tempfile.mkdtemp(prefix="celeriac-own-"))

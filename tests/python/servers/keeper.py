@@ -15,7 +15,9 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from .postgres_server import PostgresServer
 from .rabbitmq_server import RabbitServer
 from .redis_server import RedisServer
 
@@ -27,7 +29,7 @@ def keep(kind: str, info: Path, pid: int) -> None:
     """Runs the server for as long as that process lives."""
     watched = os.pidfd_open(pid)
     folder = Path(tempfile.mkdtemp(prefix=f"celeriac-{kind}-"))
-    server = RedisServer(folder) if kind == "redis" else RabbitServer(folder, hosts=RABBIT_HOSTS)
+    server = _made(kind, folder)
     try:
         try:
             server.start()
@@ -43,6 +45,12 @@ def keep(kind: str, info: Path, pid: int) -> None:
         with suppress(Exception):
             server.stop(hard=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(kind: str, folder: Path) -> Any:
+    if kind == "redis":
+        return RedisServer(folder)
+    return PostgresServer(folder) if kind == "postgres" else RabbitServer(folder, hosts=RABBIT_HOSTS)
 
 
 if __name__ == "__main__":

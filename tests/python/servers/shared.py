@@ -21,6 +21,7 @@ from .redis_server import DATABASES
 from .run import until
 
 ROOT = Path(__file__).parents[3]
+POSTGRES_DATABASES = 100
 #: Keepers that this process has started: they outlive it, nobody waits for them.
 _KEEPERS: list[subprocess.Popen[bytes]] = []
 
@@ -40,6 +41,16 @@ class Shared:
         """URL of a virtual host that nobody else uses."""
         number = self._next("rabbitmq", RABBIT_HOSTS)
         return f"amqp://guest:{PASSWORD}@127.0.0.1:{self._server('rabbitmq')['port']}/v{number}"
+
+    def postgres(self) -> str:
+        """URL of a database that nobody else uses, as SQLAlchemy takes it; needs psycopg."""
+        import psycopg
+
+        number = self._next("postgres", POSTGRES_DATABASES)
+        where = f"postgres@127.0.0.1:{self._server('postgres')['port']}"
+        with psycopg.connect(f"postgresql://{where}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE d{number}")
+        return f"postgresql+psycopg://{where}/d{number}"
 
     def _server(self, kind: str) -> dict[str, Any]:
         info = self.folder / f"{kind}.json"

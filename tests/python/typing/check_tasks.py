@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from celeriac import AsyncResult, Celery, Exchange, Queue, Signature, Task, binding, chain, shared_task, task
+from celeriac import AsyncResult, Batch, Celery, Exchange, Queue, Signature, Task, binding, chain, shared_task, task
+from celeriac.app.batches import BatchRequest
 from celeriac.entities import Broadcast
 
 app = Celery("typing")
@@ -121,3 +122,12 @@ def based(x: int) -> int:
 
 
 assert_type(based.delay(1).get(), int)
+
+
+@app.task(batch=Batch(max_size=10))
+def insert(requests: list[BatchRequest]) -> None:
+    requests[0].ack()
+
+
+insert.delay(1, "two", three=3)
+insert.delay_many([(1,)])

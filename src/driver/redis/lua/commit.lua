@@ -114,6 +114,10 @@ while at < extras do
   elseif kind == 'x' then
     if live then expiring[ARGV[at + 2]] = ARGV[at + 3] end
     at = at + 4
+  elseif kind == 'u' then
+    -- A key that the message was sent under.
+    if live and redis.call('HGET', ARGV[at + 2], 'token') == ARGV[at + 3] then redis.call('DEL', ARGV[at + 2]) end
+    at = at + 4
   else
     -- Results of claims in a row, or of no claims: how long they are kept, how many, keys and records.
     local ttl, count, step = ARGV[at + 2], tonumber(ARGV[at + 3]), claim == 0 and 0 or 1

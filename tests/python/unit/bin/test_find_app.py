@@ -36,6 +36,8 @@ MODULES = {
             return Celery("made")
         def broken():
             raise RuntimeError("no database")
+        def needs_name(name):
+            return Celery(name)
         """,
     "flask_like.py": """
         from celeriac.app.base import Celery
@@ -85,6 +87,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("package_app.celery", "package"),
         ("package_app.celery:app", "package"),
         ("factory:create_app()", "made"),
+        ("factory:create_app", "made"),
+        ("factory", "made"),
         ("flask_like:flask_app", "flasky"),
         ("flask_like:create_app()", "flasky"),
     ],
@@ -107,7 +111,7 @@ def test_a_module_with_tasks_and_no_app_stands_for_the_default_app(project: Path
         ("plain_app:nope", "has no 'nope'", "what is the app called"),
         ("no_app", "neither a Celery app nor a task", "name it"),
         ("no_app:x", "is a int, not a Celery app", "name the Celery app"),
-        ("factory:create_app", "is a function, not a Celery app", "module:create_app()"),
+        ("factory:needs_name", "is a function, not a Celery app", "module:create_app()"),
         ("factory:broken()", "failed: RuntimeError: no database (factory.py, line 6)", "without arguments"),
         ("fails", "AttributeError", "python -c 'import fails'"),
         ("needs", "surely_not_installed_anywhere", "installed in this environment"),
