@@ -17,6 +17,7 @@ pub mod client;
 pub mod clock;
 pub mod driver;
 pub mod keys;
+pub mod limits;
 mod numbers;
 pub mod protocol;
 pub mod report;

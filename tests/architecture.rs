@@ -29,20 +29,21 @@ const LAYERS: &[Layer] = &[
     Layer { module: "protocol", may_import: &[], connects: false },
     Layer { module: "report", may_import: &[], connects: false },
     Layer { module: "keys", may_import: &[], connects: false },
+    Layer { module: "limits", may_import: &[], connects: false },
     Layer {
         module: "broker",
-        may_import: &["keys", "protocol", "report", "url", "backoff", "clock"],
+        may_import: &["keys", "limits", "protocol", "report", "url", "backoff", "clock"],
         connects: false,
     },
     Layer {
         module: "backend",
-        may_import: &["keys", "protocol", "report", "url", "backoff", "clock"],
+        may_import: &["keys", "limits", "protocol", "report", "url", "backoff", "clock"],
         connects: false,
     },
     Layer {
         module: "driver",
         may_import: &[
-            "broker", "backend", "keys", "protocol", "report", "url", "backoff", "clock", "numbers",
+            "broker", "backend", "keys", "limits", "protocol", "report", "url", "backoff", "clock", "numbers",
         ],
         connects: false,
     },
@@ -60,6 +61,7 @@ const LAYERS: &[Layer] = &[
             "broker",
             "backend",
             "keys",
+            "limits",
             "protocol",
             "url",
             "backoff",

@@ -13,8 +13,8 @@ use celeriac::protocol::TopicBinding;
 use celeriac::worker::http::{Guard, HttpOptions, Secrets};
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, BatchOptions, ControlOptions, RateLimit, ServiceManager, TaskEvent, TaskOptions,
-    WorkerOptions, health_address,
+    About, AutoscaleOptions, BatchOptions, ControlOptions, LimitOptions, RateLimit, ServiceManager,
+    TaskEvent, TaskOptions, WorkerOptions, health_address, parse_window_rate,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -77,6 +77,7 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
         queues: given.need("queues")?,
         prefetch_multiplier: given.take("prefetch_multiplier")?,
         tasks: tasks(given)?,
+        queue_limits: queue_limits(given)?,
         accept_content: given
             .take::<Vec<String>>("accept_content")?
             .map_or(default.accept_content, HashSet::from_iter),
@@ -208,6 +209,29 @@ fn tasks(given: &Options<'_>) -> PyResult<HashMap<String, TaskOptions>> {
     tasks.iter().map(read).collect()
 }
 
+fn queue_limits(given: &Options<'_>) -> PyResult<HashMap<String, LimitOptions>> {
+    let Some(queues) = given.take::<Bound<'_, PyDict>>("queue_limits")? else { return Ok(HashMap::new()) };
+    let read = |(name, options): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+        let name: String = name.extract()?;
+        let given = Options::new(format!("queue {name}"), options.cast::<PyDict>()?)?;
+        let limit = limit(&given)?;
+        given.finish()?;
+        Ok((name, limit))
+    };
+    queues.iter().map(read).collect()
+}
+
+/// What holds for all workers together.
+fn limit(given: &Options<'_>) -> PyResult<LimitOptions> {
+    let rate = match given.take::<String>("global_rate_limit")? {
+        Some(text) => {
+            parse_window_rate(&text).map_err(|error| given.wrong("global_rate_limit", &error.to_string()))?
+        }
+        None => None,
+    };
+    Ok(LimitOptions { rate, most: given.take("max_concurrency")? })
+}
+
 fn task(given: Options<'_>) -> PyResult<TaskOptions> {
     let default = TaskOptions::default();
     let rate_limit = match given.take::<String>("rate_limit")? {
@@ -223,6 +247,7 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         reject_on_worker_lost: given.take("reject_on_worker_lost")?.unwrap_or(default.reject_on_worker_lost),
         send_events: given.take("send_events")?.unwrap_or(default.send_events),
         rate_limit,
+        limit: limit(&given)?,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
         batch: batch(&given)?,

@@ -6,12 +6,14 @@ mod group;
 mod keep;
 mod value;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::keys::{KeyError, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 
@@ -189,6 +191,11 @@ pub trait ResultBackend: Send + Sync {
     /// Stalled chords that are not lost, as it turned out: they are looked at again as if something had been counted.
     async fn spare_chords(&self, _group_ids: &[String], _after: Duration) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// Keeps limits of all workers together; none: it cannot.
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        None
     }
 
     /// What keeps keys beside the results, for brokers that keep none.

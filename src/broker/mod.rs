@@ -32,6 +32,7 @@ use async_trait::async_trait;
 
 use crate::clock::UnixMillis;
 use crate::keys::{Admission, Admitted, Held, KeyError, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{ChordClaim, Message, Publication, ResultRecord, TopicBinding};
 use crate::report::StoreReport;
 
@@ -141,6 +142,16 @@ pub trait Broker: Send + Sync {
     /// Whether a message whose worker died as a whole comes again with that crash counted ([`Delivery::crashes`]).
     fn counts_crashes(&self) -> bool {
         true
+    }
+
+    /// Keeps limits of all workers together, where there is no result backend that does; none: it cannot.
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        None
+    }
+
+    /// Whether [`Broker::recall`] brings back what is parked.
+    fn recalls(&self) -> bool {
+        false
     }
 
     /// Names the store behind this broker, such as a canonical path or `host:port`. A backend that answers

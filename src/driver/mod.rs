@@ -14,6 +14,7 @@ pub mod amqp;
 mod chords;
 mod connect;
 mod keys;
+mod limits;
 pub mod memory;
 #[cfg(any(feature = "sqlite", feature = "redis"))]
 mod process;

@@ -38,7 +38,7 @@ pub use iso::{format_iso_utc, parse_iso_ms};
 pub use large::Large;
 pub use message::{Message, Publication};
 pub use new_task::NewTask;
-pub use own::{Own, Unique};
+pub use own::{Own, OwnLimit, Unique};
 pub use properties::Properties;
 pub use result::{ExceptionText, ResultDocument, ResultRecord};
 pub use topic::{EVENTS_TOPIC, TASK_STREAM, TopicBinding, any_topic_matches, events_topic, topic_matches};

@@ -9,6 +9,8 @@ use super::large::Large;
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct Own {
+    /// Limits of all workers.
+    pub limit: Option<OwnLimit>,
     /// Its body is kept elsewhere.
     pub large: Option<Large>,
     /// It must not run twice, whatever happens: an early acknowledgement is stored before it begins, and not while it runs.
@@ -35,6 +37,14 @@ pub struct Unique {
     pub turn: Option<String>,
     /// For how long it is held, in milliseconds.
     pub ttl_ms: u64,
+}
+
+/// What says which part of a limit a message counts for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct OwnLimit {
+    /// The key: each has the limit for itself.
+    pub key: String,
 }
 
 impl Own {

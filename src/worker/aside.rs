@@ -32,8 +32,8 @@ const OTHER_FILES: u64 = 256;
 /// How long a worker that has failed waits for its calls.
 const GOODBYE: Duration = Duration::from_secs(10);
 /// Commands that concern calls as well; `revoke` goes its own way.
-const PASSED_ON: [&str; 5] =
-    ["revoke_by_stamped_headers", "rate_limit", "time_limit", "enable_events", "disable_events"];
+const PASSED_ON: [&str; 6] =
+    ["revoke_by_stamped_headers", "rate_limit", "limit", "time_limit", "enable_events", "disable_events"];
 
 /// The way to the loop that makes calls.
 pub(super) struct Aside {
@@ -78,6 +78,7 @@ impl Worker {
             chord_lost_after: None,
             heartbeat: None,
             health_address: None,
+            topics: None,
             control: ControlOptions { enabled: false, ..ControlOptions::default() },
             ..self.options.clone()
         };
@@ -178,6 +179,7 @@ impl ConsumerLoop {
 }
 
 async fn run(second: &mut ConsumerLoop) -> Result<(), WorkerError> {
+    second.open_limits()?;
     second.connect().await?;
     second.turn().await;
     second.finish().await.map(drop)

@@ -27,6 +27,7 @@ use super::control::{Desk, Ear, Heard};
 use super::eta::Held;
 use super::events::Events;
 use super::lifecycle::{Phase as LifePhase, Stop};
+use super::limits::Limits;
 use super::link::Link;
 use super::log::Log;
 use super::notice::NoticeQueue;
@@ -39,9 +40,11 @@ use super::revoked::Revoked;
 use super::saved::Saving;
 use super::stats::Counters;
 use super::tasks::Tasks;
+use super::turns::Rung;
 use super::upkeep::{Chore, Renewed};
 use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
 use crate::clock::Clock;
+use crate::limits::{Answers, LimitError};
 use crate::numbers::NumberMap;
 use crate::protocol::Queue;
 
@@ -69,6 +72,8 @@ enum Happened {
     Renewed(Vec<Renewed>),
     Chore(Chore),
     Control(Heard),
+    Turns(Result<Answers, LimitError>),
+    Rung(Rung),
     Stop,
     Time,
 }
@@ -111,6 +116,10 @@ pub(super) struct ConsumerLoop {
     /// Begun requests with late acknowledgement that are marked as begun if they run on.
     pub(super) marks: VecDeque<(Instant, RequestTag)>,
     pub(super) rates: RateLimits,
+    /// Limits of all workers; none where nothing is limited.
+    pub(super) limits: Option<Box<Limits>>,
+    pub(super) turning: Option<BoxFuture<'static, Result<Answers, LimitError>>>,
+    pub(super) hearing: Option<BoxFuture<'static, Rung>>,
     pub(super) batches: Batches,
     /// Bodies that are kept elsewhere, of requests whose last commit is on its way, by its number.
     pub(super) payloads: NumberMap<Box<str>>,
@@ -186,6 +195,9 @@ impl ConsumerLoop {
     pub(super) fn start_work(&mut self) {
         self.start_commit();
         self.start_claim();
+        if self.limits.is_some() {
+            self.start_turns();
+        }
         let next = self.next_moment();
         // One wake-up too many costs less than setting the timer anew each time.
         if next < self.timer.deadline() || self.timer.is_elapsed() {
@@ -214,7 +226,9 @@ impl ConsumerLoop {
         // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
         // may just be answering: what it took would come back behind what the smaller one takes.
         // What runs here and comes again takes no slot, and must not wait for one.
+        let aside = self.limits.as_ref().filter(|_| self.options.prefetch_multiplier.is_none());
         let beyond = self.orphans.len()
+            + aside.map_or(0, |limits| limits.beyond())
             + self
                 .batches
                 .beyond(slots, |task| self.tasks.options(Some(task)).batch.map_or(1, |b| b.max_size));
@@ -250,6 +264,8 @@ impl ConsumerLoop {
             done = slot(&mut self.committing) => Happened::Committed(done),
             (number, claimed) = claim(&mut self.claiming) => Happened::Claimed(number, claimed),
             renewed = slot(&mut self.renewing) => Happened::Renewed(renewed),
+            answer = slot(&mut self.turning) => Happened::Turns(answer),
+            rung = slot(&mut self.hearing) => Happened::Rung(rung),
             Some(chore) = self.chores.next() => Happened::Chore(chore),
             Some(heard) = self.control.recv() => Happened::Control(heard),
             Ok(()) = self.orders.changed() => Happened::Stop,
@@ -265,6 +281,8 @@ impl ConsumerLoop {
             Happened::Renewed(renewed) => self.renewed(renewed),
             Happened::Chore(chore) => self.chore_done(chore),
             Happened::Control(heard) => self.heard(heard),
+            Happened::Turns(answer) => self.turns_answered(answer),
+            Happened::Rung(rung) => self.bell_rung(rung),
             Happened::Stop => self.ordered(),
             Happened::Time => {}
         }
@@ -288,7 +306,10 @@ impl ConsumerLoop {
 
     /// Takes a request out of the table, and gives its credit back.
     pub(super) fn remove(&mut self, tag: RequestTag) -> Option<Request> {
-        let request = self.requests.remove(&tag)?;
+        let mut request = self.requests.remove(&tag)?;
+        if let Some(limited) = request.limit.take() {
+            self.left_limit(tag, *limited, Self::has_run(&request));
+        }
         if request.stale || request.suspect {
             self.orphans.remove(&request.id);
         }

@@ -93,6 +93,9 @@ impl ConsumerLoop {
             }
             None => strategy::decide(&headers, task.is_some(), revoked, now),
         };
+        if self.limits.is_some() && matches!(decision, Decision::Run | Decision::Hold(_)) {
+            request.limit = self.limited(task, &delivery.queue, headers.own.as_deref());
+        }
         self.accept(request, decision, now, instant);
     }
 
@@ -176,6 +179,7 @@ impl ConsumerLoop {
             kept: None,
             last: None,
             blind: false,
+            limit: None,
             joining: None,
             large: own_payload(headers),
             batch: None,
@@ -192,6 +196,9 @@ impl ConsumerLoop {
                 let turn = self.admit(&request, instant);
                 if let Turn::Park(at) = turn {
                     return self.park_for_turn(&request, at, now, instant);
+                }
+                if request.limit.is_some() && turn == Turn::Now && self.is_surplus(&request) {
+                    return self.stand_in_line(request);
                 }
                 self.enter(tag, request);
                 if let Turn::Wait(at) = turn {
@@ -216,7 +223,7 @@ impl ConsumerLoop {
     }
 
     /// Puts a request into the table, held for now.
-    fn enter(&mut self, tag: RequestTag, request: Request) {
+    pub(super) fn enter(&mut self, tag: RequestTag, request: Request) {
         self.log.received(&request);
         self.event_received(&request);
         self.tell_accepted(tag, &request);
@@ -227,8 +234,12 @@ impl ConsumerLoop {
         self.requests.insert(tag, request);
     }
 
-    /// Lets a held request wait for a slot.
+    /// Lets a held request wait for a slot, and before that for its turn if it is under limits of all workers.
     pub(super) fn make_ready(&mut self, tag: RequestTag) {
+        let Some(request) = self.requests.get_mut(&tag) else { return };
+        if request.limit.is_some() && request.mode == Mode::Run && self.wait_for_turn(tag) {
+            return;
+        }
         let Some(request) = self.requests.get_mut(&tag) else { return };
         request.phase = Phase::Ready;
         self.prefetch.count += 1;

@@ -253,6 +253,7 @@ impl ConsumerLoop {
             kept: Some(tag),
             last: None,
             blind: false,
+            limit: None,
             joining: None,
             large: None,
             batch: None,

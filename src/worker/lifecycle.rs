@@ -207,6 +207,7 @@ impl ConsumerLoop {
         self.stop_aside(Stop::Warm);
         self.claiming = None;
         self.held.clear();
+        self.stop_limits();
         self.ready.clear();
         self.batches.clear_waiting();
         let mut waiting: Vec<_> = Vec::new();
@@ -318,6 +319,7 @@ impl ConsumerLoop {
         }
         self.flush().await;
         self.say_goodbye().await;
+        self.leave_limits().await;
         for source in std::mem::take(&mut self.sources) {
             // When the broker cannot be reached the claims end with their lease.
             let _ = timeout(CLOSE_WAIT, source.consumer.close()).await;

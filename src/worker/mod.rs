@@ -6,6 +6,7 @@
 //! - `running`: requests go to the `pool`, and come back as outcomes; `request` says what that does to the
 //!   claim; `member`: what is never lost silently, since others wait for it;
 //! - `commit`: results, follow-ups and settlement, in batches; `link`: stores that do not answer;
+//! - `limits`, `turns`: what waits for a turn of a limit of all workers;
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
 //!   `saved`: what is known beyond the worker's life; `events`: what monitors are told; `stream`: what is kept of it;
@@ -31,6 +32,7 @@ mod health;
 mod intake;
 mod keeping;
 mod lifecycle;
+mod limits;
 mod link;
 mod log;
 mod member;
@@ -51,6 +53,7 @@ mod strategy;
 mod stream;
 mod tasks;
 mod told;
+mod turns;
 mod unique;
 mod upkeep;
 
@@ -80,6 +83,7 @@ pub use autoscale::AutoscaleOptions;
 pub use batch::BatchOptions;
 pub use health::health_address;
 pub use lifecycle::{Exit, Stop};
+pub use limits::{LimitOptions, parse_window_rate};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
 pub use rate_limit::{RateLimit, RateLimitError};
@@ -107,6 +111,9 @@ pub enum WorkerError {
     /// The service manager that started the worker cannot be told of it.
     #[error("cannot open the socket of the service manager ($NOTIFY_SOCKET): {0}")]
     Service(Arc<std::io::Error>),
+    /// Something is limited over all workers, and nothing keeps such limits.
+    #[error("{0}")]
+    Limits(String),
     /// The file with what is kept beyond the worker's life cannot be used.
     #[error("{0}")]
     State(String),
@@ -186,6 +193,7 @@ impl Worker {
         consumer.ear = ear;
         let _door = consumer.open_health().await?;
         consumer.load_state().map_err(WorkerError::State)?;
+        consumer.open_limits()?;
         consumer.connect().await?;
         consumer.start_aside(aside);
         consumer.turn().await;
@@ -232,6 +240,9 @@ impl Worker {
             young: VecDeque::new(),
             marks: VecDeque::new(),
             rates: rate_limit::RateLimits::default(),
+            limits: None,
+            turning: None,
+            hearing: None,
             batches: batch::Batches::default(),
             payloads: NumberMap::default(),
             revoked: revoked::Revoked::default(),

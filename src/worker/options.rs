@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::autoscale::AutoscaleOptions;
 use super::batch::BatchOptions;
+use super::limits::LimitOptions;
 use super::rate_limit::RateLimit;
 use crate::protocol::{TopicBinding, Topology};
 
@@ -21,6 +22,8 @@ pub struct WorkerOptions {
     pub prefetch_multiplier: Option<u32>,
     /// The tasks that are registered, by name.
     pub tasks: HashMap<String, TaskOptions>,
+    /// Limits of queues, over all workers.
+    pub queue_limits: HashMap<String, LimitOptions>,
     /// Content types that may reach Python.
     pub accept_content: HashSet<String>,
     /// A message larger than this is refused.
@@ -138,6 +141,7 @@ impl Default for WorkerOptions {
             queues: vec!["celery".to_owned()],
             prefetch_multiplier: None,
             tasks: HashMap::new(),
+            queue_limits: HashMap::new(),
             accept_content: HashSet::from(["application/json".to_owned()]),
             max_message_bytes: 64 << 20,
             prefetch_bytes: 128 << 20,
@@ -184,6 +188,8 @@ pub struct TaskOptions {
     pub send_events: bool,
     /// How often it may start.
     pub rate_limit: Option<RateLimit>,
+    /// What holds for it over all workers.
+    pub limit: LimitOptions,
     /// Its hard limit.
     pub time_limit: Option<Duration>,
     /// Its soft limit.
@@ -201,6 +207,7 @@ impl Default for TaskOptions {
             reject_on_worker_lost: false,
             send_events: true,
             rate_limit: None,
+            limit: LimitOptions::default(),
             time_limit: None,
             soft_time_limit: None,
             batch: None,

@@ -30,6 +30,11 @@ impl Average {
         }
     }
 
+    /// The average, in seconds.
+    pub(crate) fn seconds(self) -> Option<f64> {
+        self.0
+    }
+
     /// Whether it is known to be short.
     pub(crate) fn is_short(self) -> bool {
         self.0.is_some_and(|average| average < SHORT.as_secs_f64())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::chords::{JOIN_LIMIT, Joining};
+use super::limits::Limited;
 use super::options::TaskOptions;
 use super::pool::{Execution, Mode, OutcomeKind, RequestTag};
 use super::unique::RequestKey;
@@ -56,6 +57,8 @@ pub(crate) struct Request {
     pub(crate) last: Option<Settle>,
     /// Its message cannot be read, or not by a child: what follows it is not known.
     pub(crate) blind: bool,
+    /// The limits of all workers that it is under.
+    pub(crate) limit: Option<Box<Limited>>,
     /// It has ended, and goes on as [`Mode::Join`].
     pub(crate) joining: Option<Box<Joining>>,
     /// Where its body is kept, if that is elsewhere ([`super::payloads`]).

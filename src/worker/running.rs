@@ -29,6 +29,7 @@ impl ConsumerLoop {
     /// Fills free slots.
     pub(super) fn dispatch(&mut self) {
         let mut room: Option<(bool, usize)> = None;
+        let mut spares = self.limits.as_ref().is_some_and(|limits| limits.spares_slot());
         while let Some(tag) = self.ready.front().copied() {
             let Some(request) = self.requests.get(&tag) else {
                 // A batch, or one that is gone.
@@ -45,7 +46,8 @@ impl ConsumerLoop {
                 Some((kind, free)) if kind == short => free,
                 _ => self.pool.free(short),
             };
-            if free == 0 {
+            let spared = usize::from(spares && request.limit.is_none());
+            if free <= spared {
                 return;
             }
             room = Some((short, free - 1));
@@ -53,6 +55,11 @@ impl ConsumerLoop {
             if !self.submit(tag, short) {
                 self.ready.push_front(tag);
                 return;
+            }
+            if let Some(limits) = self.limits.as_mut().filter(|limits| limits.served) {
+                let limited = self.requests.get(&tag).is_some_and(|request| request.limit.is_some());
+                limits.served &= limited;
+                spares = limits.spares_slot();
             }
         }
     }
@@ -136,8 +143,12 @@ impl ConsumerLoop {
         if request.mode != Mode::Run {
             return;
         }
+        let limited = request.limit.is_some();
         if let Some(signal) = request.terminate {
             self.end_process_of(tag, signal);
+        }
+        if limited {
+            self.limit_began(tag);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
@@ -302,6 +313,9 @@ impl ConsumerLoop {
     }
 
     pub(super) fn lost(&mut self, tag: RequestTag, loss: Loss) {
+        if self.limits.is_some() {
+            self.limit_began(tag);
+        }
         let Some(mut request) = self.requests.remove(&tag) else { return self.batch_lost(tag, &loss) };
         self.stats.lost.add(1);
         if request.stale {

@@ -126,6 +126,7 @@ impl ConsumerLoop {
             kept: None,
             last: None,
             blind: false,
+            limit: None,
             joining: None,
             large: None,
             batch: None,

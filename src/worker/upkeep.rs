@@ -89,6 +89,9 @@ impl ConsumerLoop {
     pub(super) fn on_time(&mut self, now: Instant) {
         self.service.on_time(now);
         self.release_held(now);
+        if let Some(limits) = &mut self.limits {
+            limits.on_time(now);
+        }
         self.end_gathering(now);
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {
@@ -113,8 +116,9 @@ impl ConsumerLoop {
         let renew = self.renewing.is_none().then_some(self.renew_at);
         let (monitor, watchdog) = (self.monitor.next(), self.service.next());
         let (life, batch) = (self.life_deadline(), self.batches.next());
+        let limits = self.limits.as_ref().and_then(|limits| limits.next_moment());
         let moments =
-            [self.held.next(), young, mark, self.claim_after, renew, life, monitor, watchdog, batch];
+            [self.held.next(), limits, young, mark, self.claim_after, renew, life, monitor, watchdog, batch];
         moments.into_iter().flatten().min().map_or(self.tick_at, |next| next.min(self.tick_at))
     }
 
@@ -289,6 +293,7 @@ impl ConsumerLoop {
             self.log_stale();
         }
         self.rates.forget(self.rate_time(now));
+        self.tick_limits(now);
         self.hand_back_stuck(now);
         self.close_old_sources();
         self.save_when_due(now);

@@ -15,6 +15,7 @@ mod broker;
 mod chords;
 mod claims;
 mod keys;
+mod limits;
 #[cfg(feature = "amqp")]
 mod rabbit;
 #[cfg(feature = "redis")]
@@ -207,6 +208,32 @@ macro_rules! keys {
     };
 }
 
+/// The part of the suite for stores that keep limits of all workers.
+macro_rules! limits {
+    ($($module:ident: $make:expr;)*) => {
+        $(mod $module {
+            suite!($make; limits:
+                no_more_run_than_allowed_and_each_end_lets_one_in,
+                what_is_said_or_asked_twice_counts_once,
+                keys_and_limits_are_each_for_themselves,
+                a_turn_is_of_all_limits_or_of_none,
+                a_call_gives_no_more_turns_than_it_says,
+                turns_of_a_worker_that_died_come_back_with_its_lease,
+                a_worker_that_is_heard_of_keeps_its_turns,
+                a_worker_that_goes_leaves_its_turns_at_once,
+                a_start_that_may_have_happened_counts_when_its_worker_is_gone,
+                a_turn_given_back_unused_is_no_start,
+                a_start_counts_from_when_it_was_seen,
+                no_window_has_more_starts_and_nearly_all_are_used,
+                a_line_is_kept_in_order_and_who_gets_a_turn_leaves_it,
+                who_asks_for_nothing_learns_whether_there_is_something,
+                the_bell_rings_when_a_turn_comes_back_that_someone_waits_for,
+                the_broker_keeps_limits_too,
+            );
+        })*
+    };
+}
+
 macro_rules! suite {
     ($make:expr; $module:ident: $($name:ident,)*) => {
         suite!($make; $module as $module: $($name,)*);
@@ -238,6 +265,9 @@ chords! {
 keys! {
     memory_keys: crate::setup::memory();
 }
+limits! {
+    memory_limits: crate::setup::memory();
+}
 
 #[cfg(feature = "sqlite")]
 conformance! {
@@ -256,6 +286,10 @@ mod sqlite_inline_results {
 #[cfg(feature = "sqlite")]
 mod sqlite_dedicated_results {
     results!(crate::setup::sqlite(celeriac::driver::Threading::Dedicated));
+}
+#[cfg(feature = "sqlite")]
+limits! {
+    sqlite_limits: crate::setup::sqlite(celeriac::driver::Threading::Dedicated);
 }
 #[cfg(feature = "sqlite")]
 chords! {
@@ -280,6 +314,10 @@ conformance! {
 #[cfg(feature = "redis")]
 mod redis_results {
     results!(crate::setup::redis());
+}
+#[cfg(feature = "redis")]
+limits! {
+    redis_limits: crate::setup::redis();
 }
 #[cfg(feature = "redis")]
 chords! {

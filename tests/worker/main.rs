@@ -12,6 +12,7 @@ mod control;
 mod eta;
 mod events;
 mod faults;
+mod global_limits;
 mod health;
 mod http;
 mod keys;

@@ -22,7 +22,7 @@ from celeriac.serialization.json import dumps as json_dumps
 if TYPE_CHECKING:
     from celeriac.app.base import Celery
     from celeriac.app.own import Call
-    from celeriac.app.send import Message
+    from celeriac.app.send import KeyedMessage, Message
 
 __all__ = ["MOMENTS", "Admission", "apublish", "entry_options", "publish", "refuse_in_workflow"]
 
@@ -204,7 +204,7 @@ def _ms(seconds: float) -> int:
 # -- sending
 
 
-def publish(app: Celery, admission: Admission, message: Message, how: tuple[Any, Any]) -> bool:
+def publish(app: Celery, admission: Admission, message: KeyedMessage, how: tuple[Any, Any]) -> bool:
     """Sends a message if its call gets its key; else it gets the id of the call that has it.
 
     Returns:
@@ -223,7 +223,7 @@ def publish(app: Celery, admission: Admission, message: Message, how: tuple[Any,
     raise _crowded(admission)
 
 
-async def apublish(app: Celery, admission: Admission, message: Message, how: tuple[Any, Any]) -> bool:
+async def apublish(app: Celery, admission: Admission, message: KeyedMessage, how: tuple[Any, Any]) -> bool:
     """The same for a coroutine."""
     from celeriac.result import _aio
 
@@ -241,7 +241,7 @@ async def apublish(app: Celery, admission: Admission, message: Message, how: tup
     raise _crowded(admission)
 
 
-def _is_answered(admission: Admission, message: Message, other: tuple[str, int | None] | None) -> bool:
+def _is_answered(admission: Admission, message: KeyedMessage, other: tuple[str, int | None] | None) -> bool:
     """Whether that was the last word. Else the message was made one that belongs to the others."""
     if other is None:
         return True
@@ -255,7 +255,7 @@ def _is_answered(admission: Admission, message: Message, other: tuple[str, int |
     return True
 
 
-def _join(message: Message, wait: float, task_id: str, limit_ms: int | None) -> None:
+def _join(message: KeyedMessage, wait: float, task_id: str, limit_ms: int | None) -> None:
     """Gives a message the id of those before it, and the moment that is left to it."""
     before, old = message.publication, message.id
     due_ms = time.time_ns() // 1_000_000 + _ms(wait)

@@ -142,6 +142,11 @@ class Inspect:
         """Counters, pool, connection and use of resources."""
         return self._request("stats")
 
+    def limits(self) -> Any:
+        """What runs and waits under limits of all workers: `{limit: {key: {"running", "waiting", "in_line"}}}`; the first two
+        in that worker, the last over all."""
+        return self._request("limits")
+
     def revoked(self) -> Any:
         """Ids of revoked tasks."""
         return self._request("revoked")
@@ -390,6 +395,23 @@ class Control:
         """Sets how often tasks of a name may start in each worker: tasks a second, or `N/s`, `N/m`, `N/h`; 0 is no limit."""
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
         return self.broadcast("rate_limit", arguments, destination=destination, **kwargs)
+
+    def limit(
+        self,
+        task_name: str,
+        global_rate_limit: str | float | None = None,
+        max_concurrency: int | None = None,
+        destination: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> Replies | None:
+        """Changes the limit that tasks of a name have over all workers, until these are started anew; None leaves a part of it as
+        it is, 0 takes it away. All workers are to be told: each asks for turns by the limit that it knows."""
+        arguments = {
+            "task_name": task_name,
+            "global_rate_limit": global_rate_limit,
+            "max_concurrency": max_concurrency,
+        }
+        return self.broadcast("limit", arguments, destination=destination, **kwargs)
 
     def time_limit(
         self,

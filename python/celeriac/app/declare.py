@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["rebase", "task_from_function"]
 
+_LIMITS = frozenset({"global_rate_limit", "max_concurrency", "limit_key"})
+
 
 def task_from_function(
     app: Celery, fun: Callable[..., Any], name: str | None, base: Any, bind: bool, options: dict[str, Any]
@@ -33,6 +35,10 @@ def task_from_function(
         from celeriac.app.middleware import as_middleware
 
         options["middleware"] = as_middleware(options["middleware"])
+    if not _LIMITS.isdisjoint(options):
+        from celeriac.app.limits import check_task
+
+        options = check_task(name, options)
     attributes = {
         "app": app,
         "name": name,

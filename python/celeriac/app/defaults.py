@@ -313,6 +313,7 @@ SETTINGS: dict[str, Setting] = {
     "task_track_pending": Setting("bool", False, ""),
     # Middleware of all tasks: instances, classes, or their dotted names.
     "task_middleware": Setting("list", (), ""),
+    "task_queue_limits": Setting("dict", None, ""),
     "worker_drain_seconds": Setting("float", 25.0, ""),
     "worker_health_address": Setting("string", None, ""),
     "worker_lease_seconds": Setting("float", None, ""),

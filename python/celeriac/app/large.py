@@ -237,15 +237,26 @@ class LargePayloads:
 
     # -- messages
 
-    def stow(self, data: bytes, headers: dict[str, Any], properties: dict[str, Any]) -> bytes:
+    def stow(
+        self, data: bytes, headers: dict[str, Any], properties: dict[str, Any], due_ms: int | None = None
+    ) -> bytes:
         """Puts a body away if it is large, and says so in header and properties.
+
+        Args:
+            data: The body.
+            headers: Of its message.
+            properties: Likewise.
+            due_ms: When the message is due, if not now: the payload is kept for as long after that.
 
         Returns:
             The body to send.
         """
         if len(data) <= self.size:
             return data
-        member = self.put(data, self._expires)
+        ttl = self._expires
+        if ttl is not None and due_ms is not None:
+            ttl += max(0.0, due_ms / 1000 - time.time())
+        member = self.put(data, ttl)
         member["type"], member["encoding"] = properties["content_type"], properties["content_encoding"]
         headers[own.HEADER] = {**(headers.get(own.HEADER) or {}), MEMBER: member}
         properties["content_type"], properties["content_encoding"] = CONTENT_TYPE, "binary"
@@ -298,10 +309,10 @@ def of_app(app: Celery) -> LargePayloads | None:
     return found
 
 
-def stow(app: Celery, data: bytes, headers: dict[str, Any], properties: dict[str, Any]) -> bytes:
+def stow(app: Celery, data: bytes, headers: dict[str, Any], properties: dict[str, Any], due_ms: int | None) -> bytes:
     """What is sent as the body of a message of an app that has a store: see `LargePayloads.stow`."""
     payloads = of_app(app)
-    return data if payloads is None else payloads.stow(data, headers, properties)
+    return data if payloads is None else payloads.stow(data, headers, properties, due_ms)
 
 
 def _store(app: Celery, store: Any) -> PayloadStore:

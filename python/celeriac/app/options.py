@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from celeriac.app import http_tasks, webhooks
+from celeriac.app import http_tasks, limits, webhooks
 from celeriac.app.stores import connection_options
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.serialization import registry
@@ -61,6 +61,7 @@ def worker_options(
         # Without a wish the engine goes by how long tasks take.
         "prefetch_multiplier": conf.chosen("worker_prefetch_multiplier"),
         "tasks": {name: task_options(task) for name, task in tasks.items()},
+        "queue_limits": limits.options_of_queues(app),
         "accept_content": _accepted(conf),
         "max_message_bytes": conf.worker_max_message_bytes or DEFAULT_MAX_MESSAGE_BYTES,
         "time_limit": conf.task_time_limit,
@@ -198,6 +199,7 @@ def task_options(task: Task[..., Any]) -> dict[str, Any]:
         "ignore_result": bool(task.ignore_result),
         "send_events": bool(task.send_events),
         "rate_limit": rate_limit(task),
+        **limits.options_of_task(task),
         "time_limit": task.time_limit,
         "soft_time_limit": task.soft_time_limit,
         "batch": None if task.batch is None else (task.batch.max_size, float(task.batch.max_wait)),

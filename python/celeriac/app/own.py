@@ -34,6 +34,9 @@ OPTIONS: dict[str, str] = {
     "debounce": "celeriac.app.admission:write_debounce",
     "debounce_max_wait": "celeriac.app.admission:write_detail",
     "throttle": "celeriac.app.admission:write_throttle",
+    "global_rate_limit": "celeriac.app.limits:write_limit",
+    "limit_key": "celeriac.app.limits:write_key",
+    "max_concurrency": "celeriac.app.limits:write_limit",
 }
 #: What a task without such options has.
 NONE: Mapping[str, Any] = MappingProxyType({})

@@ -77,18 +77,12 @@ _origin: tuple[int, str] = (0, "")
 class Message:
     """A message ready to send, and what is asked of it afterwards."""
 
-    __slots__ = (
-        "_headers",
-        "admission",
-        "args",
-        "deduplicated",
-        "embed",
-        "id",
-        "ignores",
-        "kwargs",
-        "publication",
-        "task",
-    )
+    __slots__ = ("_headers", "args", "embed", "id", "ignores", "kwargs", "publication", "task")
+
+    #: The key that it needs to be sent; None without one.
+    admission: Admission | None = None
+    #: Its id is that of an earlier call.
+    deduplicated = False
 
     def __init__(
         self,
@@ -106,10 +100,6 @@ class Message:
         self.ignores = ignores
         self.args, self.kwargs, self.embed = content
         self._headers = headers
-        #: The key that it needs to be sent; None without one.
-        self.admission: Admission | None = None
-        #: Its id is that of an earlier call.
-        self.deduplicated = False
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -122,15 +112,25 @@ class Message:
         return self.args, self.kwargs, _embed({}) if self.embed is None else self.embed
 
 
-class HookedMessage(Message):
+class KeyedMessage(Message):
+    """A message that is sent only if its call gets a key."""
+
+    __slots__ = ("admission", "deduplicated")
+
+    def __init__(self, message: Message, admission: Admission | None) -> None:
+        content = message.args, message.kwargs, message.embed
+        super().__init__(message.publication, message.task, message.id, message.ignores, content, message._headers)
+        self.admission = admission
+        self.deduplicated = False
+
+
+class HookedMessage(KeyedMessage):
     """A message of a call that has middleware, which is told how publishing it ends."""
 
     __slots__ = ("_call", "_hooks")
 
     def __init__(self, message: Message, hooks: Hooks, call: Call) -> None:
-        content = message.args, message.kwargs, message.embed
-        super().__init__(message.publication, message.task, message.id, message.ignores, content, message._headers)
-        self.admission = message.admission
+        super().__init__(message, message.admission)
         self._hooks = hooks
         self._call = call
 
@@ -303,7 +303,7 @@ def _compose(
         if conf["large_payload_store"] and conf["task_protocol"] != 1 and stows:
             from celeriac.app import large
 
-            data = large.stow(app, data, written, properties)
+            data = large.stow(app, data, written, properties, due_ms)
             # Others are sent as they are.
             simple = False
     publication = Publication(
@@ -313,8 +313,7 @@ def _compose(
         templates.learn(app, task, target, headers, properties)
     content = (args, kwargs, embed)
     message = Message(publication, headers["task"], headers["id"], headers["ignore_result"], content, headers)
-    message.admission = admitted
-    return message
+    return message if admitted is None else KeyedMessage(message, admitted)
 
 
 def _fill(
@@ -393,6 +392,7 @@ def publish(app: Celery, message: Message, options: Mapping[str, Any]) -> None:
         else:
             from celeriac.app import admission
 
+            assert isinstance(message, KeyedMessage)
             sent = admission.publish(app, message.admission, message, how(app, options))
     except BaseException as exc:
         if isinstance(message, HookedMessage):
@@ -427,6 +427,7 @@ async def publish_later(app: Celery, message: Message, options: Mapping[str, Any
         else:
             from celeriac.app import admission
 
+            assert isinstance(message, KeyedMessage)
             sent = await admission.apublish(app, message.admission, message, (timeout, retry))
     except BaseException as exc:
         if isinstance(message, HookedMessage):

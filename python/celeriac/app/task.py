@@ -76,6 +76,10 @@ class Task(Generic[P, R]):
     throws: tuple[type[BaseException], ...] = ()
     #: `N`, `N/s`, `N/m` or `N/h`.
     rate_limit: str | float | None = None
+    #: The same, over all workers: never more start in any second, minute or hour.
+    global_rate_limit: str | float | None = None
+    #: So many run at the same time, over all workers.
+    max_concurrency: int | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     ignore_result: bool | None = None

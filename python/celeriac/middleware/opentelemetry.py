@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals
 from celeriac.app import own
+from celeriac.exceptions import DuplicateTask
 from celeriac.middleware import Call, Middleware, Run
 
 try:
@@ -92,7 +93,9 @@ class OpenTelemetry(Middleware):
                 if name is not None:
                     span.update_name(name)
                 span.set_attributes(self._names.of_message(call))
-            if exception is not None:
+            if isinstance(exception, DuplicateTask):
+                span.set_attribute("celeriac.duplicate_of", exception.task_id or "")
+            elif exception is not None:
                 _failed(span, exception)
         span.end()
 

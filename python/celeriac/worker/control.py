@@ -182,6 +182,7 @@ _known("query_task", "inspect", "What is known of tasks, by id.", variadic="ids"
 _known("clock", "inspect", "The logical clock.")
 _known("hello", "inspect", "What workers ask each other when they start.", visible=False)
 _known("ping", "inspect", "Who is there.", default_timeout=0.2)
+_known("limits", "inspect", "What runs and waits under limits of all workers.")
 _known("stats", "inspect", "Counters, pool, connection and use of resources.")
 _known("scheduled", "inspect", "Tasks that wait in the worker for their ETA.", alias="dump_schedule")
 _known("reserved", "inspect", "Tasks that were taken and have not begun.", alias="dump_reserved")
@@ -235,6 +236,13 @@ _known(
     "Set how often tasks of a name may start.",
     args=[("task_name", str), ("rate_limit", str)],
     signature="<task_name> <rate_limit (e.g., 5/s | 5/m | 5/h)>",
+)
+_known(
+    "limit",
+    "control",
+    "Set the limit that tasks of a name have over all workers.",
+    args=[("task_name", str), ("global_rate_limit", str), ("max_concurrency", int)],
+    signature="<task_name> <global_rate_limit (e.g., 5/s | 5/m | 5/h)> [max_concurrency]",
 )
 _known(
     "time_limit",

@@ -12,6 +12,7 @@ use crate::backend::{
     Watch,
 };
 use crate::keys::Keys;
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 
 #[async_trait]
@@ -114,6 +115,10 @@ impl ResultBackend for MemoryStore {
 
     async fn watch(&self, task_ids: Vec<String>) -> Result<Box<dyn Watch>, BackendError> {
         Ok(Box::new(MemoryWatch { store: self.0.clone(), task_ids, seen: 0 }))
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
     }
 
     fn counts_chords(&self) -> bool {

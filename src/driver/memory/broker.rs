@@ -16,6 +16,7 @@ use crate::broker::{
     ScheduleState, Settle,
 };
 use crate::keys::{Admission, Admitted, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{ChordClaim, Message, Publication, TopicBinding};
 
 /// A sleep is at least this long, so that a moment that has just passed is not asked for in a loop.
@@ -73,12 +74,6 @@ impl Broker for MemoryStore {
         let mut state = self.0.state.lock();
         let recovered = state.recover(None, now);
         let owner = state.register(&options, now);
-        if state.has_twin(owner) {
-            tracing::warn!(
-                node = options.node,
-                "another consumer of this name is alive; use -n to name them apart"
-            );
-        }
         let queues = state.declare(&options.queues);
         drop(state);
         if recovered > 0 {
@@ -103,6 +98,14 @@ impl Broker for MemoryStore {
         let moved = self.0.state.lock().recall(queue, self.0.clock.now());
         self.0.messages.notify_waiters();
         Ok(moved)
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
+    }
+
+    fn recalls(&self) -> bool {
+        true
     }
 
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {

@@ -12,6 +12,7 @@ mod broker;
 mod chord;
 mod keep;
 mod keys;
+mod limits;
 mod schedule;
 mod state;
 mod topics;
@@ -20,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use state::State;
@@ -40,6 +41,8 @@ struct Shared {
     results: Notify,
     /// Rung after a broadcast, or what may have been one, and after an entry of the stream.
     broadcasts: Notify,
+    /// Counts what came back of limits. Written by whoever gives turns back, watched by their bells.
+    turns: watch::Sender<u64>,
 }
 
 /// Stores by name. They live as long as the process, as a file would: a client that publishes and goes
@@ -71,6 +74,7 @@ impl MemoryStore {
             messages: Notify::new(),
             results: Notify::new(),
             broadcasts: Notify::new(),
+            turns: watch::Sender::new(0),
         }))
     }
 
@@ -79,6 +83,7 @@ impl MemoryStore {
         self.0.messages.notify_waiters();
         self.0.results.notify_waiters();
         self.0.broadcasts.notify_waiters();
+        self.0.turns.send_modify(|version| *version += 1);
     }
 
     fn id(&self) -> String {

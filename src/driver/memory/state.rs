@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::chord::Chords;
 use super::keep::Keepers;
 use super::keys::Entries;
+use super::limits::Limits;
 use super::schedule::Schedule;
 use super::topics::Topics;
 use crate::broker::{
@@ -44,6 +45,7 @@ pub(super) struct State {
     pub(super) keepers: Keepers,
     pub(super) topics: Topics,
     pub(super) keys: Entries,
+    pub(super) limits: Limits,
 }
 
 #[derive(Default)]
@@ -77,7 +79,6 @@ struct Claim {
 }
 
 struct Owner {
-    node: String,
     expires: UnixMillis,
     /// Its consumer was dropped without a goodbye, which is as if its process had died.
     gone: bool,
@@ -171,15 +172,9 @@ impl State {
 
     pub(super) fn register(&mut self, options: &ConsumerOptions, now: UnixMillis) -> u64 {
         let id = self.number();
-        let owner = Owner { node: options.node.clone(), expires: now.after(options.lease), gone: false };
+        let owner = Owner { expires: now.after(options.lease), gone: false };
         self.owners.insert(id, owner);
         id
-    }
-
-    /// Another owner of the same node name that is alive.
-    pub(super) fn has_twin(&self, owner: u64) -> bool {
-        let Some(own) = self.owners.get(&owner) else { return false };
-        self.owners.iter().any(|(id, other)| *id != owner && other.node == own.node && !other.gone)
     }
 
     pub(super) fn knows(&self, owner: u64) -> bool {
@@ -472,6 +467,7 @@ impl State {
         self.results.retain(|_, kept| kept.expires.is_none_or(|expires| expires > now));
         self.chords.sweep(now);
         self.keys.sweep(now);
+        self.limits.sweep(now);
         self.broadcasts.retain(|_, broadcast| broadcast.expires > now);
         self.recover(None, now);
     }

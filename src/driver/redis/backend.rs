@@ -12,6 +12,7 @@ use super::groups;
 use super::guard;
 use super::inspect;
 use super::keep;
+use super::limits::RedisLimits;
 use super::link::Link;
 use super::record::{self, ResultPlace, STORE_RESULTS};
 use super::script::Script;
@@ -25,6 +26,7 @@ use crate::broker::BrokerError;
 use crate::clock::Clock;
 use crate::driver::ConnectOptions;
 use crate::keys::Keys;
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
@@ -54,6 +56,7 @@ pub(super) struct RedisBackend {
     server_id: String,
     /// Parts of chords are kept in the order of the header, otherwise as they come (`result_chord_ordered`).
     pub(super) ordered: bool,
+    clock: Clock,
 }
 
 impl RedisBackend {
@@ -67,7 +70,8 @@ impl RedisBackend {
         let link = Arc::new(Link::new(address, connecting, answering));
         let watches = Watches::new(link.clone(), place.clone(), content_type.clone(), connecting);
         let ordered = options.transport.get("result_chord_ordered").is_none_or(truth);
-        Ok(Self { link, watches, place, content_type, server_id, ordered })
+        let clock = options.clock.clone();
+        Ok(Self { link, watches, place, content_type, server_id, ordered, clock })
     }
 
     async fn store_chunk(&self, records: &[ResultRecord]) -> Result<(), BackendError> {
@@ -192,6 +196,10 @@ impl ResultBackend for RedisBackend {
     async fn examine(&self) -> Result<StoreReport, BackendError> {
         let clock = Clock::system();
         Ok(inspect::examine(&self.link, || clock.now()).await?)
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(RedisLimits::store(self.link.clone(), &self.place.prefix, &self.clock))
     }
 
     fn counts_chords(&self) -> bool {

@@ -14,6 +14,7 @@ use super::address::Address;
 use super::consumer::RedisConsumer;
 use super::inbox::RedisInbox;
 use super::keys::Layout;
+use super::limits::RedisLimits;
 use super::link::Link;
 use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
@@ -24,6 +25,7 @@ use crate::broker::{
 use crate::clock::{Clock, UnixMillis};
 use crate::driver::{ConnectOptions, Threading};
 use crate::keys::{Admission, Admitted, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{Envelope, Message, Publication, TopicBinding, Topology};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
@@ -180,6 +182,14 @@ impl Broker for RedisBroker {
 
     async fn recall(&self, queue: &str) -> Result<u64, BrokerError> {
         self.unpark(queue).await
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(RedisLimits::store(self.0.clone(), &self.0.layout.prefix, &self.0.clock))
+    }
+
+    fn recalls(&self) -> bool {
+        true
     }
 
     async fn mentions(&self, texts: &[String]) -> Result<Option<Vec<bool>>, BrokerError> {

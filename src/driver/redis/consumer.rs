@@ -181,7 +181,7 @@ impl Inner {
             if other.is_dead() {
                 let ended = self.store.recover(&other.token, End::Gone, self.options.max_crashes).await?;
                 recovered += ended.unwrap_or(0);
-            } else if other.holder.node == self.options.node {
+            } else if other.holder.node == self.options.node && other.holder.process != self.process {
                 tracing::warn!(
                     node = self.options.node,
                     "processes {} and {} both consume as {}: give each a name of its own with -n",

@@ -1,6 +1,6 @@
 //! What operators ask: the queues and their counts, and what is wrong with the server.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use redis::{cmd, pipe};
 
@@ -119,10 +119,25 @@ impl Shared {
     pub(super) async fn examine(&self) -> Result<StoreReport, BrokerError> {
         self.measure_clock().await?;
         let mut report = examine(&self.link, self.our_clock()).await.map_err(|error| self.failed(error))?;
-        let mut leases = cmd("ZCOUNT");
-        leases.arg(self.layout.consumers()).arg(self.now().0).arg("+inf");
-        report.workers = Some(self.link.query(&leases).await.map_err(|error| self.failed(error))?);
+        report.workers = Some(self.workers().await.map_err(|error| self.failed(error))?);
         Ok(report)
+    }
+
+    /// How many workers have a lease now: each may have several consumers.
+    async fn workers(&self) -> Result<u64, LinkError> {
+        let mut leases = cmd("ZRANGEBYSCORE");
+        leases.arg(self.layout.consumers()).arg(self.now().0).arg("+inf");
+        let tokens: Vec<String> = self.link.query(&leases).await?;
+        if tokens.is_empty() {
+            return Ok(0);
+        }
+        let mut processes = cmd("HMGET");
+        processes.arg(self.layout.processes()).arg(&tokens);
+        let processes: Vec<Option<String>> = self.link.query(&processes).await?;
+        // Before the blank is what differs between the consumers of one worker.
+        let holder = |text: &String| text.split_once(' ').map(|(_, holder)| holder.to_owned());
+        let known: HashSet<_> = processes.iter().flatten().filter_map(holder).collect();
+        Ok(known.len() as u64)
     }
 }
 

@@ -100,6 +100,11 @@ impl Layout {
         &self.shared[2]
     }
 
+    /// Who each consumer is: a hash by tokens.
+    pub(super) fn processes(&self) -> &str {
+        &self.shared[3]
+    }
+
     pub(super) fn dead(&self) -> &str {
         &self.shared[5]
     }

@@ -6,6 +6,7 @@
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `groups`, `watch`: results; `chord`: how parts of chords are counted.
 //! - `own_keys`: keys that calls take, in either.
+//! - `limits`: limits of all workers.
 
 mod address;
 mod backend;
@@ -26,6 +27,7 @@ mod inspect;
 mod keep;
 mod kept;
 mod keys;
+mod limits;
 mod link;
 mod listen;
 mod mentions;

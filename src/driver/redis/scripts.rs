@@ -32,6 +32,7 @@ scripts! {
     COUNT = "lua/count.lua";
     HOLD_CHORD = "lua/hold_chord.lua";
     FINISH_CHORD = "lua/finish_chord.lua";
+    TURNS = "lua/turns.lua";
 }
 
 /// A commit, and the end of the chord whose body it calls.

@@ -16,6 +16,7 @@ use crate::backend::{
     BackendError, ChordClaim, Counted, GroupRecord, KeptValue, ResultBackend, Stalled, Watch,
 };
 use crate::keys::Keys;
+use crate::limits::LimitStore;
 use crate::protocol::{ChordPart, ResultRecord};
 
 impl SqliteStore {
@@ -97,6 +98,10 @@ impl ResultBackend for SqliteStore {
             .map_err(self.backend_error())?;
         self.0.signals.bells.arm(Kind::Results, None);
         Ok(Box::new(SqliteWatch { store: self.0.clone(), task_ids, inbox, seen: None }))
+    }
+
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
     }
 
     fn counts_chords(&self) -> bool {

@@ -11,7 +11,7 @@ use super::doorbell::Kind;
 use super::fault::Fault;
 use super::step::{self, Step, last_number};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, broadcast, chord, keys, owner, queue, results, schedule};
+use super::{Shared, SqliteStore, broadcast, chord, keys, limits, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
     QueueStatus, Rebind, ScheduleLease, ScheduleState,
@@ -19,6 +19,7 @@ use crate::broker::{
 use crate::clock::UnixMillis;
 use crate::driver::routing;
 use crate::keys::{Admission, Admitted, Keys};
+use crate::limits::LimitStore;
 use crate::protocol::{Message, Publication, TopicBinding};
 use crate::report::StoreReport;
 
@@ -113,6 +114,14 @@ impl Broker for SqliteStore {
         found.map(Some).map_err(self.broker_error())
     }
 
+    fn limits(&self) -> Option<Arc<dyn LimitStore>> {
+        Some(self.limit_store())
+    }
+
+    fn recalls(&self) -> bool {
+        true
+    }
+
     async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         let now = self.0.clock.now();
         self.0.read(|connection| queue::statuses(connection, now)).map_err(self.broker_error())
@@ -132,9 +141,11 @@ impl Broker for SqliteStore {
         let workers = self
             .0
             .read(|connection| {
-                connection.query_row("SELECT count(*) FROM owner WHERE expires_ms > ?1", [now.0], |row| {
-                    row.get::<_, i64>(0)
-                })
+                connection.query_row(
+                    "SELECT count(*) FROM (SELECT DISTINCT node, host, pid FROM owner WHERE expires_ms > ?1)",
+                    [now.0],
+                    |row| row.get::<_, i64>(0),
+                )
             })
             .map_err(self.broker_error())?;
         Ok(StoreReport {
@@ -229,6 +240,7 @@ impl Broker for SqliteStore {
             .submit(Durability::Relaxed, |step| {
                 broadcast::sweep(step)?;
                 keys::sweep(step)?;
+                limits::sweep(step)?;
                 owner::recover(step, 0)
             })
             .await

@@ -44,7 +44,7 @@ impl SqliteConsumer {
                 step.queue(name)?;
             }
             let id = owner::register(step, &own, &process)?;
-            Ok((id, owner::twins(step, id, &own.node)?))
+            Ok((id, owner::twins(step, &own.node, &process)?))
         };
         let (id, twins) = store.writer.submit(Durability::Relaxed, register).await?;
         for pid in twins {

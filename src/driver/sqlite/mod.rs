@@ -25,6 +25,7 @@ mod doorbell;
 mod fault;
 mod guard;
 mod keys;
+mod limits;
 mod owner;
 mod queue;
 mod results;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Notify;
+use tokio::sync::watch::Sender;
 
 use crate::broker::BrokerError;
 use crate::clock::Clock;
@@ -128,6 +130,8 @@ struct Signals {
     broadcasts: Notify,
     /// Rung after an entry of the stream.
     streams: Notify,
+    /// Counts what came back of limits. Written by whoever hears of it, watched by their bells.
+    turns: Sender<u64>,
     watches: Watches,
 }
 
@@ -175,6 +179,7 @@ fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
         messages: Notify::new(),
         broadcasts: Notify::new(),
         streams: Notify::new(),
+        turns: Sender::new(0),
         watches: Watches::default(),
     });
     let durable = if options.survive_power_cut { Synchronous::Full } else { Synchronous::Normal };
@@ -229,6 +234,9 @@ impl Signals {
         }
         if rings.has(Kind::Stream) {
             self.streams.notify_waiters();
+        }
+        if rings.has(Kind::Turns) {
+            self.turns.send_modify(|version| *version += 1);
         }
     }
 }

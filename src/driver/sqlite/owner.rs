@@ -52,10 +52,10 @@ pub(super) fn register(step: &Step<'_>, options: &ConsumerOptions, process: &Pro
     Ok(id)
 }
 
-/// Pids of other consumers of this name that hold a lease.
-pub(super) fn twins(step: &Step<'_>, id: i64, node: &str) -> Result<Vec<i64>> {
-    step.sql("SELECT pid FROM owner WHERE node = ?1 AND id <> ?2")?
-        .query_map(params![node, id], |row| row.get(0))?
+/// Pids of other processes that consume under this name and hold a lease. A worker's own process has several consumers.
+pub(super) fn twins(step: &Step<'_>, node: &str, own: &Process) -> Result<Vec<i64>> {
+    step.sql("SELECT DISTINCT pid FROM owner WHERE node = ?1 AND NOT (host = ?2 AND pid = ?3)")?
+        .query_map(params![node, own.host, own.pid], |row| row.get(0))?
         .collect()
 }
 

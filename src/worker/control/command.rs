@@ -53,7 +53,7 @@ impl ConsumerLoop {
     }
 
     /// What was parked until its turn by the old limit comes back, to be given a turn by the new one.
-    fn recall(&self) {
+    pub(in super::super) fn recall(&self) {
         let (broker, log) = (self.stores.broker.clone(), self.log.clone());
         let queues = self.options.queues.clone();
         self.chores.push(Box::pin(async move {
@@ -70,7 +70,7 @@ impl ConsumerLoop {
             };
             if let Some(why) = failed {
                 log.line(Level::Warning, LOGGER, || {
-                    format!("tasks that wait for the turn of their old rate limit go on waiting: {why}")
+                    format!("tasks that were parked until their turn go on waiting: {why}")
                 });
             }
             Chore::Answered

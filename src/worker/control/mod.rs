@@ -14,6 +14,7 @@ pub(super) mod mingle;
 mod arguments;
 mod command;
 mod inspect;
+mod limits;
 mod queues;
 mod revoke;
 mod usage;
@@ -228,6 +229,8 @@ impl ConsumerLoop {
             "revoke" | "terminate" => self.control_revoke(request),
             "revoke_by_stamped_headers" => self.control_revoke_stamped(request),
             "rate_limit" => self.control_rate_limit(request),
+            "limit" => self.control_limit(request),
+            "limits" => self.inspect_limits(),
             "time_limit" => self.control_time_limit(request),
             "add_consumer" => self.control_add_consumer(request),
             "cancel_consumer" => self.control_cancel_consumer(request),

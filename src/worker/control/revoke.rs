@@ -71,7 +71,7 @@ impl ConsumerLoop {
             }
         }
         // One that does not run here may be a call that the second loop makes: it knows which of them wait.
-        if !self.revoke_aside(&waiting, signal) {
+        if !waiting.is_empty() && !self.revoke_aside(&waiting, signal) {
             self.mark_revoked(waiting);
         }
         found

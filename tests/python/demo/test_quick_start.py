@@ -65,7 +65,7 @@ def test_the_quick_start_of_the_readme_prints_what_it_says(tmp_path: Path) -> No
 
 def test_every_python_block_of_the_docs_compiles() -> None:
     seen = 0
-    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for kind, body in BLOCK.findall(path.read_text()):
             if kind == "python":
                 compile(body, str(path), "exec", flags=0x2000)  # top-level await is fine in an example

@@ -133,6 +133,12 @@ def test_arguments_of_a_task_without_a_result_are_deleted_too(place: Project) ->
     wait_until(lambda: files(place) == [], "all are deleted")
 
 
+def test_what_is_due_later_is_kept_for_longer(place: Project) -> None:
+    place.send("length", "x" * LARGE, countdown=30 * 24 * 3600)
+    [kept] = files(place)
+    assert kept.stat().st_mtime - time.time() > 36 * 24 * 3600
+
+
 def test_small_ones_are_sent_as_they_are(either: Project) -> None:
     either.start("-c", "1")
     assert either.send("length", "x" * 90_000).get(timeout=20) == 90_000

@@ -207,6 +207,30 @@ def test_an_asynchronous_session_has_an_outbox_too(shop: Shop, database: str) ->
     assert sorted(headers["id"] for headers in shop.taken()) == sorted(kept)
 
 
+def test_calls_with_a_key_get_it_when_they_are_sent_and_a_repeated_attempt_sends_nothing(shop: Shop) -> None:
+    with Session(shop.engine) as session, session.begin(), celeriac.outbox(session, shop.app):
+        first = shop.bill.apply_async((1,), idempotency_key="order-1")
+        shop.bill.apply_async((1,), idempotency_key="order-1")
+    with shop.engine.begin() as connection:
+        rows = [dict(row) for row in connection.execute(shop.table.select()).mappings()]
+    assert (len(rows), shop.waiting()) == (2, 0)
+
+    Relay(shop.app, shop.engine).drain()
+    # As if it had died before it could delete them.
+    with shop.engine.begin() as connection:
+        connection.execute(shop.table.insert(), rows)
+    Relay(shop.app, shop.engine).drain()
+
+    assert shop.rows() == 0
+    assert [headers["id"] for headers in shop.taken()] == [first.id]
+    with (
+        Session(shop.engine) as session,
+        celeriac.outbox(session, shop.app),
+        pytest.raises(ValueError, match="debounce"),
+    ):
+        shop.bill.apply_async((1,), debounce=5.0)
+
+
 def test_wrong_use_is_told_where_it_is(shop: Shop, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="is no session of SQLAlchemy's"):
         celeriac.outbox(shop.engine, shop.app)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celery
 
     Retry = tuple[int | None, float, float, float | None]
+    #: Key, kind, longest wait, task id, token and time to live.
+    Wanted = tuple[str, str, int | None, str, str, int]
 
 __all__ = ["Taker", "capture"]
 
@@ -84,6 +86,46 @@ class CapturingClient:
         from celeriac.result import _aio
 
         self.publish(batch, timeout, retry, results)
+        _aio.answer(token, _nothing())
+
+    def publish_admitted(
+        self,
+        publication: Publication,
+        wanted: Wanted,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        results: bool = False,
+    ) -> tuple[str, int | None] | None:
+        """The same of a call that wants a key. Who has it shows when it is published.
+
+        Raises:
+            ValueError: The call is debounced: others would have to know it by then.
+        """
+        taker = _taker.get()
+        if taker is None:
+            return self._client.publish_admitted(publication, wanted, timeout, retry, results)
+        if wanted[1] == "d":
+            raise ValueError("debounce cannot be combined with an outbox or on_commit: debounce the task that it calls")
+        taker(self._app, Content(self._taken_steps(), [publication], results, wanted))
+        return None
+
+    def publish_admitted_later(
+        self,
+        publication: Publication,
+        wanted: Wanted,
+        timeout: float | None,
+        retry: Retry | None,
+        results: bool,
+        completions: Completions,
+        token: int,
+    ) -> None:
+        """The same for coroutines."""
+        if _taker.get() is None:
+            self._client.publish_admitted_later(publication, wanted, timeout, retry, results, completions, token)
+            return
+        from celeriac.result import _aio
+
+        self.publish_admitted(publication, wanted, timeout, retry, results)
         _aio.answer(token, _nothing())
 
     def start_chord(self, group_id: str, size: int, expires_ms: int | None = None) -> None:

@@ -70,14 +70,25 @@ def publish(app: Celery, contents: Sequence[Content], timeout: float | None = PU
         OperationalError: Broker or result backend do not take it.
     """
     client: Any = app._engine.core
-    publications = [one for content in contents for one in content.publications]
+    publications = [one for content in contents if content.key is None for one in content.publications]
     for content in contents:
         for name, given in content.steps:
             if name == "guard_chords":
                 client.guard_chords(*given, content.publications)
             elif name == "start_chord":
                 client.start_chord(*given)
-    client.publish(publications, timeout, None, any(content.results for content in contents))
+    if publications:
+        client.publish(publications, timeout, None, any(content.results for content in contents))
+    for content in contents:
+        if content.key is not None:
+            (publication,) = content.publications
+            # With the token of the first attempt: one that was made before is known again.
+            other = client.publish_admitted(publication, content.key, timeout, None, content.results)
+            if other is None:
+                publications.append(publication)
+            else:
+                headers = publication.headers
+                logger.info("%s[%s] is not sent: %s has its key", headers.get("task"), headers.get("id"), other[0])
     if app.conf.task_send_sent_event:
         app.events.tasks_sent(publications)
 
@@ -102,8 +113,8 @@ class Relay:
         self._locks = engine.dialect.name in _SKIP_LOCKED
         # Written by `stop`, in whatever thread or signal handler.
         self._stopping = False
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
+        # Written to by `stop`, and waited for, while `run` runs: which makes it, and closes it.
+        self._wake: tuple[int, int] | None = None
 
     @classmethod
     def of_url(cls, app: Celery, url: str) -> Relay:
@@ -254,6 +265,16 @@ class Relay:
 
     def run(self) -> None:
         """Sends until it is stopped. Outages of database and broker are logged, and waited for."""
+        wake = self._wake = os.pipe()
+        os.set_blocking(wake[1], False)
+        try:
+            self._run(wake[0])
+        finally:
+            self._wake = None
+            for descriptor in wake:
+                os.close(descriptor)
+
+    def _run(self, wake: int) -> None:
         pause = PAUSE_SECONDS[0]
         listener: _Listener | None = None
         while not self._stopping:
@@ -268,13 +289,13 @@ class Relay:
                 if (sent := self.drain()) > 0:
                     logger.info("Sent %d rows of the outbox", sent)
                 pause = PAUSE_SECONDS[0]
-                listener.wait(self._wake_read, float(self._app.conf.outbox_poll_seconds))
+                listener.wait(wake, float(self._app.conf.outbox_poll_seconds))
             except Exception as exc:
                 logger.error("The outbox waits %.1f s: %s: %s", pause, type(exc).__name__, exc)
                 if listener is not None:
                     listener.close()
                     listener = None
-                select.select([self._wake_read], [], [], pause)
+                select.select([wake], [], [], pause)
                 pause = min(2 * pause, PAUSE_SECONDS[1])
         if listener is not None:
             listener.close()
@@ -282,8 +303,11 @@ class Relay:
     def stop(self, *_: Any) -> None:
         """Ends `run` after what it does right now. May be called by any thread, and is a signal handler."""
         self._stopping = True
-        with suppress(BlockingIOError):
-            os.write(self._wake_write, b"x")
+        wake = self._wake
+        if wake is not None:
+            # Closed meanwhile: it has ended.
+            with suppress(OSError):
+                os.write(wake[1], b"x")
 
 
 class _Pending:

@@ -94,11 +94,14 @@ class Content(NamedTuple):
     publications: list[Publication]
     #: Whether anybody wants their results.
     results: bool
+    #: The key that the one message has to get, as the engine takes it; None without one.
+    key: tuple[Any, ...] | None = None
 
     def dump(self) -> str:
         """As text: JSON that people can read where the bodies are text."""
         messages = [_plain(publication) for publication in self.publications]
-        return json.dumps({"v": 1, "steps": self.steps, "messages": messages, "results": self.results})
+        content = {"v": 1, "steps": self.steps, "messages": messages, "results": self.results}
+        return json.dumps(content if self.key is None else {**content, "key": self.key})
 
     @classmethod
     def load(cls, text: str) -> Content:
@@ -111,7 +114,8 @@ class Content(NamedTuple):
         if not isinstance(found, dict) or found.get("v") != 1:
             raise ValueError("the row was written by another version of celeriac")
         steps = [(name, given) for name, given in found["steps"]]
-        return cls(steps, [_publication(message) for message in found["messages"]], bool(found["results"]))
+        key = tuple(found["key"]) if "key" in found else None
+        return cls(steps, [_publication(message) for message in found["messages"]], bool(found["results"]), key)
 
 
 def _plain(publication: Publication) -> dict[str, Any]:

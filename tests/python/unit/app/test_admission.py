@@ -14,6 +14,7 @@ import pytest
 from celeriac import Celery, chain, group
 from celeriac.app.admission import entry_options
 from celeriac.exceptions import DuplicateTask, ImproperlyConfigured, LockNotAcquired
+from celeriac.middleware import Middleware
 from celeriac.utils import uuid
 
 
@@ -136,6 +137,32 @@ def test_a_debounced_call_is_not_put_off_for_ever(app: Celery) -> None:
 
     assert message.publication.due_ms is not None
     assert message.publication.due_ms < asked + 190
+
+
+def test_middleware_is_told_that_a_call_was_not_sent(app: Celery) -> None:
+    told: list[Any] = []
+
+    class Seen(Middleware):
+        def after_publish(self, call: Any, exception: BaseException | None) -> None:
+            told.append(exception)
+
+    app.add_middleware(Seen())
+    unique = task_of(app, unique="finished")
+    first = unique.delay()
+    unique.delay()
+    asyncio.run(unique.aapply_async())
+    with pytest.raises(DuplicateTask):
+        unique.apply_async(on_duplicate="raise")
+
+    assert told[0] is None
+    assert [(type(one), one.task_id) for one in told[1:]] == [(DuplicateTask, first.id)] * 3
+
+
+def test_eager_tasks_run_every_time(app: Celery) -> None:
+    app.conf.task_always_eager = True
+    unique = app.task(name="e", unique="finished")(lambda x: x)
+
+    assert [unique.delay(1).get(), unique.apply_async((2,), idempotency_key="k").get()] == [1, 2]
 
 
 @pytest.mark.parametrize(
