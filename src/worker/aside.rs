@@ -85,6 +85,7 @@ impl Worker {
             chord_lost_after: None,
             heartbeat: None,
             health_address: None,
+            topics: None,
             control: ControlOptions { enabled: false, ..ControlOptions::default() },
             ..self.options.clone()
         };

@@ -46,6 +46,7 @@ use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
 use crate::clock::Clock;
 use crate::limits::{Answers, LimitError};
 use crate::numbers::NumberMap;
+use crate::protocol::Queue;
 
 /// Outcomes that may wait for their commit before no more is claimed.
 const MAX_UNCOMMITTED: usize = 500;
@@ -124,6 +125,8 @@ pub(super) struct ConsumerLoop {
     pub(super) payloads: NumberMap<Box<str>>,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
+    /// What stands for the stream of what happens to tasks, if it is wanted.
+    pub(super) stream: Option<Arc<Queue>>,
     /// What hears control requests, if anything does.
     pub(super) ear: Option<Ear>,
     /// The loop that makes HTTP calls, if this worker makes any.
