@@ -183,6 +183,7 @@ async fn round(consumer: &dyn Consumer, number: usize, with_results: bool) -> us
             content_type: "application/json".to_owned(),
             expires_ms: Some(86_400_000),
             reply_to: None,
+            retain: None,
         };
         done(claimed.claim, if with_results { vec![result] } else { Vec::new() })
     });

@@ -103,6 +103,7 @@ async fn through(store: &SqliteStore) {
                 content_type: "application/json".to_owned(),
                 expires_ms: Some(86_400_000),
                 reply_to: None,
+                retain: None,
             }],
             ..Commit::default()
         });

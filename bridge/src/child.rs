@@ -145,6 +145,12 @@ impl Execution {
         Ok(self.unpack()?.routing_key)
     }
 
+    /// The queue it came from, where that matters to the child.
+    #[getter]
+    fn queue(&self) -> PyResult<Option<&str>> {
+        Ok(self.unpack()?.queue)
+    }
+
     #[getter]
     fn redelivered(&self) -> PyResult<bool> {
         Ok(self.unpack()?.redelivered)

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use celeriac::backend::{GroupRecord, KeptValue};
-use celeriac::broker::{ConsumerOptions, DeadLetter};
+use celeriac::broker::{ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, Resolution};
 use celeriac::client::{self, ClientError, RetryPolicy, Sending};
+use celeriac::clock::UnixMillis;
 use celeriac::driver::Threading;
 use celeriac::keys::{Admission, Admitted, Held, Kind};
 use celeriac::report::StoreReport;
@@ -371,6 +372,69 @@ impl Client {
         letters.iter().map(|letter| dead_letter(py, letter)).collect()
     }
 
+    /// The dead letters that fit all that the filter names, oldest first.
+    fn find_dead<'py>(
+        &self,
+        py: Python<'py>,
+        filter: &Bound<'_, PyDict>,
+        limit: usize,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let given = Options::new("filter", filter)?;
+        let filter = DeadFilter {
+            ids: given.take("ids")?,
+            queue: given.take("queue")?,
+            reason: given.take("reason")?,
+            task: given.take("task")?,
+            since: given.take("since_ms")?.map(UnixMillis),
+            until: given.take("until_ms")?.map(UnixMillis),
+        };
+        given.finish()?;
+        let filter = &filter;
+        let letters = self.now(py, |client| async move { client.find_dead(filter, limit).await })?;
+        letters.iter().map(|letter| dead_letter(py, letter)).collect()
+    }
+
+    /// How many there are, and when the oldest died, in ms of Unix time.
+    fn dead_stats(&self, py: Python<'_>) -> PyResult<(u64, Option<i64>)> {
+        let stats = self.now(py, |client| async move { client.dead_stats().await })?;
+        Ok((stats.count, stats.oldest.map(|at| at.0)))
+    }
+
+    /// Publishes something in the place of each dead letter, or drops it; tells which were there.
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    fn resolve_dead(
+        &self,
+        py: Python<'_>,
+        resolutions: Vec<(u64, Option<Py<Publication>>)>,
+    ) -> PyResult<Vec<u64>> {
+        let resolutions: Vec<Resolution> = resolutions
+            .iter()
+            .map(|(id, one)| Resolution { id: *id, publication: one.as_ref().map(|one| one.get().0.clone()) })
+            .collect();
+        let resolutions = &resolutions;
+        self.now(py, |client| async move { client.resolve_dead(resolutions).await })
+    }
+
+    /// Removes dead letters that are too old, or too many.
+    #[pyo3(signature = (max_age = None, max_count = None))]
+    fn trim_dead(&self, py: Python<'_>, max_age: Option<f64>, max_count: Option<u64>) -> PyResult<u64> {
+        let limits = DeadLimits { max_age: maybe_seconds(max_age)?, max_count };
+        let limits = &limits;
+        self.now(py, |client| async move { client.trim_dead(limits).await })
+    }
+
+    /// Which of these queues are paused.
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes lists, it lends none")]
+    fn paused(&self, py: Python<'_>, queues: Vec<String>) -> PyResult<Vec<String>> {
+        let queues = &queues;
+        self.now(py, |client| async move { client.paused(queues).await })
+    }
+
+    /// Notes that a queue is paused, or not any more.
+    fn set_paused(&self, py: Python<'_>, queue: &str, paused: bool) -> PyResult<()> {
+        self.now(py, |client| async move { client.set_paused(queue, paused).await })
+    }
+
     fn broadcast(
         &self,
         py: Python<'_>,
@@ -499,6 +563,7 @@ fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py,
     dict.set_item("queue", &letter.queue)?;
     dict.set_item("reason", &letter.reason)?;
     dict.set_item("detail", &letter.detail)?;
+    dict.set_item("traceback", &letter.traceback)?;
     dict.set_item("crashes", letter.crashes)?;
     dict.set_item("died_ms", letter.died.0)?;
     // A letter may be dead because its headers cannot be read.

@@ -53,6 +53,7 @@ pub(crate) fn json_record(
         content_type: JSON.to_owned(),
         expires_ms,
         reply_to: None,
+        retain: None,
     };
     Ok(ResultRecord(record))
 }

@@ -103,7 +103,15 @@ impl ResultRecord {
         expires_ms: Option<u64>,
     ) -> Self {
         let record = Bytes::copy_from_slice(record.as_bytes());
-        Self(protocol::ResultRecord { task_id, state, record, content_type, expires_ms, reply_to: None })
+        Self(protocol::ResultRecord {
+            task_id,
+            state,
+            record,
+            content_type,
+            expires_ms,
+            reply_to: None,
+            retain: None,
+        })
     }
 
     #[getter]

@@ -290,11 +290,12 @@ impl Drop for Worker {
 }
 
 /// What may happen to a request, as Python calls it.
-const EVENTS: [(&str, TaskEvent); 4] = [
+const EVENTS: [(&str, TaskEvent); 5] = [
     ("received", TaskEvent::Received),
     ("revoked", TaskEvent::Revoked),
     ("unknown", TaskEvent::Unknown),
     ("rejected", TaskEvent::Rejected),
+    ("dead", TaskEvent::Dead),
 ];
 
 /// What happens to a request, by its name in Python.
@@ -331,7 +332,7 @@ fn stats_to(py: Python<'_>, stats: Stats) -> PyResult<Bound<'_, PyDict>> {
     }
     copy! {
         claimed finished succeeded failed retried revoked refused lost released parked stale crashed
-        committed batches replaced reconnected events_sent events_dropped ready held outstanding totals pids
+        buried committed batches replaced reconnected events_sent events_dropped ready held outstanding dead_letters dead_oldest_ms totals pids
     }
     Ok(dict)
 }

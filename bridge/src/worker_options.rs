@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celeriac::backoff::Backoff;
+use celeriac::broker::DeadLimits;
 use celeriac::driver::Threading;
 use celeriac::worker::http::{Guard, HttpOptions, Secrets};
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
-    About, AutoscaleOptions, BatchOptions, ControlOptions, LimitOptions, RateLimit, ServiceManager,
-    TaskEvent, TaskOptions, WorkerOptions, health_address, parse_window_rate,
+    About, AutoscaleOptions, BatchOptions, ControlOptions, LimitOptions, Policy, QueueDefaults, RateLimit,
+    ServiceManager, TaskEvent, TaskOptions, WorkerOptions, health_address, parse_window_rate,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -103,6 +104,12 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
             None => None,
         },
         autoscale: autoscale(given)?,
+        queue_defaults: queue_defaults(given)?,
+        dead_letter: given.take("dead_letter")?.unwrap_or_default(),
+        dead_limits: DeadLimits {
+            max_age: given.duration("dead_letter_max_age")?,
+            max_count: given.take("dead_letter_max_count")?,
+        },
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
         control: control(given)?,
@@ -242,6 +249,7 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
         limit: limit(&given)?,
         time_limit: given.duration("time_limit")?,
         soft_time_limit: given.duration("soft_time_limit")?,
+        policy: policy(&given)?,
         batch: batch(&given)?,
     };
     // What only the child looks at.
@@ -249,6 +257,32 @@ fn task(given: Options<'_>) -> PyResult<TaskOptions> {
     given.take::<bool>("ignore_result")?;
     given.finish()?;
     Ok(options)
+}
+
+/// What a task or a queue asks for beyond Celery's options.
+fn policy(given: &Options<'_>) -> PyResult<Policy> {
+    Ok(Policy {
+        dead_letter: given.take("dead_letter")?,
+        keep_successes: given.take("keep_successes")?,
+        keep_failures: given.take("keep_failures")?,
+        result_expires_ms: given.take("result_expires_ms")?,
+    })
+}
+
+fn queue_defaults(given: &Options<'_>) -> PyResult<HashMap<String, QueueDefaults>> {
+    let Some(queues) = given.take::<Bound<'_, PyDict>>("queue_defaults")? else { return Ok(HashMap::new()) };
+    let read = |(name, options): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+        let name: String = name.extract()?;
+        let given = Options::new(format!("queue {name}"), options.cast::<PyDict>()?)?;
+        let defaults = QueueDefaults {
+            policy: policy(&given)?,
+            time_limit: given.duration("time_limit")?,
+            soft_time_limit: given.duration("soft_time_limit")?,
+        };
+        given.finish()?;
+        Ok((name, defaults))
+    };
+    queues.iter().map(read).collect()
 }
 
 fn batch(given: &Options<'_>) -> PyResult<Option<BatchOptions>> {
@@ -280,8 +314,9 @@ fn pool(given: &Options<'_>, options: &WorkerOptions) -> PyResult<ProcessPool> {
             Spawner::fork_server(stream, argv)
         }
     };
-    let hard_limits =
-        options.time_limit.is_some() || options.tasks.values().any(|task| task.time_limit.is_some());
+    let hard_limits = options.time_limit.is_some()
+        || options.tasks.values().any(|task| task.time_limit.is_some())
+        || options.queue_defaults.values().any(|queue| queue.time_limit.is_some());
     let pool = ProcessPoolOptions {
         processes,
         slots,

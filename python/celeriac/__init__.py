@@ -35,15 +35,18 @@ if TYPE_CHECKING:
     from celeriac.canvas.rebuild import maybe_signature
     from celeriac.canvas.signature import Signature, signature, subtask
     from celeriac.entities import Exchange, Queue, binding
+    from celeriac.queues import Backoff, QueueDefaults
     from celeriac.result import AsyncResult
     from celeriac.utils import uuid
 
 __all__ = [
     "AsyncResult",
+    "Backoff",
     "Batch",
     "Celery",
     "Exchange",
     "Queue",
+    "QueueDefaults",
     "Signature",
     "Task",
     "__version__",
@@ -69,10 +72,12 @@ __all__ = [
 
 _HOMES = {
     "AsyncResult": "celeriac.result",
+    "Backoff": "celeriac.queues",
     "Batch": "celeriac.app.batches",
     "Celery": "celeriac.app.base",
     "Exchange": "celeriac.entities",
     "Queue": "celeriac.entities",
+    "QueueDefaults": "celeriac.queues",
     "Signature": "celeriac.canvas.signature",
     "Task": "celeriac.app.task",
     "__version__": "celeriac._core",

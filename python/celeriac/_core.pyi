@@ -323,7 +323,20 @@ class Client:
     def queues(self) -> list[dict[str, Any]]:
         """name, ready, claimed, parked, dead."""
     def dead_letters(self, queue: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """id, queue, reason, detail, crashes, died_ms, headers (None: unreadable), properties, body. Oldest first."""
+        """id, queue, reason, detail, traceback, crashes, died_ms, headers (None: unreadable), properties, body. Oldest
+        first."""
+    def find_dead(self, filter: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+        """The same of those that fit: `ids`, `queue`, `reason`, `task`, `since_ms`, `until_ms`."""
+    def dead_stats(self) -> tuple[int, int | None]:
+        """How many there are, and when the oldest died, in ms since the epoch."""
+    def resolve_dead(self, resolutions: list[tuple[int, Publication | None]]) -> list[int]:
+        """Publishes in the place of each, or drops it; tells which were there. Each atomically; RabbitMQ publishes first."""
+    def trim_dead(self, max_age: float | None = None, max_count: int | None = None) -> int:
+        """Removes what is older (seconds) or beyond, up to about a thousand; tells how many."""
+    def paused(self, queues: list[str]) -> list[str]:
+        """Which of these are paused."""
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Keeps that in the broker; workers that run are told by a command."""
     def examine_broker(self) -> dict[str, Any]:
         """version, clock_offset_ms, workers (of ours, with a lease), consumers (by queue), settings (of the server): None
         or empty where the store does not tell; advice: sentences for an operator."""
@@ -452,6 +465,9 @@ class Execution:
     def exchange(self) -> str: ...
     @property
     def routing_key(self) -> str: ...
+    @property
+    def queue(self) -> str | None:
+        """The queue it came from, where that queue has defaults, and of dead letters; None otherwise."""
     @property
     def redelivered(self) -> bool: ...
     @property

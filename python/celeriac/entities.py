@@ -24,6 +24,7 @@ _ARGUMENTS = {
     "max_length_bytes": ("x-max-length-bytes", 1),
     "max_priority": ("x-max-priority", 1),
 }
+_COPIED = ("queue_arguments", "binding_arguments", "consumer_arguments", "alias", "defaults")
 _TRANSIENT = {"transient": 1, "persistent": 2}
 
 
@@ -134,6 +135,7 @@ class Queue:
         max_length: int | None = None,
         max_length_bytes: int | None = None,
         max_priority: int | None = None,
+        defaults: Any = None,
         **_: Any,
     ) -> None:
         """Declares nothing yet.
@@ -159,6 +161,7 @@ class Queue:
             max_length: Messages at the most.
             max_length_bytes: Bytes at the most.
             max_priority: Highest priority.
+            defaults: What holds for the tasks of this queue: `celeriac.QueueDefaults`, or a mapping of its names.
             **_: Other keywords of kombu's, ignored.
         """
         self.name = name or ""
@@ -183,6 +186,7 @@ class Queue:
         self.max_length = max_length
         self.max_length_bytes = max_length_bytes
         self.max_priority = max_priority
+        self.defaults = defaults
 
     @classmethod
     def from_dict(cls, queue: str, **options: Any) -> Queue:
@@ -311,9 +315,7 @@ def as_binding(given: Any) -> binding:
 def as_queue(given: Any) -> Queue:
     """A queue of ours that may be changed: a copy, or what an object like kombu's says."""
     get = _reader(given)
-    options: dict[str, Any] = {
-        name: get(name) for name in ("queue_arguments", "binding_arguments", "consumer_arguments", "alias", *_ARGUMENTS)
-    }
+    options: dict[str, Any] = {name: get(name) for name in (*_COPIED, *_ARGUMENTS)}
     for name in ("exclusive", "auto_delete", "no_ack", "no_declare"):
         options[name] = bool(get(name))
     durable = _first(get("durable"), True)

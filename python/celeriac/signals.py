@@ -20,6 +20,7 @@ __all__ = [
     "heartbeat_sent",
     "import_modules",
     "setup_logging",
+    "task_dead_lettered",
     "task_failure",
     "task_internal_error",
     "task_postrun",
@@ -48,7 +49,7 @@ before_task_publish = Signal(
 after_task_publish = Signal({"body", "exchange", "routing_key", "headers"}, "after_task_publish")
 task_sent = Signal({"task_id", "task", "args", "kwargs", "eta", "taskset"}, "task_sent")
 
-# In a child, but for the last four: those are sent in the worker's own process. Sender: the task, or for
+# In a child, but for the last five: those are sent in the worker's own process. Sender: the task, or for
 # `task_received`, `task_rejected` and `task_unknown` the consumer.
 task_prerun = Signal({"task_id", "task", "args", "kwargs"}, "task_prerun")
 task_postrun = Signal({"task_id", "task", "args", "kwargs", "retval", "state"}, "task_postrun")
@@ -62,6 +63,11 @@ task_received = Signal({"request"}, "task_received")
 task_revoked = Signal({"request", "terminated", "signum", "expired"}, "task_revoked")
 task_rejected = Signal({"message", "exc"}, "task_rejected")
 task_unknown = Signal({"message", "exc", "name", "id"}, "task_unknown")
+# Ours. In the worker's own process: a message becomes a dead letter. Sender: the task, or None where the worker has none
+# of its name. `error`: the repr of the exception, or what happened in words.
+task_dead_lettered = Signal(
+    {"task_id", "name", "reason", "error", "traceback", "queue", "message"}, "task_dead_lettered"
+)
 
 # In the worker's own process, but for the two of the pool's processes, and for `worker_before_create_process`: that
 # one is sent in the fork server, before each fork. Sender: worker, consumer, fork server or node name.

@@ -37,6 +37,7 @@ impl GroupRecord {
             content_type: self.content_type,
             expires_ms: self.expires_ms,
             reply_to: None,
+            retain: None,
         }
     }
 

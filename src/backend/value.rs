@@ -36,6 +36,7 @@ impl KeptValue {
             content_type: "application/octet-stream".to_owned(),
             expires_ms: self.expires_ms,
             reply_to: None,
+            retain: None,
         }
     }
 }

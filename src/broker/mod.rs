@@ -20,6 +20,7 @@
 //!    have had without.
 //! 6. Within one queue and priority, order is first in, first out. Higher priority first (0 to 9).
 
+mod dead;
 mod error;
 mod schedule;
 
@@ -34,6 +35,8 @@ use crate::limits::LimitStore;
 use crate::protocol::{ChordClaim, Message, Publication, ResultRecord};
 use crate::report::StoreReport;
 
+pub use dead::{DeadFilter, DeadLetter, DeadLimits, DeadReason, DeadStats, Resolution};
+pub(crate) use dead::{account, apart};
 pub use error::BrokerError;
 pub use schedule::{Fired, Firing, LastDue, ScheduleLease, ScheduleState};
 
@@ -98,7 +101,42 @@ pub trait Broker: Send + Sync {
     }
 
     /// Dead letters, oldest first, of one queue or of all.
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
+    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.find_dead(&DeadFilter::of_queue(queue), limit).await
+    }
+
+    /// Dead letters that are meant by a filter, oldest first.
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
+
+    /// How many dead letters there are, and since when.
+    async fn dead_stats(&self) -> Result<DeadStats, BrokerError> {
+        Ok(DeadStats::default())
+    }
+
+    /// Takes dead letters out, and publishes what is to be in their place; tells the numbers of those that were still
+    /// there. Whoever tries, a letter is published once: one atomic step for each where the store can. `RabbitMQ`
+    /// publishes first and takes it out then: a crash in between leaves the letter beside its repeat.
+    async fn resolve_dead(&self, _resolutions: Vec<Resolution>) -> Result<Vec<u64>, BrokerError> {
+        let url = self.display_url();
+        Err(BrokerError::Config(format!("dead letters of {url} can only be looked at")))
+    }
+
+    /// Removes dead letters beyond the limits, up to about a thousand; returns how many. Workers call it every minute.
+    async fn trim_dead(&self, _limits: &DeadLimits) -> Result<u64, BrokerError> {
+        Ok(0)
+    }
+
+    /// Which of these queues are paused: nothing is to be claimed from them, by any worker.
+    async fn paused(&self, _queues: &[String]) -> Result<Vec<String>, BrokerError> {
+        Ok(Vec::new())
+    }
+
+    /// Notes that a queue is paused, or not any more, for all workers: those that start later read it. It changes no
+    /// consumer; whoever calls it tells the workers that run.
+    async fn set_paused(&self, _queue: &str, _paused: bool) -> Result<(), BrokerError> {
+        let url = self.display_url();
+        Err(BrokerError::Config(format!("{url} cannot keep that a queue is paused")))
+    }
 
     /// Keeps a message that nobody holds a claim to any more as a dead letter: it was acknowledged early, and
     /// then found to be unreadable.
@@ -392,56 +430,6 @@ pub struct Renewal {
     pub why: Option<String>,
     /// Claims of dead consumers that were given back by this call.
     pub recovered: usize,
-}
-
-/// Why a message is dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeadReason {
-    /// It could not be read.
-    Malformed,
-    /// No task of that name is registered.
-    Unknown,
-    /// Its content type is not accepted.
-    Disallowed,
-    /// It is larger than allowed.
-    TooLarge,
-    /// It killed its process too often.
-    Crashed,
-    /// The task rejected it.
-    Rejected,
-}
-
-impl DeadReason {
-    /// Its name in stores and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Unknown => "unknown",
-            Self::Disallowed => "disallowed",
-            Self::TooLarge => "too-large",
-            Self::Crashed => "crashed",
-            Self::Rejected => "rejected",
-        }
-    }
-}
-
-/// A message that will not be tried again.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Its place in the store.
-    pub id: u64,
-    /// The queue it was in.
-    pub queue: String,
-    /// The name of its [`DeadReason`].
-    pub reason: String,
-    /// What happened, in words.
-    pub detail: String,
-    /// How often its process died.
-    pub crashes: u32,
-    /// When it died.
-    pub died: UnixMillis,
-    /// The message, exactly.
-    pub message: Message,
 }
 
 /// Counts of one queue.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::patience::RetryPolicy;
 use super::{Client, ClientError};
-use crate::broker::{Consumer, ConsumerOptions, DeadLetter, Listener, QueueStatus};
+use crate::broker::{
+    Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadStats, Listener, QueueStatus,
+    Resolution,
+};
 use crate::protocol::{Message, Publication};
 use crate::report::StoreReport;
 
@@ -69,6 +72,37 @@ impl Client {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ClientError> {
         self.patiently(None, || async { Ok(self.broker()?.dead_letters(queue, limit).await?) }).await
+    }
+
+    /// Dead letters that are meant by a filter, oldest first.
+    pub async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.find_dead(filter, limit).await?) }).await
+    }
+
+    /// How many dead letters there are, and since when.
+    pub async fn dead_stats(&self) -> Result<DeadStats, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.dead_stats().await?) }).await
+    }
+
+    /// Publishes dead letters again, or drops them; tells the numbers of those that were there. Done once: an answer that
+    /// got lost may hide that it took effect, and a repeat then finds nothing left.
+    pub async fn resolve_dead(&self, resolutions: &[Resolution]) -> Result<Vec<u64>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.resolve_dead(resolutions.to_vec()).await?) }).await
+    }
+
+    /// Removes dead letters beyond the limits, up to about a thousand; returns how many.
+    pub async fn trim_dead(&self, limits: &DeadLimits) -> Result<u64, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.trim_dead(limits).await?) }).await
+    }
+
+    /// Which of these queues are paused.
+    pub async fn paused(&self, queues: &[String]) -> Result<Vec<String>, ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.paused(queues).await?) }).await
+    }
+
+    /// Notes that a queue is paused, or not any more. Workers that run are told by a command.
+    pub async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), ClientError> {
+        self.patiently(None, || async { Ok(self.broker()?.set_paused(queue, paused).await?) }).await
     }
 
     /// What the broker says of itself, and what an operator should know of it.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Client, ClientError, RetryPolicy, Sending};
 use crate::backend::{BackendError, ResultBackend, Watch};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadReason, Listener, QueueStatus,
 };
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication, ResultRecord};
@@ -77,7 +77,7 @@ impl Broker for Scripted {
         Err(BrokerError::Closed)
     }
 
-    async fn dead_letters(&self, _: Option<&str>, _: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+    async fn find_dead(&self, _: &DeadFilter, _: usize) -> Result<Vec<DeadLetter>, BrokerError> {
         Err(BrokerError::Closed)
     }
 

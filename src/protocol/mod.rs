@@ -39,5 +39,5 @@ pub use message::{Message, Publication};
 pub use new_task::NewTask;
 pub use own::{Own, OwnLimit, Unique};
 pub use properties::Properties;
-pub use result::{ExceptionText, ResultDocument, ResultRecord};
+pub use result::{ExceptionText, ResultDocument, ResultRecord, Retain};
 pub use topology::{Arguments, Binding, Exchange, Queue, Topology};

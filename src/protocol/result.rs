@@ -1,6 +1,7 @@
 //! What a backend keeps for a task id.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,19 @@ pub struct ResultRecord {
     pub expires_ms: Option<u64>,
     /// Where an `rpc://` result goes: the `reply_to` of the request. The worker fills it in.
     pub reply_to: Option<String>,
+    /// How many of its kind are kept, if that is limited. The worker fills it in.
+    pub retain: Option<Arc<Retain>>,
+}
+
+/// Of some results only the newest are kept: whoever stores one removes what is beyond their number, in the same step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retain {
+    /// Names the results among which it is counted.
+    pub list: String,
+    /// Where a result of that id may have been counted before: one that had failed, and was run again.
+    pub other: String,
+    /// So many are kept; none: all of them, and they are not counted.
+    pub most: Option<u32>,
 }
 
 /// A result record in JSON, opened as far as the engine needs it: value and children stay text.
@@ -142,6 +156,7 @@ impl<'a> ResultDocument<'a> {
             content_type: "application/json".to_owned(),
             expires_ms,
             reply_to: None,
+            retain: None,
         }
     }
 }

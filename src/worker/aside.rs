@@ -32,8 +32,16 @@ const OTHER_FILES: u64 = 256;
 /// How long a worker that has failed waits for its calls.
 const GOODBYE: Duration = Duration::from_secs(10);
 /// Commands that concern calls as well; `revoke` goes its own way.
-const PASSED_ON: [&str; 6] =
-    ["revoke_by_stamped_headers", "rate_limit", "limit", "time_limit", "enable_events", "disable_events"];
+const PASSED_ON: [&str; 8] = [
+    "revoke_by_stamped_headers",
+    "rate_limit",
+    "limit",
+    "time_limit",
+    "enable_events",
+    "disable_events",
+    "pause_queue",
+    "resume_queue",
+];
 
 /// The way to the loop that makes calls.
 pub(super) struct Aside {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::counting::{self, PartEnd};
+use super::dead::Burial;
 use super::link::Link;
 use super::log::Log;
 use super::notice::Level;
@@ -103,9 +104,16 @@ pub(crate) struct Commits {
     queue: VecDeque<Entry>,
     /// How many of them are parts of chords, with those of the batch that is under way.
     parts: usize,
+    /// Messages to be buried that nobody holds a claim to any more: with the next batch, before anything else of it. A
+    /// crash before that loses them, as early acknowledgement does; one after it repeats nothing.
+    burials: Vec<Burial>,
 }
 
 impl Commits {
+    pub(crate) fn bury(&mut self, burial: Option<Burial>) {
+        self.burials.extend(burial);
+    }
+
     pub(crate) fn push(&mut self, entry: Entry) {
         self.parts += usize::from(entry.chord.is_some());
         self.queue.push_back(entry);
@@ -154,8 +162,10 @@ impl Commits {
         let probes = if suspects { entries.iter().map(|entry| entry.suspect).collect() } else { Vec::new() };
         let (commits, whats): (Vec<_>, Vec<_>) =
             entries.into_iter().map(|entry| (entry.commit, entry.what)).unzip();
+        let burials = std::mem::take(&mut self.burials);
         let mut round = Round { commits, probes, consumer, stores, repeated: false, closed: false };
         Box::pin(async move {
+            round.bury(burials).await;
             let parts = ends.len();
             let (answers, joins) = if parts == 0 {
                 (round.run().await, Vec::new())
@@ -210,6 +220,25 @@ impl Round {
             return vec![Committed::Done; self.commits.len()];
         }
         self.settle().await
+    }
+
+    /// Keeps what nobody holds a claim to; each until the store takes it, or refuses it for good.
+    async fn bury(&mut self, burials: Vec<Burial>) {
+        let mut link = Link::new("keep a dead letter", self.stores.log.clone());
+        for Burial { letter, reason, account } in burials {
+            loop {
+                let burying = self.stores.broker.bury(letter.clone(), reason, account.clone());
+                match within(burying, broker_timeout).await {
+                    Ok(()) => break,
+                    Err(error @ (BrokerError::TooLarge { .. } | BrokerError::Refused { .. })) => {
+                        self.dropped(&error);
+                        break;
+                    }
+                    Err(error) => self.pause(&mut link, &error).await,
+                }
+            }
+        }
+        link.worked();
     }
 
     /// Asks whether the claims in doubt are still ours.

@@ -23,7 +23,7 @@ use super::options::WorkerOptions;
 use super::pool::{Mode, Outcome, OutcomeKind, RequestTag};
 use super::request::{Phase, Request};
 use super::upkeep::{Chore, link};
-use crate::broker::{Broker, BrokerError, Settle};
+use crate::broker::{Broker, BrokerError, DeadReason, Settle};
 use crate::clock::Lamport;
 use crate::protocol::{EVENT_EXCHANGE, EventWriter, Message, ShownTask, event_message, event_routing_key};
 
@@ -254,6 +254,8 @@ impl ConsumerLoop {
     pub(super) fn event_rejected(&mut self, request: &Request, settle: &Settle) {
         let requeue = match settle {
             Settle::Requeue | Settle::Crashed => true,
+            // Monitors have heard that it failed, and that is what it is to them.
+            Settle::Dead(DeadReason::Failed, _) => return,
             Settle::Dead(..) => false,
             _ => return,
         };

@@ -15,6 +15,7 @@ use super::pool::{Mode, RequestTag};
 use super::rate_limit::Turn;
 use super::request::{Phase, Request};
 use super::strategy::{self, Decision};
+use super::told::unread;
 use super::unique::RequestKey;
 use crate::broker::{BrokerError, ClaimId, Commit, DeadReason, Delivery, Settle};
 use crate::clock::UnixMillis;
@@ -52,6 +53,9 @@ impl ConsumerLoop {
     }
 
     fn take(&mut self, source: u32, mut delivery: Delivery, now: UnixMillis, instant: Instant) {
+        if self.pauses.holds(&delivery.queue) {
+            return self.give_back(source, delivery.claim);
+        }
         if let Some((reason, detail)) = strategy::refuse(&delivery.message, &self.options) {
             return self.refuse(source, &delivery, reason, detail);
         }
@@ -150,6 +154,9 @@ impl ConsumerLoop {
         let limit = |header: Option<f64>, own: Option<Duration>, usual: Option<Duration>| {
             header.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).or(own).or(usual)
         };
+        let of_queue = self.policies.of_queue(&delivery.queue);
+        let (soft, hard) = of_queue.map_or((None, None), |queue| (queue.soft_time_limit, queue.time_limit));
+        let buries = self.policies.any && self.policies.buries(options, &delivery.queue);
         Request {
             consumer: source,
             claim: Some(delivery.claim),
@@ -159,18 +166,26 @@ impl ConsumerLoop {
             name,
             id: headers.id.clone().into_owned(),
             message: message.clone(),
+            queue: delivery.queue.clone(),
+            has_defaults: of_queue.is_some(),
+            buries,
             exchange: delivery.exchange.clone(),
             routing_key: delivery.routing_key.clone(),
             redelivered: delivery.redelivered,
             expires_ms: headers.expires_ms,
-            soft_limit: limit(headers.soft_limit, options.soft_time_limit, self.options.soft_time_limit),
-            hard_limit: limit(headers.hard_limit, options.time_limit, self.options.time_limit),
+            soft_limit: limit(
+                headers.soft_limit,
+                options.soft_time_limit.or(soft),
+                self.options.soft_time_limit,
+            ),
+            hard_limit: limit(headers.hard_limit, options.time_limit.or(hard), self.options.time_limit),
             mode: Mode::Run,
             phase: Phase::Ready,
             terminate: None,
             pid: None,
             crashes: delivery.crashes,
-            member: task.is_some() && !options.acks_late && waited_for(),
+            // One that is to be kept if it fails must not vanish with its worker either.
+            member: task.is_some() && !options.acks_late && (buries || waited_for()),
             once: false,
             first: once && !options.acks_late,
             kept: None,
@@ -290,6 +305,7 @@ impl ConsumerLoop {
         let mode = Mode::Refused(detail.clone());
         let settle = Settle::Dead(reason, detail);
         let Some((id, name)) = member::named(&delivery.message) else {
+            self.tell_dead(&settle, || unread(delivery));
             let commit = Commit { claim: Some(delivery.claim), settle, ..nothing() };
             self.commits.push(Entry {
                 consumer: source,

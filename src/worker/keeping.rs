@@ -226,6 +226,8 @@ impl ConsumerLoop {
         let tag = self.next_tag;
         self.next_tag += 1;
         let task = self.tasks.number(&name);
+        let queue: Arc<str> = if routing_key.is_empty() { &*exchange } else { &*routing_key }.into();
+        let buries = self.policies.any && self.policies.buries(self.tasks.options(task), &queue);
         let key = self.stores.key_of(&message);
         let request = Request {
             consumer: self.sources.last().map_or(0, |source| source.number),
@@ -236,6 +238,9 @@ impl ConsumerLoop {
             name: name.into(),
             id,
             message: Arc::new(message),
+            queue,
+            has_defaults: false,
+            buries,
             exchange: exchange.into(),
             routing_key: routing_key.into(),
             redelivered: true,

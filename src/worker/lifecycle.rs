@@ -18,7 +18,7 @@ use super::pool::Mode;
 use super::request::Request;
 use super::running::is_acknowledged;
 use super::upkeep::{Chore, link};
-use crate::broker::Settle;
+use crate::broker::{BrokerError, Settle};
 
 /// How long killed requests may take to be concluded.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -79,16 +79,26 @@ impl ConsumerLoop {
         loop {
             attempts += 1;
             let options = self.consumer_options();
+            let broker = self.stores.broker.clone();
+            let consuming = async {
+                // Known before anything is taken.
+                let paused = broker.paused(&options.queues).await?;
+                let mut options = options.clone();
+                options.queues.retain(|queue| !paused.contains(queue));
+                let consumer = broker.consume(options).await?;
+                Ok::<_, BrokerError>((paused, consumer))
+            };
             let consumed = tokio::select! {
-                consumed = self.stores.broker.consume(options) => consumed,
+                consumed = consuming => consumed,
                 Ok(()) = self.orders.changed() => {
                     self.ordered();
                     return Ok(());
                 }
             };
             match consumed {
-                Ok(consumer) => {
+                Ok((paused, consumer)) => {
                     link.worked();
+                    self.pauses.begin(paused);
                     self.add_source(consumer.into());
                     if !self.is_aside {
                         self.ask_advice();
@@ -96,6 +106,8 @@ impl ConsumerLoop {
                     if let Some(ear) = &mut self.ear {
                         ear.listens().await;
                     }
+                    // One that was paused in between was told to nobody here.
+                    self.look_at_pauses();
                     self.mingle();
                     self.monitor.start(Instant::now());
                     self.service.ready(&self.options.queues, Instant::now());

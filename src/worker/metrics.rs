@@ -166,6 +166,7 @@ fn own(text: &mut Text, stats: &Stats) {
         ("parked", "Requests parked until their time.", stats.parked),
         ("stale", "Outcomes that came after the message went to another worker.", stats.stale),
         ("crashed", "Messages that killed their process too often.", stats.crashed),
+        ("dead_lettered", "Messages that became dead letters here.", stats.buried),
         ("committed", "Commits carried out.", stats.committed),
         ("commit_batches", "Batches of commits carried out.", stats.batches),
         ("processes_replaced", "Processes that were replaced.", stats.replaced),
@@ -187,6 +188,12 @@ fn own(text: &mut Text, stats: &Stats) {
             stats.outstanding,
         ),
         ("processes", "Processes that run tasks.", stats.pids.len() as u64),
+        ("dead_letters", "Dead letters of all queues, as of the last look.", stats.dead_letters),
+        (
+            "dead_letters_oldest_timestamp_ms",
+            "When the oldest of them died; 0: there is none.",
+            stats.dead_oldest_ms,
+        ),
     ];
     for (name, help, value) in gauges {
         let family = format!("celeriac_{name}");

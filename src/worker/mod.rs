@@ -25,6 +25,7 @@ mod commit;
 mod consumer;
 mod control;
 mod counting;
+mod dead;
 mod eta;
 mod events;
 mod first;
@@ -39,7 +40,9 @@ mod member;
 mod metrics;
 mod notice;
 mod options;
+mod pause;
 mod payloads;
+mod policy;
 mod prefetch;
 mod rate_limit;
 mod request;
@@ -85,6 +88,7 @@ pub use lifecycle::{Exit, Stop};
 pub use limits::{LimitOptions, parse_window_rate};
 pub use notice::{Level, LogLine, Notice, NoticeQueue};
 pub use options::{About, ControlOptions, TaskOptions, WorkerOptions};
+pub use policy::{Policy, QueueDefaults};
 pub use rate_limit::{RateLimit, RateLimitError};
 pub use service::ServiceManager;
 pub use stats::Stats;
@@ -206,6 +210,9 @@ impl Worker {
         let now = Instant::now();
         let log = self.stores.log.clone();
         let monitor = events::Events::new(&self.options, self.lamport, &log);
+        let policies = policy::Policies::new(&self.options);
+        let limits = self.options.dead_limits.any();
+        let dead = dead::DeadLook::new(&self.stores, limits || self.options.health_address.is_some());
         let keeps_members = self.stores.broker.counts_crashes();
         let stalled = stalled::StalledLook::new(self.options.chord_lost_after, &self.stores);
         let keeping = keeping::Keeping::new(&self.stores, &self.options.node, self.options.lease);
@@ -247,6 +254,9 @@ impl Worker {
             commits: Commits::default(),
             stale_logged: 0,
             keeps_members,
+            policies,
+            dead,
+            pauses: pause::Pauses::default(),
             keeping,
             stalled,
             sources: Vec::new(),

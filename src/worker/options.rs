@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::autoscale::AutoscaleOptions;
 use super::batch::BatchOptions;
 use super::limits::LimitOptions;
+use super::policy::{Policy, QueueDefaults};
 use super::rate_limit::RateLimit;
+use crate::broker::DeadLimits;
 use crate::protocol::Topology;
 
 /// How a worker works.
@@ -73,6 +75,12 @@ pub struct WorkerOptions {
     pub http: Option<super::http::HttpOptions>,
     /// Where `/live`, `/ready` and `/metrics` are answered ([`super::health_address`]); none answers nowhere.
     pub health_address: Option<String>,
+    /// What holds for tasks by the queue they come from.
+    pub queue_defaults: HashMap<String, QueueDefaults>,
+    /// Tasks that fail for good become dead letters, unless they or their queue say otherwise (`task_dead_letter`).
+    pub dead_letter: bool,
+    /// How long dead letters are kept, and how many.
+    pub dead_limits: DeadLimits,
 }
 
 /// How a worker is controlled from outside, and what it tells of itself.
@@ -162,6 +170,9 @@ impl Default for WorkerOptions {
             heartbeat: None,
             http: None,
             health_address: None,
+            queue_defaults: HashMap::new(),
+            dead_letter: false,
+            dead_limits: DeadLimits::default(),
         }
     }
 }
@@ -188,6 +199,8 @@ pub struct TaskOptions {
     pub time_limit: Option<Duration>,
     /// Its soft limit.
     pub soft_time_limit: Option<Duration>,
+    /// What it asks for beyond Celery's options.
+    pub policy: Policy,
     /// It is given several requests at once.
     pub batch: Option<BatchOptions>,
 }
@@ -204,6 +217,7 @@ impl Default for TaskOptions {
             limit: LimitOptions::default(),
             time_limit: None,
             soft_time_limit: None,
+            policy: Policy::default(),
             batch: None,
         }
     }

@@ -30,6 +30,12 @@ pub(crate) struct Request {
     pub(crate) name: Arc<str>,
     pub(crate) id: String,
     pub(crate) message: Arc<Message>,
+    /// The queue it came from.
+    pub(crate) queue: Arc<str>,
+    /// That queue has defaults, and the child is told which it is: it tries tasks again by them.
+    pub(crate) has_defaults: bool,
+    /// Its message is kept if it fails for good.
+    pub(crate) buries: bool,
     pub(crate) exchange: Arc<str>,
     pub(crate) routing_key: Arc<str>,
     pub(crate) redelivered: bool,
@@ -110,6 +116,7 @@ impl Request {
             tag,
             mode: self.mode.clone(),
             message: self.message.clone(),
+            queue: self.has_defaults.then(|| self.queue.clone()),
             exchange: self.exchange.clone(),
             routing_key: self.routing_key.clone(),
             redelivered: self.redelivered,

@@ -8,16 +8,15 @@ use tokio::time::Instant;
 use super::commit::nothing;
 use super::consumer::ConsumerLoop;
 use super::lifecycle::Phase as LifePhase;
-use super::link::Link;
 use super::notice::Level;
 use super::options::TaskOptions;
+use super::policy::{Kept, buried};
 use super::pool::{Mode, Outcome, OutcomeKind, PoolEvent, RequestTag};
 use super::request::{Fate, Loss, Phase, Request, fate_of_loss, settle_outcome};
 use super::strategy;
 use super::told::TaskEvent;
-use super::upkeep::Chore;
-use crate::broker::{Commit, DeadReason, Settle};
-use crate::protocol::{Message, Publication, ResultRecord};
+use crate::broker::{Commit, Settle};
+use crate::protocol::ResultRecord;
 
 /// An early acknowledgement waits this long for the outcome. The pool tells that a request has begun
 /// when it has run for a millisecond, so that both together are two.
@@ -148,7 +147,7 @@ impl ConsumerLoop {
             self.end_process_of(tag, signal);
         }
         if limited {
-            self.limit_began(tag);
+            self.limit_begins(tag, now);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
@@ -217,20 +216,18 @@ impl ConsumerLoop {
             }
             return;
         }
-        let options = self.tasks.options(request.task);
-        let settle = match (request.claim, request.last.take()) {
-            (Some(_), Some(settle)) => settle,
-            (Some(_), None) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
-            (None, _) => Settle::Keep,
-        };
+        let settle = self.settlement(&mut request, &outcome);
+        let (settle, buries) = self.bury(&mut request, settle, &outcome.summary);
         self.event_ended(&request, &outcome, &settle);
-        if request.claim.is_none() {
-            self.bury_acknowledged(&request, &outcome);
-        }
         request.blind = matches!(request.mode, Mode::Refused(_))
             || matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);
         let Outcome { mut results, publications, parts, kind, .. } = outcome;
         self.address(&request, &mut results);
+        if self.policies.any {
+            let task = self.tasks.options(request.task);
+            let (id, name, queue) = (&*request.id, &*request.name, &*request.queue);
+            self.policies.keep(&Kept { id, name, task, queue }, &mut results);
+        }
         if !parts.is_empty() {
             let commit =
                 Commit { claim: request.claim, settle, results, publications, begun: true, ..nothing() };
@@ -239,37 +236,31 @@ impl ConsumerLoop {
         let free_keys = request.keys_with(kind, &settle);
         let commit = Commit { claim: request.claim, settle, results, publications, begun: true, free_keys };
         // A payload goes after the acknowledgement that may still be on its way.
-        if commit.does_something() || request.large.is_some() {
+        if buries || commit.does_something() || request.large.is_some() {
             self.commit_end(&request, commit);
         } else if let Some(kept) = request.kept {
             self.forget_begun(kept);
         }
     }
 
-    /// A message that was acknowledged early, and that the child then could not read: it is kept all the same.
-    fn bury_acknowledged(&self, request: &Request, outcome: &Outcome) {
-        let reason = match outcome.kind {
-            OutcomeKind::Malformed => DeadReason::Malformed,
-            OutcomeKind::Disallowed => DeadReason::Disallowed,
-            OutcomeKind::DeadLettered => DeadReason::Rejected,
-            _ => return,
+    /// What happens to the message of a request that has ended. Of one that was acknowledged early nothing is left to
+    /// settle; what is to be kept of it becomes a dead letter all the same.
+    fn settlement(&self, request: &mut Request, outcome: &Outcome) -> Settle {
+        let options = self.tasks.options(request.task);
+        let settle = match (request.claim, request.last.take()) {
+            (Some(_), Some(settle)) => return settle,
+            (Some(_), None) => settle_outcome(outcome.kind, &request.mode, options, &outcome.summary),
+            (None, _) => match outcome.kind {
+                OutcomeKind::Malformed | OutcomeKind::Disallowed | OutcomeKind::DeadLettered => {
+                    settle_outcome(outcome.kind, &request.mode, options, &outcome.summary)
+                }
+                _ => Settle::Keep,
+            },
         };
-        let (broker, log, detail) = (self.stores.broker.clone(), self.log.clone(), outcome.summary.clone());
-        let letter = Publication {
-            exchange: request.exchange.to_string(),
-            routing_key: request.routing_key.to_string(),
-            message: Message::clone(&request.message),
-            due_ms: None,
-            declare: None,
-        };
-        self.chores.push(Box::pin(async move {
-            let mut link = Link::new("keep a dead letter", log);
-            while let Err(error) = broker.bury(letter.clone(), reason, detail.clone()).await {
-                tokio::time::sleep(link.failed(&error)).await;
-            }
-            link.worked();
-            Chore::Buried
-        }));
+        if request.buries && !matches!(request.mode, Mode::Refused(_) | Mode::Revoked(_)) {
+            return buried(settle, outcome.kind, &outcome.summary, &outcome.traceback);
+        }
+        settle
     }
 
     /// Says where results go that are sent to whoever asked (`rpc://`). Nothing to do where broker and backend
@@ -355,6 +346,9 @@ impl ConsumerLoop {
                     format!("Task {}[{}] lost its process", request.name, request.id)
                 });
                 self.event_rejected(&request, &settle);
+                if matches!(settle, Settle::Dead(..)) {
+                    self.tell_buried(&request, &settle);
+                }
                 self.settle(&request, settle);
                 self.requests.insert(tag, request);
                 self.remove(tag);

@@ -86,6 +86,8 @@ counters! {
     stale,
     /// Messages that became dead letters because they killed their process too often.
     crashed,
+    /// Messages that became dead letters here.
+    buried,
     /// Commits carried out.
     committed,
     /// Batches of commits carried out.
@@ -104,4 +106,8 @@ counters! {
     held,
     /// Requests that are claimed now.
     outstanding,
+    /// Dead letters in the store, as of the last look.
+    dead_letters,
+    /// When the oldest of them died, in ms of Unix time; 0 when there is none.
+    dead_oldest_ms,
 }

@@ -24,6 +24,8 @@ pub enum TaskEvent {
     Unknown = 4,
     /// It cannot be read, or may not be.
     Rejected = 8,
+    /// Its message became a dead letter.
+    Dead = 16,
 }
 
 /// A request, and what happened to it.
@@ -33,7 +35,8 @@ pub struct TaskNotice {
     pub event: TaskEvent,
     /// The request, as a child would see it.
     pub execution: Execution,
-    /// Why: `revoked`, `expired` or `terminated`; or why the message is refused.
+    /// Why: `revoked`, `expired` or `terminated`; or why the message is refused; of a dead letter its reason, what
+    /// happened and the traceback, with a unit separator between them.
     pub detail: String,
     /// The signal that terminates it.
     pub signal: Option<i32>,
@@ -82,17 +85,7 @@ impl ConsumerLoop {
     /// Tells of a delivery that was refused, if that is wanted.
     pub(super) fn tell_refused(&self, delivery: &Delivery, why: &str) {
         if self.notices.wants_tasks(TaskEvent::Rejected) {
-            let execution = Execution {
-                tag: 0,
-                mode: Mode::Run,
-                message: Arc::new(delivery.message.clone()),
-                exchange: delivery.exchange.clone(),
-                routing_key: delivery.routing_key.clone(),
-                redelivered: delivery.redelivered,
-                soft_limit: None,
-                hard_limit: None,
-                short: false,
-            };
+            let execution = unread(delivery);
             let detail = why.to_owned();
             self.notices.push_task(TaskNotice {
                 event: TaskEvent::Rejected,
@@ -101,5 +94,21 @@ impl ConsumerLoop {
                 signal: None,
             });
         }
+    }
+}
+
+/// A delivery that nobody has looked into.
+pub(super) fn unread(delivery: &Delivery) -> Execution {
+    Execution {
+        tag: 0,
+        mode: Mode::Run,
+        message: Arc::new(delivery.message.clone()),
+        exchange: delivery.exchange.clone(),
+        routing_key: delivery.routing_key.clone(),
+        queue: Some(delivery.queue.clone()),
+        redelivered: delivery.redelivered,
+        soft_limit: None,
+        hard_limit: None,
+        short: false,
     }
 }

@@ -14,7 +14,7 @@ use super::notice::Level;
 use super::pool::RequestTag;
 use super::request::Phase;
 use crate::backend::{BackendError, Left, Stalled};
-use crate::broker::{BrokerError, Consumer, ConsumerOptions, Renewal};
+use crate::broker::{BrokerError, Consumer, ConsumerOptions, DeadStats, Renewal};
 use crate::keys::Turn;
 
 /// Between two looks at everything that need not be exact.
@@ -47,7 +47,10 @@ pub(super) enum Chore {
     Answered,
     /// A step of asking the other workers.
     Met(Met),
-    Buried,
+    /// Dead letters were counted.
+    DeadCounted(Option<DeadStats>),
+    /// Which queues are paused, as of so many commands.
+    Paused(u64, Vec<String>),
     /// Requests that have begun are kept.
     Kept(Vec<RequestTag>),
     /// Requests that have ended are not kept any more.
@@ -67,7 +70,7 @@ impl ConsumerLoop {
     /// How the broker is to be consumed.
     pub(super) fn consumer_options(&self) -> ConsumerOptions {
         ConsumerOptions {
-            queues: self.options.queues.clone(),
+            queues: self.taken_queues(),
             node: self.options.node.clone(),
             lease: self.options.lease,
             max_crashes: self.options.max_crashes,
@@ -86,9 +89,7 @@ impl ConsumerLoop {
     pub(super) fn on_time(&mut self, now: Instant) {
         self.service.on_time(now);
         self.release_held(now);
-        if let Some(limits) = &mut self.limits {
-            limits.on_time(now);
-        }
+        self.limits_on_time(now);
         self.end_gathering(now);
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {
@@ -221,12 +222,9 @@ impl ConsumerLoop {
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Advised
-            | Chore::Swept
-            | Chore::Closed
-            | Chore::Marked
-            | Chore::Buried
-            | Chore::Answered => {}
+            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Answered => {}
+            Chore::DeadCounted(stats) => self.dead_counted(stats),
+            Chore::Paused(commands, queues) => self.pauses_read(commands, queues),
             Chore::Kept(tags) => self.begun_kept(tags),
             Chore::Forgotten => self.begun_forgotten(),
             Chore::Left(left) => self.begun_left(left),
@@ -279,15 +277,24 @@ impl ConsumerLoop {
         self.renew_keys(now);
         self.look_for_stalled(now);
         self.watch(now);
-        if self.sweep_at <= now && !self.is_aside {
+        self.look_at_dead(now);
+        if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_EVERY;
-            let broker = self.stores.broker.clone();
-            self.chores.push(Box::pin(async move {
-                // Another worker sweeps too, and this one will again: an error here is nobody's loss.
-                let _ = timeout(ANSWER_WITHIN, broker.sweep()).await;
-                Chore::Swept
-            }));
+            self.look_again_at_pauses();
+            self.sweep();
         }
+    }
+
+    fn sweep(&self) {
+        if self.is_aside {
+            return;
+        }
+        let broker = self.stores.broker.clone();
+        self.chores.push(Box::pin(async move {
+            // Another worker sweeps too, and this one will again: an error here is nobody's loss.
+            let _ = timeout(ANSWER_WITHIN, broker.sweep()).await;
+            Chore::Swept
+        }));
     }
 
     fn log_stale(&mut self) {
@@ -356,7 +363,7 @@ impl ConsumerLoop {
         if !silent || self.consuming || !self.claim_link.is_up() {
             return;
         }
-        let (broker, queues) = (self.stores.broker.clone(), self.options.queues.clone());
+        let (broker, queues) = (self.stores.broker.clone(), self.taken_queues());
         self.chores.push(Box::pin(async move {
             let statuses = timeout(ANSWER_WITHIN, broker.queues()).await;
             let ours =

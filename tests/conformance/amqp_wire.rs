@@ -241,6 +241,7 @@ async fn a_reply_is_on_the_wire_what_celery_writes() {
             content_type: "application/json".to_owned(),
             expires_ms: None,
             reply_to: Some("plain".to_owned()),
+            retain: None,
         };
         let to_client = ResultRecord { reply_to: Some(queue), ..record.clone() };
         let to_nobody = ResultRecord { reply_to: None, ..record.clone() };

@@ -14,6 +14,7 @@ mod backend;
 mod broker;
 mod chords;
 mod claims;
+mod dead_letters;
 mod keys;
 mod limits;
 #[cfg(feature = "amqp")]
@@ -90,6 +91,17 @@ macro_rules! conformance {
             );
             suite!($make; backend:
                 a_watch_sees_what_a_commit_stores,
+            );
+            suite!($make; dead_letters:
+                dead_letters_are_found_by_all_that_a_filter_names,
+                dead_letters_are_counted_with_the_age_of_the_oldest,
+                a_dead_letter_is_published_again_once_and_is_gone,
+                a_dropped_dead_letter_is_gone,
+                dead_letters_beyond_the_limits_go_the_oldest_first,
+                a_failure_is_stored_and_buried_in_one_commit,
+                a_pause_is_kept_until_it_is_taken_back,
+                only_the_newest_results_of_a_kind_are_kept,
+                a_commit_keeps_only_the_newest_results_of_a_kind,
             );
             suite!($make; schedules:
                 one_at_a_time_holds_a_schedule,
@@ -348,6 +360,14 @@ mod rabbitmq {
         closing_gives_back_in_order_and_counts_nothing,
         a_closed_consumer_refuses_and_its_waiting_claim_ends,
         a_dropped_claim_loses_nothing,
+    );
+    suite!(crate::rabbit::setup(); dead_letters:
+        dead_letters_are_found_by_all_that_a_filter_names,
+        dead_letters_are_counted_with_the_age_of_the_oldest,
+        a_dead_letter_is_published_again_once_and_is_gone,
+        a_dropped_dead_letter_is_gone,
+        dead_letters_beyond_the_limits_go_the_oldest_first,
+        a_pause_is_kept_until_it_is_taken_back,
     );
     suite!(crate::rabbit::setup(); schedules:
         one_at_a_time_holds_a_schedule,

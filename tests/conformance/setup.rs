@@ -138,6 +138,7 @@ pub(crate) fn record(task_id: &str, state: &str) -> ResultRecord {
         content_type: "application/json".to_owned(),
         expires_ms: None,
         reply_to: None,
+        retain: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use celeriac::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Listener, QueueStatus,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadReason, Listener, QueueStatus,
 };
 use celeriac::driver::memory::MemoryStore;
 use celeriac::protocol::{Message, Publication};
@@ -76,8 +76,8 @@ impl Broker for Moody {
         Broker::queues(&self.inner).await
     }
 
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        self.inner.dead_letters(queue, limit).await
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.inner.find_dead(filter, limit).await
     }
 
     async fn bury(

@@ -192,6 +192,7 @@ pub(crate) fn outcome(execution: &Execution, kind: OutcomeKind) -> Outcome {
         content_type: "application/json".into(),
         expires_ms: None,
         reply_to: None,
+        retain: None,
     };
     Outcome { kind, results: vec![record], summary: "why".into(), ..Outcome::default() }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use celeriac::backend::{BackendError, ResultBackend, Watch};
 use celeriac::broker::{
-    Broker, BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter,
-    DeadReason, Delivery, Listener, QueueStatus, Renewal,
+    Broker, BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadFilter,
+    DeadLetter, DeadReason, Delivery, Listener, QueueStatus, Renewal,
 };
 use celeriac::driver::memory::MemoryStore;
 use celeriac::protocol::{ChordClaim, Message, Publication, ResultRecord};
@@ -119,8 +119,8 @@ impl Broker for Flaky {
         self.inner.queues().await
     }
 
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        self.inner.dead_letters(queue, limit).await
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.inner.find_dead(filter, limit).await
     }
 
     async fn bury(

@@ -19,6 +19,7 @@ mod keys;
 mod lease;
 mod limits;
 mod members;
+mod policies;
 mod process;
 mod rate_limit;
 mod refuse;

@@ -38,6 +38,7 @@ fn execution(tag: RequestTag, order: &str) -> Execution {
         message: Message { body: order.to_owned().into(), ..Message::default() }.into(),
         exchange: "".into(),
         routing_key: "celery".into(),
+        queue: None,
         redelivered: false,
         soft_limit: None,
         hard_limit: None,

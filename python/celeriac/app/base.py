@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from celeriac.app.backends import Backends
     from celeriac.app.connection import Connection
     from celeriac.app.control import Control
+    from celeriac.app.dead_letters import DeadLetters
     from celeriac.app.decorators import TaskDecorator
     from celeriac.app.events import Events
     from celeriac.app.http_tasks import HttpTask
@@ -745,6 +746,13 @@ class Celery:
         from celeriac.app.periodic import Schedules
 
         return Schedules(self)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Messages that will not be tried again: lists, retries, drops and exports them."""
+        from celeriac.app.dead_letters import DeadLetters
+
+        return DeadLetters(self)
 
     # -- programs
 

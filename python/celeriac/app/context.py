@@ -30,6 +30,8 @@ class Context:
     _follow_ups: list[Publication] | None = None
     #: Parts of chords that end with this request, for the supervisor to count; made by the child that runs it.
     _parts: list[ChordPart] | None = None
+    #: The queue it came from, where that queue has defaults.
+    _queue: str | None = None
     #: What it has kept to go on from, if it has asked for that; the child that runs it looks after it.
     _checkpoints: Checkpoints | None = None
     #: The number of the request in its child, for `update_state`.

@@ -134,6 +134,14 @@ class Inspect:
         """Tasks that wait in the worker for their ETA. Far ETAs wait in the broker, and are not among them."""
         return self._request("scheduled")
 
+    def paused(self) -> Any:
+        """Queues of each worker that are paused."""
+        return self._request("paused")
+
+    def dead_letters(self) -> Any:
+        """Dead letters as each worker knows them: `count` and `oldest_age` (seconds) of all, `buried_here` of its own."""
+        return self._request("dead_letters")
+
     def reserved(self, safe: bool | None = None) -> Any:
         """Tasks that a worker has taken and not begun."""
         return self._request("reserved")
@@ -482,6 +490,27 @@ class Control:
         """Lets workers no longer consume from a queue, given by name or itself. What they have taken from it they run."""
         name = getattr(queue, "name", queue)
         return self.broadcast("cancel_consumer", {"queue": name}, destination=destination, **kwargs)
+
+    def pause_queue(self, queue: str | Queue, **kwargs: Any) -> Replies | None:
+        """Lets no worker take tasks from a queue any more, until `resume_queue`: also none that starts later.
+
+        What runs goes on; what was taken and has not begun goes back. Tasks can be sent to the queue all the time. It is
+        kept in the broker first, and then told to the workers that run, as a command: workers of Celery do not know it.
+
+        Args:
+            queue: Its name, or itself.
+            **kwargs: As for `broadcast`.
+        """
+        return self._pause(queue, True, **kwargs)
+
+    def resume_queue(self, queue: str | Queue, **kwargs: Any) -> Replies | None:
+        """Lets workers take tasks from a paused queue again."""
+        return self._pause(queue, False, **kwargs)
+
+    def _pause(self, queue: str | Queue, pause: bool, **kwargs: Any) -> Replies | None:
+        name = queue if isinstance(queue, str) else queue.name
+        self.app.client.set_paused(name, pause)
+        return self.broadcast("pause_queue" if pause else "resume_queue", {"queue": name}, **kwargs)
 
     def enable_events(self, destination: Iterable[str] | None = None, **kwargs: Any) -> Replies | None:
         """Lets workers send events of tasks."""

@@ -261,6 +261,15 @@ SETTINGS: dict[str, Setting] = {
     "redis_client_name": Setting("string", None, ""),
     "result_backend_thread_safe": Setting("bool", False, ""),
     # Ours.
+    # Dead letters: tasks that fail for good become some (a task's and a queue's own option wins); after so many seconds,
+    # and beyond so many, workers remove the oldest.
+    "task_dead_letter": Setting("bool", False, ""),
+    # Called when one arrives: a URL or a mapping, as `task_webhook`.
+    "dead_letter_webhook": Setting("any", None, ""),
+    "dead_letter_max_age": Setting("float", None, ""),
+    "dead_letter_max_count": Setting("int", None, ""),
+    # By queue: `celeriac.QueueDefaults`, or a mapping of its names.
+    "task_queue_defaults": Setting("dict", None, ""),
     "beat_lease_seconds": Setting("float", 5.0, ""),
     "beat_missed_runs": Setting("string", "once", ""),
     "beat_missed_runs_limit": Setting("int", 100, ""),

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac.app import http_tasks, limits, webhooks
-from celeriac.app.stores import connection_options
+from celeriac.app.stores import connection_options, uses_replies
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
+from celeriac.queues import milliseconds
 from celeriac.serialization import registry
 from celeriac.utils.nodenames import worker_direct
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["consumed_queues", "rate_limit", "worker_options"]
 
+_KEPT = ("keep_successes", "keep_failures", "result_expires_ms")
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_MAX_CRASHES = 3
 #: How often a worker tells monitors that it lives, unless `--heartbeat-interval` says otherwise.
@@ -79,9 +81,15 @@ def worker_options(
         "log_level": 20,
         "task_events": bool(conf.worker_send_task_events),
         "heartbeat_seconds": HEARTBEAT_SECONDS,
+        "dead_letter": bool(conf.task_dead_letter),
+        "dead_letter_max_age": conf.dead_letter_max_age,
+        "dead_letter_max_count": conf.dead_letter_max_count,
+        "queue_defaults": {name: found.worker_options() for name, found in app.router.queues.defaults.items()},
         "health_address": None if conf.worker_health_address is None else str(conf.worker_health_address),
     }
+    _check_kept(app, options)
     webhooks.check("task_webhook", conf.task_webhook)
+    webhooks.check("dead_letter_webhook", conf.dead_letter_webhook)
     http = http_options(app, queues, exclude_queues)
     if http is not None:
         options["http"] = http
@@ -191,8 +199,33 @@ def task_options(task: Task[..., Any]) -> dict[str, Any]:
         **limits.options_of_task(task),
         "time_limit": task.time_limit,
         "soft_time_limit": task.soft_time_limit,
+        **_policy(task),
         "batch": None if task.batch is None else (task.batch.max_size, float(task.batch.max_wait)),
     }
+
+
+def _policy(task: Task[..., Any]) -> dict[str, Any]:
+    """What a task asks for beyond Celery's options. A task that Celery's app has made has none of these."""
+    found = {name: getattr(task, name, None) for name in ("dead_letter", "keep_successes", "keep_failures")}
+    found["result_expires_ms"] = milliseconds(getattr(task, "result_expires", None))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _check_kept(app: Celery, options: dict[str, Any]) -> None:
+    """The newest results can be kept only where the engine stores them.
+
+    Raises:
+        ImproperlyConfigured: They are stored elsewhere, or not at all.
+    """
+    named = [*options["tasks"].items(), *options["queue_defaults"].items()]
+    who = next((name for name, given in named if any(given.get(key) is not None for key in _KEPT)), None)
+    if who is None:
+        return
+    if app.has_own_backend or uses_replies(app.conf.values_now()):
+        raise ImproperlyConfigured(
+            f"{who} limits how many results are kept, or how long, and this result backend cannot do that: use Redis or "
+            "the embedded store for results"
+        )
 
 
 def rate_limit(task: Task[..., Any]) -> str | None:

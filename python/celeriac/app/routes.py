@@ -11,6 +11,7 @@ from celeriac.utils.imports import symbol_by_name
 
 if TYPE_CHECKING:
     from celeriac.app.settings import Settings
+    from celeriac.queues import QueueDefaults
 
 __all__ = ["MapRoute", "Queues", "Router", "Target"]
 
@@ -65,6 +66,8 @@ class Queues(dict[str, Queue]):
                 self._put(self._read(name, item))
         for queue in before._added.values() if before else ():
             self.add(queue)
+        #: What holds for the tasks of a queue; empty where nobody has said anything.
+        self.defaults: dict[str, QueueDefaults] = self._defaults(conf.task_queue_defaults)
 
     def add(self, queue: Any, **options: Any) -> Queue:
         """Adds a queue: one of ours, one like kombu's, or a name with options."""
@@ -100,6 +103,15 @@ class Queues(dict[str, Queue]):
         """The queues that workers consume from."""
         names = list(self) if self._selected is None else self._selected
         return {name: self[name] for name in names if name not in self._excluded}
+
+    def _defaults(self, setting: Mapping[str, Any] | None) -> dict[str, QueueDefaults]:
+        """Those that queues have themselves, and those of the setting, which win."""
+        found = {name: queue.defaults for name, queue in self.items() if queue.defaults is not None}
+        if not found and not setting:
+            return {}
+        from celeriac.queues import read_defaults
+
+        return {name: read_defaults(name, given) for name, given in {**found, **(setting or {})}.items()}
 
     def topology(self) -> dict[str, Any]:
         """What the engine must know of the queues."""
@@ -221,6 +233,8 @@ class Router:
         found = self._lookup(name, args, kwargs, options, task)
         merged = {**found, **{key: value for key, value in options.items() if value is not None}}
         queue = self._queue(merged.get("queue") or self.queues.default_name)
+        if self.queues.defaults and (defaults := self.queues.defaults.get(queue.name)) is not None:
+            found = {**defaults.send_options, **found}
         exchange, key = merged.get("exchange"), merged.get("routing_key")
         exchange = getattr(exchange, "name", exchange)
         if exchange and key:

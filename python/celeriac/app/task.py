@@ -14,7 +14,7 @@ from celeriac.app.context import Context, RequestStack
 from celeriac.exceptions import ImproperlyConfigured, MaxRetriesExceededError, OperationalError, Reject, Retry
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from celeriac.app import templates
     from celeriac.app.base import Celery
@@ -106,6 +106,14 @@ class Task(Generic[P, R]):
     expires: float | datetime | None = None
     #: It gets many calls at once, as a list of `BatchRequest`.
     batch: Batch | None = None
+
+    #: Ours: it becomes a dead letter when it fails for good; None is what its queue or `task_dead_letter` says.
+    dead_letter: bool | None = None
+    #: Ours: so many results of it are kept, the newest, of those that succeeded and of those that failed.
+    keep_successes: int | None = None
+    keep_failures: int | None = None
+    #: Ours: seconds that its results are kept, instead of what `result_expires` says; 0 is for ever.
+    result_expires: float | timedelta | None = None
 
     #: Middleware of this task, inside of the app's: as for `app.add_middleware`.
     middleware: Sequence[Any] = ()

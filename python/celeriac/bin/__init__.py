@@ -15,6 +15,7 @@ COMMANDS = {
     "beat": "Send periodic tasks.",
     "call": "Call a task by name.",
     "control": "Tell workers to change something.",
+    "dlq": "Show, retry, drop and export dead letters.",
     "doctor": "Check connections and settings.",
     "events": "Show what workers tell of themselves and of tasks.",
     "graph": "Draw workers and their parts (DOT).",
@@ -39,7 +40,7 @@ COMMANDS = {
 GROUPS = {
     "Run": ("worker", "beat", "multi", "schedule", "outbox-relay"),
     "Watch and control": ("status", "inspect", "control", "events", "list", "doctor", "report", "logtool", "graph"),
-    "Tasks and messages": ("call", "result", "purge", "migrate", "unpark", "amqp", "shell"),
+    "Tasks and messages": ("call", "result", "purge", "dlq", "migrate", "unpark", "amqp", "shell"),
 }
 
 

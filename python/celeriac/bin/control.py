@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 
 def _tell(control: Control, name: str, arguments: Any, timeout: float, destination: Any, callback: Any) -> Any:
+    if name in ("pause_queue", "resume_queue") and arguments.get("queue"):
+        # These are kept in the broker as well.
+        kept = getattr(control, name)
+        return kept(arguments["queue"], timeout=timeout, destination=destination, callback=callback, reply=True)
     return control.broadcast(
         name, timeout=timeout, destination=destination, callback=callback, reply=True, arguments=arguments
     )

@@ -212,6 +212,8 @@ _known(
     args=[("samples", int)],
     signature="[n_samples=10]",
 )
+_known("paused", "inspect", "Queues that are paused.")
+_known("dead_letters", "inspect", "How many dead letters there are, and how old the oldest is.")
 _known("active_queues", "inspect", "Queues that are consumed from.")
 
 _known("revoke", "control", "Do not run tasks, by id.", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
@@ -274,3 +276,7 @@ _known(
     signature="<queue> [exchange [type [routing_key]]]",
 )
 _known("cancel_consumer", "control", "Do not consume from a queue.", args=[("queue", str)], signature="<queue>")
+_known(
+    "pause_queue", "control", "Take nothing from a queue, on all workers.", args=[("queue", str)], signature="<queue>"
+)
+_known("resume_queue", "control", "Take tasks from a paused queue again.", args=[("queue", str)], signature="<queue>")

@@ -9,6 +9,7 @@ from celeriac.app import middleware
 from celeriac.app.middleware import Run
 from celeriac.app.options import task_options
 from celeriac.exceptions import Reject
+from celeriac.worker.queue_retries import becomes_dead_letter
 from celeriac.worker.trace import TaskTracer
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ class HookedTracer(TaskTracer):
             self._answer(tag, kind, *answer)
             return
         run.state = _STATES.get(kind, kind.upper())
-        dead = self._is_dead(kind, run.exception)
+        dead = self._is_dead(kind, run.exception) or (
+            kind in ("failure", "rejected") and becomes_dead_letter(self._tracer.app, self._task, request)
+        )
         held = request.__dict__.get("_held")
         if held is not None:
             held.extend((run, dead, (tag, kind, *answer)))

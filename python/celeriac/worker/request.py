@@ -37,6 +37,8 @@ class Opener:
         self._node = node
         self._payloads = large.of_app(app)
         self._accepts_json = self._accept is None or json.CONTENT_TYPE in self._accept
+        #: Queues have rules of their own.
+        self._queues = bool(app.router.queues.defaults)
 
     def open(self, execution: Execution) -> Context:
         """Decodes the body and makes the request.
@@ -47,6 +49,8 @@ class Opener:
         if self._accepts_json and registry.json_is_own():
             fields = execution.request(json.decoders(), self._node)
             if fields is not None:
+                if self._queues:
+                    fields["_queue"] = execution.queue
                 return _context(fields)
         return self._open_any(execution)
 
@@ -95,6 +99,7 @@ class Opener:
         headers["_tag"] = execution.tag
         headers["_follow_ups"] = []
         headers["_parts"] = None
+        headers["_queue"] = execution.queue
         if headers.get("retries") is None:
             headers["retries"] = 0
         headers.pop("headers", None)

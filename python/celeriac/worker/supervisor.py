@@ -219,7 +219,7 @@ class WorkController:
         )
         options["log_level"] = logging.getLogger("celery").getEffectiveLevel()
         self._task_signals = task_signals.TaskSignals(self.app, self.hostname, self._consumer)
-        options.update(self._service.options(), tell=task_signals.wanted())
+        options.update(self._service.options(), tell=task_signals.wanted(self.app))
         return options
 
     def _purge(self) -> None:
@@ -312,7 +312,7 @@ class WorkController:
                     signals.worker_ready.send(sender=self._consumer)
                     logger.info("%s ready.", self.hostname)
                     # A handler may have connected others.
-                    self._engine.tell(task_signals.wanted())
+                    self._engine.tell(task_signals.wanted(self.app))
                 case ("task", event, execution, why, signum):
                     assert self._task_signals is not None
                     self._task_signals.send(event, execution, why, signum)

@@ -1,4 +1,5 @@
-"""Signals about single requests that are sent in the worker's own process: received, revoked, unknown, rejected.
+"""Signals about single requests that are sent in the worker's own process: received, revoked, unknown, rejected,
+dead-lettered.
 
 The engine makes a notice of a request only for those that have a receiver.
 """
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celeriac import signals
 from celeriac.app.context import Context
 from celeriac.exceptions import NotRegistered
+from celeriac.worker import dead_letters
 from celeriac.worker.request import Opener, Refused
 
 if TYPE_CHECKING:
@@ -21,12 +23,14 @@ _SIGNALS = {
     "revoked": signals.task_revoked,
     "unknown": signals.task_unknown,
     "rejected": signals.task_rejected,
+    "dead": signals.task_dead_lettered,
 }
 
 
-def wanted() -> list[str]:
+def wanted(app: Celery) -> list[str]:
     """What the engine is to tell of: that which somebody receives."""
-    return [name for name, signal in _SIGNALS.items() if signal.receivers]
+    found = [name for name, signal in _SIGNALS.items() if signal.receivers]
+    return [*found, "dead"] if app.conf.dead_letter_webhook and "dead" not in found else found
 
 
 class TaskSignals:
@@ -42,6 +46,9 @@ class TaskSignals:
         """Tells the receivers of one notice."""
         if event == "rejected":
             signals.task_rejected.send(sender=self._consumer, message=execution, exc=ValueError(why))
+            return
+        if event == "dead":
+            dead_letters.arrived(self._app, execution, why)
             return
         context = self._context(execution)
         task = self._app.tasks.get(context.task or "")

@@ -22,6 +22,7 @@ from celeriac.worker.batches import BatchTracer, gathers
 from celeriac.worker.conclude import Concluder
 from celeriac.worker.limits import Cancelled
 from celeriac.worker.patched import PatchedTracer
+from celeriac.worker.queue_retries import try_again
 from celeriac.worker.records import make_writer
 from celeriac.worker.request import Opener, Refused
 from celeriac.worker.webhooks import ENDS, Webhooks
@@ -379,6 +380,8 @@ class TaskTracer:
 
     def _raised(self, exc: Exception, request: Context) -> tuple[str, str, Any, ExceptionInfo]:
         """What an exception means: (outcome, state, records, what hooks are told)."""
+        if request._queue is not None:
+            exc = try_again(self._tracer.app, self._task, request, exc)
         name = request.shadow or self._task.name
         context = {"name": name, "id": request.id, "exc": safe_repr(exc)}
         if isinstance(exc, Retry):

@@ -13,10 +13,10 @@ use super::link::{Link, none};
 use super::listen::{self, AmqpListener};
 use super::publish::Publisher;
 use super::schedule::Schedules;
-use super::{dead, declare, failure};
+use super::{cell, dead, declare, failure};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::driver::ConnectOptions;
 use crate::protocol::{Message, Publication};
@@ -25,6 +25,10 @@ use crate::url::StoreUrl;
 
 /// Queues of others that are remembered for their counts.
 const REMEMBERED: usize = 1_000;
+/// Names of queues that no worker takes from: a cell. Written by whoever pauses and resumes, the new value before the old
+/// one goes; workers read it when they start.
+const PAUSED: &str = "celeriac.paused";
+const PAUSED_LOCK: &str = "celeriac.paused.lock";
 
 /// `RabbitMQ`.
 pub(super) struct AmqpBroker {
@@ -34,6 +38,8 @@ pub(super) struct AmqpBroker {
     /// Queues that were used here. Written by publishing and consuming, read by `queues`.
     used: Mutex<BTreeSet<String>>,
     schedules: Schedules,
+    /// One after the other in this process: the lock at the server belongs to the connection.
+    pausing: tokio::sync::Mutex<()>,
 }
 
 impl AmqpBroker {
@@ -43,6 +49,7 @@ impl AmqpBroker {
             consuming: Arc::new(Link::new(url, options, "celeriac consumer")?),
             used: Mutex::default(),
             schedules: Schedules::new(url, options)?,
+            pausing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -128,8 +135,46 @@ impl Broker for AmqpBroker {
         Ok(StoreReport { consumers: Some(consumers), ..StoreReport::default() })
     }
 
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        dead::list(&self.publisher.link, queue, limit).await
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        dead::find(&self.publisher.link, filter, limit).await
+    }
+
+    async fn dead_stats(&self) -> Result<DeadStats, BrokerError> {
+        dead::stats(&self.publisher.link).await
+    }
+
+    async fn resolve_dead(&self, resolutions: Vec<Resolution>) -> Result<Vec<u64>, BrokerError> {
+        dead::resolve(&self.publisher, resolutions).await
+    }
+
+    async fn trim_dead(&self, limits: &DeadLimits) -> Result<u64, BrokerError> {
+        dead::trim(&self.publisher, limits).await
+    }
+
+    /// Asks for the cell before it is looked into: on a server where nobody has paused anything, it is not made.
+    async fn paused(&self, queues: &[String]) -> Result<Vec<String>, BrokerError> {
+        if self.count(PAUSED).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let _alone = self.pausing.lock().await;
+        let locked = cell::lock_queue(&self.publisher.link, PAUSED_LOCK).await?;
+        let paused = locked.read::<BTreeSet<String>>(PAUSED).await?.value;
+        locked.unlock().await?;
+        Ok(queues.iter().filter(|queue| paused.contains(*queue)).cloned().collect())
+    }
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), BrokerError> {
+        let _alone = self.pausing.lock().await;
+        let locked = cell::lock_queue(&self.publisher.link, PAUSED_LOCK).await?;
+        let note = |queues: &mut BTreeSet<String>| {
+            if paused {
+                queues.insert(queue.to_owned());
+            } else {
+                queues.remove(queue);
+            }
+        };
+        locked.change(PAUSED, note).await?;
+        locked.unlock().await
     }
 
     async fn bury(

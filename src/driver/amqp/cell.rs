@@ -46,7 +46,12 @@ pub(super) struct Locked<'a> {
 
 /// Takes the lock of a schedule.
 pub(super) async fn lock<'a>(link: &'a Link, schedule: &str) -> Result<Locked<'a>, BrokerError> {
-    let queue = name(schedule, "lock");
+    lock_queue(link, &name(schedule, "lock")).await
+}
+
+/// Takes the lock of that name.
+pub(super) async fn lock_queue<'a>(link: &'a Link, queue: &str) -> Result<Locked<'a>, BrokerError> {
+    let queue = queue.to_owned();
     let until = Instant::now() + PATIENCE;
     loop {
         let (_, channel) = link.channel().await?;

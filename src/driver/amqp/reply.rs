@@ -166,6 +166,7 @@ fn record(message: Message) -> Option<ResultRecord> {
         content_type: message.properties.content_type,
         expires_ms: None,
         reply_to: None,
+        retain: None,
     })
 }
 

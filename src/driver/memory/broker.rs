@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use super::state::{Claimed, State};
 use super::{MemoryStore, Shared};
 use crate::broker::{
-    Broker, BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadLetter,
-    DeadReason, Delivery, Fired, Firing, Listener, QueueStatus, Renewal, ScheduleLease, ScheduleState,
-    Settle,
+    Broker, BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadFilter,
+    DeadLetter, DeadLimits, DeadReason, DeadStats, Delivery, Fired, Firing, Listener, QueueStatus, Renewal,
+    Resolution, ScheduleLease, ScheduleState, Settle,
 };
 use crate::keys::{Admission, Admitted, Keys};
 use crate::limits::LimitStore;
@@ -64,7 +64,7 @@ impl Broker for MemoryStore {
         detail: String,
     ) -> Result<(), BrokerError> {
         let now = self.0.clock.now();
-        self.0.state.lock().bury_new(message, reason, detail, now);
+        self.0.state.lock().bury_new(message, reason, &detail, now);
         Ok(())
     }
 
@@ -116,8 +116,31 @@ impl Broker for MemoryStore {
         Ok(Some(texts.iter().map(|text| state.mentions(text)).collect()))
     }
 
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        Ok(self.0.state.lock().dead_letters(queue, limit))
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        Ok(self.0.state.lock().find_dead(filter, limit))
+    }
+
+    async fn dead_stats(&self) -> Result<DeadStats, BrokerError> {
+        Ok(self.0.state.lock().dead_stats())
+    }
+
+    async fn resolve_dead(&self, resolutions: Vec<Resolution>) -> Result<Vec<u64>, BrokerError> {
+        let resolved = self.0.state.lock().resolve_dead(resolutions, self.0.clock.now());
+        self.0.messages.notify_waiters();
+        Ok(resolved)
+    }
+
+    async fn trim_dead(&self, limits: &DeadLimits) -> Result<u64, BrokerError> {
+        Ok(self.0.state.lock().trim_dead(limits, self.0.clock.now()))
+    }
+
+    async fn paused(&self, queues: &[String]) -> Result<Vec<String>, BrokerError> {
+        Ok(self.0.state.lock().paused(queues))
+    }
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), BrokerError> {
+        self.0.state.lock().set_paused(queue, paused);
+        Ok(())
     }
 
     async fn broadcast(

@@ -9,6 +9,7 @@
 mod backend;
 mod broker;
 mod chord;
+mod dead;
 mod keep;
 mod keys;
 mod limits;

@@ -2,7 +2,7 @@
 //!
 //! A message is in exactly one place: ready in its queue, claimed, parked or dead.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::limits::Limits;
 use super::schedule::Schedule;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
-    Settle,
+    Settle, apart,
 };
 use crate::clock::UnixMillis;
 use crate::driver::routing::{self, Turns, in_turns};
@@ -32,7 +32,10 @@ pub(super) struct State {
     claimed: HashMap<u64, Claim>,
     /// By due time, then place.
     parked: BTreeMap<(i64, u64), Stored>,
-    dead: BTreeMap<u64, DeadLetter>,
+    pub(super) dead: BTreeMap<u64, DeadLetter>,
+    pub(super) paused: BTreeSet<String>,
+    /// Ids of results by the list that they are counted in ([`crate::protocol::Retain`]), oldest first.
+    pub(super) retained: HashMap<String, VecDeque<String>>,
     owners: HashMap<u64, Owner>,
     results: HashMap<String, Kept>,
     broadcasts: BTreeMap<u64, Broadcast>,
@@ -213,7 +216,7 @@ impl State {
         stored.redelivered = true;
         if stored.crashes >= max_crashes {
             let detail = format!("the process that ran it died {} times", stored.crashes);
-            self.bury(stored, DeadReason::Crashed, detail, now);
+            self.bury(stored, DeadReason::Crashed, &detail, now);
             Committed::Dead
         } else {
             self.make_ready(stored);
@@ -241,25 +244,26 @@ impl State {
         &mut self,
         publication: Publication,
         reason: DeadReason,
-        detail: String,
+        detail: &str,
         now: UnixMillis,
     ) {
         let stored = self.stored(publication);
         self.bury(stored, reason, detail, now);
     }
 
-    fn bury(&mut self, stored: Stored, reason: DeadReason, detail: String, now: UnixMillis) {
+    fn bury(&mut self, stored: Stored, reason: DeadReason, account: &str, now: UnixMillis) {
+        let (id, (detail, traceback)) = (self.number(), apart(account));
         let letter = DeadLetter {
-            id: stored.id,
+            id,
             queue: stored.queue.to_string(),
             reason: reason.as_str().to_owned(),
             detail,
+            traceback,
             crashes: stored.crashes,
             died: now,
             message: stored.message,
         };
-        self.dead.insert(self.last + 1, letter);
-        self.last += 1;
+        self.dead.insert(id, letter);
     }
 
     pub(super) fn claim(
@@ -358,7 +362,7 @@ impl State {
             Settle::Crashed => return self.count_crash(stored, max_crashes, now),
             Settle::Park(due) if *due > now => self.park(stored, due.0),
             Settle::Park(_) => self.make_ready(stored),
-            Settle::Dead(reason, detail) => self.bury(stored, *reason, detail.clone(), now),
+            Settle::Dead(reason, detail) => self.bury(stored, *reason, detail, now),
         }
         Committed::Done
     }
@@ -401,11 +405,6 @@ impl State {
         ready.chain(claimed).chain(self.parked.values()).any(|stored| stored.message.may_mention(text))
     }
 
-    pub(super) fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Vec<DeadLetter> {
-        let of_queue = |letter: &&DeadLetter| queue.is_none_or(|queue| letter.queue == queue);
-        self.dead.values().filter(of_queue).take(limit).cloned().collect()
-    }
-
     pub(super) fn broadcast(&mut self, exchange: &str, message: Message, expires: UnixMillis) {
         let id = self.number();
         self.broadcasts.insert(id, Broadcast { exchange: exchange.to_owned(), message, expires });
@@ -430,6 +429,9 @@ impl State {
             return;
         }
         let expires = record.expires_ms.map(|ms| now.after(Duration::from_millis(ms)));
+        if let Some(retain) = record.retain.clone() {
+            self.retain(&record.task_id, &retain);
+        }
         self.results.insert(record.task_id.clone(), Kept { record, expires, version });
     }
 

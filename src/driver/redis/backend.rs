@@ -14,7 +14,7 @@ use super::inspect;
 use super::keep;
 use super::limits::RedisLimits;
 use super::link::Link;
-use super::record::{self, ResultPlace, STORE_RESULTS};
+use super::record::{self, RETENTION, ResultPlace, STORE_RESULTS};
 use super::script::Script;
 use super::values;
 use super::watch::Watches;
@@ -36,13 +36,15 @@ pub(super) const CHUNK: usize = 1000;
 /// Bytes in one command.
 pub(super) const CHUNK_BYTES: usize = 8 << 20;
 
-/// `KEYS` are those of the records; `ARGV` is, for each, its time to live and its bytes.
+/// `KEYS` are those of the records; `ARGV` is, for each, its time to live and its bytes; then, for those whose kind is
+/// limited in number, what `retain_result` takes.
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         "{STORE_RESULTS}
 local ttls, bodies = {{}}, {{}}
 for i = 1, #KEYS do ttls[i], bodies[i] = ARGV[2 * i - 1], ARGV[2 * i] end
 store_results(KEYS, ttls, bodies)
+for at = 2 * #KEYS + 1, #ARGV, {RETENTION} do retain_result(at) end
 return 0"
     ))
 });
@@ -77,8 +79,11 @@ impl RedisBackend {
     async fn store_chunk(&self, records: &[ResultRecord]) -> Result<(), BackendError> {
         let keys: Vec<String> = records.iter().map(|record| self.place.key(&record.task_id)).collect();
         let ttls: Vec<String> = records.iter().map(record::ttl).collect();
-        let args: Vec<&[u8]> =
+        let mut args: Vec<&[u8]> =
             ttls.iter().zip(records).flat_map(|(ttl, record)| [ttl.as_bytes(), &record.record]).collect();
+        let retained: Vec<_> =
+            records.iter().filter_map(|record| record::retention(&self.place, record)).collect();
+        args.extend(retained.iter().flatten().map(String::as_bytes));
         self.link.script(&STORE, &keys, &args).await?;
         Ok(())
     }

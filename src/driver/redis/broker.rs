@@ -19,8 +19,8 @@ use super::link::Link;
 use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::driver::{ConnectOptions, Threading};
@@ -200,8 +200,29 @@ impl Broker for RedisBroker {
         self.0.statuses().await
     }
 
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        self.0.dead_letters(queue, limit).await
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.0.find_dead(filter, limit).await
+    }
+
+    async fn dead_stats(&self) -> Result<DeadStats, BrokerError> {
+        self.0.dead_stats().await
+    }
+
+    async fn resolve_dead(&self, resolutions: Vec<Resolution>) -> Result<Vec<u64>, BrokerError> {
+        self.0.resolve_dead(&resolutions).await
+    }
+
+    async fn trim_dead(&self, limits: &DeadLimits) -> Result<u64, BrokerError> {
+        self.0.measure_clock().await?;
+        self.0.trim_dead(limits).await
+    }
+
+    async fn paused(&self, queues: &[String]) -> Result<Vec<String>, BrokerError> {
+        self.0.paused(queues).await
+    }
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), BrokerError> {
+        self.0.set_paused(queue, paused).await
     }
 
     async fn bury(

@@ -109,6 +109,12 @@ impl Layout {
         &self.shared[6]
     }
 
+    /// Queues that no worker takes from: a set. Written by whoever pauses and resumes; workers read it when they start,
+    /// and every minute: a command that they have not heard counts all the same.
+    pub(super) fn paused(&self) -> String {
+        format!("{}celeriac:paused", self.prefix)
+    }
+
     /// The step that a priority belongs to.
     pub(super) fn step(&self, priority: u8) -> u8 {
         let above = self.steps.partition_point(|step| *step <= priority.min(HIGHEST));

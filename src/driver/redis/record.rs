@@ -73,6 +73,26 @@ local function store_results(keys, ttls, bodies)
     end
   end
 end
+
+-- Counts a result that was stored among those of its kind, and removes the oldest beyond their number. ARGV from `at`
+-- on: the sorted set of its kind, the one where it may have been before, how many are kept or nothing, the record's key,
+-- whether it is SUCCESS, and a counter.
+local function retain_result(at)
+  local list, other, most, key = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
+  if ARGV[at + 4] ~= '1' and is_success(redis.call('GET', key)) then return end
+  redis.call('ZREM', other, key)
+  if not most then
+    redis.call('ZREM', list, key)
+    return
+  end
+  redis.call('ZADD', list, redis.call('INCR', ARGV[at + 5]), key)
+  local over = math.min(redis.call('ZCARD', list) - most, 1000)
+  if over > 0 then
+    local beyond = redis.call('ZRANGE', list, 0, over - 1)
+    redis.call('DEL', unpack(beyond))
+    redis.call('ZREM', list, unpack(beyond))
+  end
+end
 "#;
 
 /// Where results are kept within a server.
@@ -112,6 +132,26 @@ impl fmt::Display for ResultPlace {
     }
 }
 
+/// What the Lua function `retain_result` takes for a record, if its kind is limited in number.
+///
+/// The keys are written with the record, by whoever stores it, in one step; nobody else reads them. What has expired
+/// stays in them until newer ones push it out.
+pub(super) fn retention(place: &ResultPlace, record: &ResultRecord) -> Option<[String; RETENTION]> {
+    let retain = record.retain.as_deref()?;
+    let list = |name: &str| format!("{}celeriac:retained:{name}", place.prefix);
+    Some([
+        list(&retain.list),
+        list(&retain.other),
+        retain.most.map(|most| most.to_string()).unwrap_or_default(),
+        place.key(&record.task_id),
+        u8::from(record.state == state::SUCCESS).to_string(),
+        format!("{}celeriac:retained", place.prefix),
+    ])
+}
+
+/// How many that are.
+pub(super) const RETENTION: usize = 6;
+
 /// The time to live as [`STORE_RESULTS`] takes it.
 pub(super) fn ttl(record: &ResultRecord) -> String {
     record.expires_ms.unwrap_or(0).to_string()
@@ -129,6 +169,7 @@ pub(super) fn found(task_id: &str, stored: Vec<u8>, content_type: &str) -> Resul
         content_type: content_type.to_owned(),
         expires_ms: None,
         reply_to: None,
+        retain: None,
     }
 }
 

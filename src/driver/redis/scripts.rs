@@ -19,6 +19,8 @@ scripts! {
     REGISTER = "lua/shared.lua", "lua/register.lua";
     RENEW = "lua/shared.lua", "lua/renew.lua";
     BURY = "lua/shared.lua", "lua/bury.lua";
+    RESOLVE = "lua/shared.lua", "lua/resolve.lua";
+    TRIM = "lua/shared.lua", "lua/trim.lua";
     RESTORE = "lua/restore.lua";
     HEAR = "lua/hear.lua";
     UNPARK = "lua/unpark.lua";

@@ -14,7 +14,7 @@ use super::consumer::Inner;
 use super::dead::one_field;
 use super::held::write_tag;
 use super::publish::Step;
-use super::record::ttl;
+use super::record::{retention, ttl};
 use super::scripts::{COMMIT, COMMIT_BODY};
 use crate::broker::{BrokerError, ChordEnd, Commit, Committed, Settle};
 use crate::numbers::NumberSet;
@@ -267,6 +267,12 @@ impl Inner {
             for (_, record) in row {
                 let key = Cow::Owned(self.results.key(&record.task_id).into_bytes());
                 operations.extend([key, Cow::Borrowed(&record.record[..])]);
+            }
+        }
+        for (place, record) in records {
+            if let Some(retained) = retention(&self.results, record) {
+                operations.extend([letter("t"), text(place)]);
+                operations.extend(retained.map(text));
             }
         }
     }

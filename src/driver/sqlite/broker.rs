@@ -4,19 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::params;
 
 use super::consumer::SqliteConsumer;
 use super::doorbell::Kind;
 use super::fault::Fault;
-use super::step::{self, Step, last_number};
+use super::step::{Step, last_number};
 use super::writer::Durability;
-use super::{Shared, SqliteStore, broadcast, chord, keys, limits, owner, queue, results, schedule};
+use super::{Shared, SqliteStore, broadcast, chord, dead, keys, limits, owner, queue, results, schedule};
 use crate::broker::{
-    Broker, BrokerError, Consumer, ConsumerOptions, DeadLetter, DeadReason, Fired, Firing, Listener,
-    QueueStatus, ScheduleLease, ScheduleState,
+    Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
 };
-use crate::clock::UnixMillis;
 use crate::keys::{Admission, Admitted, Keys};
 use crate::limits::LimitStore;
 use crate::protocol::{Message, Publication};
@@ -154,31 +152,31 @@ impl Broker for SqliteStore {
         })
     }
 
-    async fn dead_letters(&self, queue: Option<&str>, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        self.0
-            .read(|connection| {
-                connection
-                    .prepare_cached(
-                        "SELECT d.id, q.name, d.reason, d.detail, d.crashes, d.died_ms, m.priority, m.content_type,
-                            m.content_encoding, m.correlation_id, m.reply_to, m.delivery_mode, m.expiration_ms,
-                            m.other, m.headers, m.body
-                         FROM dead d JOIN message m ON m.id = d.message JOIN queue q ON q.id = m.queue
-                         WHERE ?1 IS NULL OR q.name = ?1 ORDER BY d.id LIMIT ?2",
-                    )?
-                    .query_map(params![queue, limit as i64], |row| {
-                        Ok(DeadLetter {
-                            id: row.get::<_, i64>(0)? as u64,
-                            queue: row.get(1)?,
-                            reason: row.get(2)?,
-                            detail: row.get(3)?,
-                            crashes: row.get(4)?,
-                            died: UnixMillis(row.get(5)?),
-                            message: step::message(row, 6)?,
-                        })
-                    })?
-                    .collect()
-            })
-            .map_err(self.broker_error())
+    async fn find_dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.0.read(|connection| dead::find(connection, filter, limit)).map_err(self.broker_error())
+    }
+
+    async fn dead_stats(&self) -> Result<DeadStats, BrokerError> {
+        self.0.read(dead::stats).map_err(self.broker_error())
+    }
+
+    async fn resolve_dead(&self, resolutions: Vec<Resolution>) -> Result<Vec<u64>, BrokerError> {
+        self.0.check_sizes(resolutions.iter().filter_map(|resolution| resolution.publication.as_ref()))?;
+        self.write(Durability::Durable, move |step| dead::resolve(step, &resolutions)).await
+    }
+
+    async fn trim_dead(&self, limits: &DeadLimits) -> Result<u64, BrokerError> {
+        let limits = *limits;
+        self.write(Durability::Relaxed, move |step| dead::trim(step, &limits)).await
+    }
+
+    async fn paused(&self, queues: &[String]) -> Result<Vec<String>, BrokerError> {
+        self.0.read(|connection| dead::paused(connection, queues)).map_err(self.broker_error())
+    }
+
+    async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), BrokerError> {
+        let queue = queue.to_owned();
+        self.write(Durability::Durable, move |step| dead::set_paused(step, &queue, paused)).await
     }
 
     async fn bury(

@@ -20,6 +20,7 @@ mod broker;
 mod chord;
 mod connection;
 mod consumer;
+mod dead;
 mod doorbell;
 mod fault;
 mod guard;

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::doorbell::Kind;
 use super::step::Step;
 use crate::clock::UnixMillis;
-use crate::protocol::ResultRecord;
+use crate::protocol::{ResultRecord, Retain};
 
 /// Expired results that one transaction removes, so that it does not hold the lock for long.
 const SWEEP: i64 = 1000;
@@ -30,7 +30,7 @@ pub(super) fn store<'r>(
     for (version, record) in (first..).zip(records) {
         let ttl = record.expires_ms.map(|ms| ms.min(i64::MAX as u64) as i64);
         let expires = ttl.map(|ttl| step.now.0.saturating_add(ttl));
-        statement.execute(params![
+        let stored = statement.execute(params![
             version,
             record.task_id,
             record.state,
@@ -40,10 +40,31 @@ pub(super) fn store<'r>(
             &record.record[..],
             step.now.0
         ])?;
+        if let Some(kind) = record.retain.as_deref().filter(|_| stored > 0) {
+            retain(step, version, &record.task_id, kind)?;
+        }
     }
     drop(statement);
     step.rings.add(Kind::Results);
     Ok(())
+}
+
+/// Counts a result among those of its kind, and removes the oldest beyond their number. A result is counted once: what
+/// had failed and was run again counts as what it is now.
+fn retain(step: &Step<'_>, version: i64, task_id: &str, kind: &Retain) -> Result<()> {
+    let Some(most) = kind.most else {
+        step.run("DELETE FROM retained WHERE task_id = ?1", &[&task_id])?;
+        return Ok(());
+    };
+    step.run("INSERT OR REPLACE INTO retained VALUES (?1, ?2, ?3)", &[&task_id, &kind.list, &version])?;
+    let beyond: Vec<String> = step
+        .sql("SELECT task_id FROM retained WHERE list = ?1 ORDER BY version DESC LIMIT ?2 OFFSET ?3")?
+        .query_map(params![kind.list, SWEEP, most], |row| row.get(0))?
+        .collect::<Result<_>>()?;
+    for id in &beyond {
+        step.run("DELETE FROM retained WHERE task_id = ?1", &[id])?;
+    }
+    forget(step, &beyond)
 }
 
 /// Reads one record.
@@ -92,6 +113,9 @@ pub(super) fn sweep(step: &Step<'_>) -> Result<bool> {
         "DELETE FROM result WHERE id IN (SELECT id FROM result WHERE expires_ms <= ?1 LIMIT ?2)",
         &[&step.now.0, &SWEEP],
     )?;
+    if removed > 0 {
+        step.run("DELETE FROM retained WHERE task_id NOT IN (SELECT task_id FROM result)", &[])?;
+    }
     Ok(removed as i64 == SWEEP)
 }
 
@@ -102,6 +126,7 @@ fn record(row: &Row<'_>, first: usize) -> Result<ResultRecord> {
         content_type: row.get(first + 2)?,
         expires_ms: row.get::<_, Option<i64>>(first + 4)?.map(|ms| ms as u64),
         reply_to: None,
+        retain: None,
         record: bytes::Bytes::copy_from_slice(row.get_ref(first + 5)?.as_bytes()?),
     })
 }

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::fault::Fault;
 
 /// Written to `user_version`; raised when a table changes.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE sequence (last INTEGER NOT NULL);
@@ -159,6 +159,21 @@ CREATE TABLE chord_guard (
 CREATE INDEX chord_guard_look ON chord_guard (look_ms);
 ";
 
+/// What layout 3 has besides.
+const QUEUES: &str = "
+-- Queues that no worker takes from. Written by whoever pauses and resumes; workers read it when they start, and every
+-- minute: a command that they have not heard counts all the same.
+CREATE TABLE IF NOT EXISTS paused (queue TEXT PRIMARY KEY) WITHOUT ROWID;
+
+-- Results of which only the newest of a list are kept. Written with the result, which goes with its row.
+CREATE TABLE IF NOT EXISTS retained (
+    task_id TEXT PRIMARY KEY,
+    list TEXT NOT NULL,
+    version INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS retained_list ON retained (list, version);
+";
+
 /// Makes the tables in a new file; checks the version of an old one.
 pub(super) fn prepare(connection: &Connection) -> Result<(), Fault> {
     if version(connection)? == VERSION {
@@ -183,9 +198,10 @@ fn make(connection: &Connection) -> Result<(), Fault> {
                 return Err(Fault::Broken(reason.to_owned()));
             }
             connection.execute_batch(TABLES)?;
-            add_chords(connection)
+            add(connection, &[CHORDS, QUEUES])
         }
-        1 => add_chords(connection),
+        1 => add(connection, &[CHORDS, QUEUES]),
+        2 => add(connection, &[QUEUES]),
         newer if newer > VERSION => Err(Fault::Broken(format!(
             "the file was made by a newer celeriac (layout {newer}, this one knows {VERSION}); upgrade, or name another file"
         ))),
@@ -193,9 +209,9 @@ fn make(connection: &Connection) -> Result<(), Fault> {
     }
 }
 
-/// From layout 1, which knew no chords.
-fn add_chords(connection: &Connection) -> Result<(), Fault> {
-    connection.execute_batch(CHORDS)?;
+/// From an older layout.
+fn add(connection: &Connection, tables: &[&str]) -> Result<(), Fault> {
+    connection.execute_batch(&tables.concat())?;
     connection.pragma_update(None, "user_version", VERSION)?;
     Ok(())
 }

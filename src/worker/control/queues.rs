@@ -11,6 +11,7 @@ use super::super::upkeep::Chore;
 use super::arguments::{missing, ok, text};
 use super::{LOGGER, SEND_WITHIN};
 use crate::broker::Consumer;
+use crate::clock::UnixMillis;
 use crate::protocol::{Arguments, Binding, ControlRequest, Exchange, Queue};
 
 impl ConsumerLoop {
@@ -35,6 +36,7 @@ impl ConsumerLoop {
         } else {
             self.options.queues.push(name.to_owned());
             self.change_queues();
+            self.look_at_pauses();
             self.log.line(Level::Info, LOGGER, || format!("Started consuming from {name}"));
         }
         ok(format!("add consumer {name}"))
@@ -54,11 +56,37 @@ impl ConsumerLoop {
         ok(format!("no longer consuming from {name}"))
     }
 
+    /// Nothing is taken from a queue any more, or again: on every worker, and whatever consumes from it later.
+    pub(super) fn control_pause(&mut self, request: &ControlRequest, pause: bool) -> Value {
+        if let Some(answer) = missing(request, &["queue"]) {
+            return answer;
+        }
+        let Some(name) = text(request, "queue").filter(|name| !name.is_empty()) else {
+            return super::arguments::raised("ValueError", "a queue is a name");
+        };
+        self.pause(name, pause);
+        ok(if pause { format!("queue {name} is paused") } else { format!("queue {name} goes on") })
+    }
+
+    pub(super) fn inspect_paused(&self) -> Value {
+        self.paused_here()
+    }
+
+    /// Dead letters of all queues, as this worker knows them, and how many it has made itself.
+    pub(super) fn inspect_dead_letters(&self) -> Value {
+        let age = |died: UnixMillis| self.clock.now().0.saturating_sub(died.0).max(0) as f64 / 1000.0;
+        let last = self.dead.last;
+        json!({
+            "count": last.map(|stats| stats.count),
+            "oldest_age": last.and_then(|stats| stats.oldest).map(age),
+            "buried_here": self.stats.buried.value(),
+        })
+    }
+
     /// Tells the newest consumer. One that is made later is made with the queues of then.
-    fn change_queues(&self) {
+    pub(in super::super) fn change_queues(&self) {
         let Some(source) = self.sources.last() else { return };
-        let (consumer, queues): (Arc<dyn Consumer>, _) =
-            (source.consumer.clone(), self.options.queues.clone());
+        let (consumer, queues): (Arc<dyn Consumer>, _) = (source.consumer.clone(), self.taken_queues());
         let log = self.log.clone();
         self.chores.push(Box::pin(async move {
             let failed = match timeout(SEND_WITHIN, consumer.set_queues(queues)).await {

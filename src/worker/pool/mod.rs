@@ -30,6 +30,8 @@ pub struct Execution {
     pub exchange: Arc<str>,
     /// As above.
     pub routing_key: Arc<str>,
+    /// The queue it came from, if the child has a use for that.
+    pub queue: Option<Arc<str>>,
     /// As above.
     pub redelivered: bool,
     /// `SoftTimeLimitExceeded` is raised in the task after this time.

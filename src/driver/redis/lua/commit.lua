@@ -94,7 +94,7 @@ local push_left, flush_left = pushes('LPUSH')
 local push_right, flush_right = pushes('RPUSH')
 
 -- Operations: a letter, the number of the claim (0: none), and what it needs.
-local expiring, keys, ttls, bodies, stored = {}, {}, {}, {}, 0
+local expiring, keys, ttls, bodies, stored, retained = {}, {}, {}, {}, 0, {}
 local at = FIXED + claims + 1
 while at < extras do
   local kind, claim = ARGV[at], tonumber(ARGV[at + 1])
@@ -111,6 +111,9 @@ while at < extras do
   elseif kind == 'x' then
     if live then expiring[ARGV[at + 2]] = ARGV[at + 3] end
     at = at + 4
+  elseif kind == 't' then
+    if live then retained[#retained + 1] = at + 2 end
+    at = at + 8
   elseif kind == 'u' then
     -- A key that the message was sent under.
     if live and redis.call('HGET', ARGV[at + 2], 'token') == ARGV[at + 3] then redis.call('DEL', ARGV[at + 2]) end
@@ -131,6 +134,9 @@ end
 if stored > 0 then
   if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[9]) end
   store_results(keys, ttls, bodies)
+  for _, from in ipairs(retained) do
+    retain_result(from)
+  end
   if ARGV[8] ~= ARGV[9] then redis.call('SELECT', ARGV[8]) end
 end
 

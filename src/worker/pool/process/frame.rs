@@ -86,6 +86,8 @@ pub struct Unpacked<'a> {
     pub soft_limit: Option<Duration>,
     /// See [`Execution::hard_limit`].
     pub hard_limit: Option<Duration>,
+    /// See [`Execution::queue`].
+    pub queue: Option<&'a str>,
     /// See [`Execution::exchange`].
     pub exchange: &'a str,
     /// See [`Execution::routing_key`].
@@ -400,8 +402,17 @@ impl<'a> Reader<'a> {
 
     fn execution(&mut self) -> Result<Execution, FrameError> {
         let tag = self.u64()?;
-        let Unpacked { mode, redelivered, short, soft_limit, hard_limit, exchange, routing_key, message } =
-            self.unpacked()?;
+        let Unpacked {
+            mode,
+            redelivered,
+            short,
+            queue,
+            soft_limit,
+            hard_limit,
+            exchange,
+            routing_key,
+            message,
+        } = self.unpacked()?;
         Ok(Execution {
             tag,
             mode,
@@ -409,6 +420,7 @@ impl<'a> Reader<'a> {
             short,
             soft_limit,
             hard_limit,
+            queue: queue.map(Arc::from),
             exchange: exchange.into(),
             routing_key: routing_key.into(),
             message: Arc::new(self.owned(&message)?),
@@ -432,6 +444,7 @@ impl<'a> Reader<'a> {
             mode,
             redelivered: flags & 1 != 0,
             short: flags & 2 != 0,
+            queue: if flags & 4 == 0 { None } else { Some(self.text()?) },
             soft_limit: self.duration()?,
             hard_limit: self.duration()?,
             exchange: self.text()?,
@@ -518,6 +531,7 @@ impl<'a> Reader<'a> {
             content_type: self.text()?.to_owned(),
             expires_ms: self.option(Self::u64)?,
             reply_to: None,
+            retain: None,
         })
     }
 
@@ -674,7 +688,11 @@ fn put_execution(execution: &Execution, out: &mut Vec<u8>) {
             }
         }
     }
-    out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1));
+    let queue = u8::from(execution.queue.is_some()) << 2;
+    out.push(u8::from(execution.redelivered) | (u8::from(execution.short) << 1) | queue);
+    if let Some(queue) = &execution.queue {
+        put_bytes(queue.as_bytes(), out);
+    }
     put_duration(execution.soft_limit, out);
     put_duration(execution.hard_limit, out);
     put_bytes(execution.exchange.as_bytes(), out);
@@ -852,6 +870,7 @@ mod tests {
                 message: message(body.clone(), id, priority).into(),
                 exchange: "".into(),
                 routing_key: "celery".into(),
+                queue: Some("q".into()),
                 redelivered: true,
                 soft_limit: soft.map(Duration::from_nanos),
                 hard_limit: None,

@@ -322,6 +322,7 @@ mod tests {
             message: Arc::default(),
             exchange: "".into(),
             routing_key: "celery".into(),
+            queue: None,
             redelivered: false,
             soft_limit: None,
             hard_limit: hard,
