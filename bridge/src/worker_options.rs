@@ -1,6 +1,6 @@
 //! The options dict of a worker becomes the engine's options and a pool.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
@@ -159,7 +159,7 @@ fn http(given: &Options<'_>) -> PyResult<Option<HttpOptions>> {
     let given = Options::new("http", &dict)?;
     let default = HttpOptions::default();
     let guard = Guard::new(&given.take::<Vec<String>>("allow")?.unwrap_or_default());
-    let mut secrets = given.take::<HashMap<String, Vec<String>>>("webhook_secrets")?.unwrap_or_default();
+    let mut secrets = given.take::<BTreeMap<String, Vec<String>>>("webhook_secrets")?.unwrap_or_default();
     let schedule = given.take::<Vec<f64>>("webhook_schedule")?;
     let http = HttpOptions {
         queues: given.take("queues")?.unwrap_or(default.queues),

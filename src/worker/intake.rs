@@ -304,8 +304,8 @@ impl ConsumerLoop {
         });
         let mode = Mode::Refused(detail.clone());
         let settle = Settle::Dead(reason, detail);
-        self.tell_dead(&settle, || unread(delivery));
         let Some((id, name)) = member::named(&delivery.message) else {
+            self.tell_dead(&settle, || unread(delivery));
             let commit = Commit { claim: Some(delivery.claim), settle, ..nothing() };
             self.commits.push(Entry {
                 consumer: source,

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::commit::nothing;
 use super::consumer::ConsumerLoop;
-use super::dead::Burial;
 use super::lifecycle::Phase as LifePhase;
 use super::notice::Level;
 use super::options::TaskOptions;
@@ -148,7 +147,7 @@ impl ConsumerLoop {
             self.end_process_of(tag, signal);
         }
         if limited {
-            self.limit_began(tag);
+            self.limit_begins(tag, now);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
@@ -217,20 +216,8 @@ impl ConsumerLoop {
             }
             return;
         }
-        let mut settle = self.settlement(&mut request, &outcome);
-        if matches!(settle, Settle::Dead(..)) {
-            self.tell_buried(&request, &settle);
-        }
-        let mut buries = false;
-        if request.claim.is_none() {
-            let burial = Burial::of(&request, &std::mem::replace(&mut settle, Settle::Keep));
-            buries = burial.is_some();
-            if buries {
-                // A body that is kept elsewhere is the letter's from now on.
-                request.large = None;
-            }
-            self.commits.bury(burial);
-        }
+        let settle = self.settlement(&mut request, &outcome);
+        let (settle, buries) = self.bury(&mut request, settle, &outcome.summary);
         self.event_ended(&request, &outcome, &settle);
         request.blind = matches!(request.mode, Mode::Refused(_))
             || matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);

@@ -89,9 +89,7 @@ impl ConsumerLoop {
     pub(super) fn on_time(&mut self, now: Instant) {
         self.service.on_time(now);
         self.release_held(now);
-        if let Some(limits) = &mut self.limits {
-            limits.on_time(now);
-        }
+        self.limits_on_time(now);
         self.end_gathering(now);
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {

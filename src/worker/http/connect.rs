@@ -48,7 +48,7 @@ pub(crate) enum DialError {
 
 impl DialError {
     /// Finds it among the causes of an error.
-    pub(crate) fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+    pub(crate) fn within(error: &(dyn Error + 'static)) -> Option<&Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {
             if let Some(found) = error.downcast_ref() {
