@@ -11,7 +11,7 @@ from celeriac.flask import allow_all, tasks_blueprint
 from .conftest import wait_until
 
 TASKS = """
-    @app.task(name="pay")
+    @app.task(name="pay", acks_late=True)
     def pay(order):
         mark("tried", f"{order} ")
         if not (here / "mended").exists():
