@@ -33,7 +33,7 @@ pub(crate) struct Burial {
 
 impl Burial {
     /// Of a request whose claim is gone; none when it is not settled as a dead letter.
-    pub(super) fn of(request: &Request, settle: &Settle) -> Option<Self> {
+    fn of(request: &Request, settle: &Settle) -> Option<Self> {
         let Settle::Dead(reason, account) = settle else { return None };
         let letter = Publication {
             exchange: String::new(),
@@ -115,6 +115,28 @@ impl ConsumerLoop {
             let detail = format!("{}\u{1f}{account}", reason.as_str());
             self.notices.push_task(TaskNotice { event, execution, detail, signal: None });
         }
+    }
+
+    /// Tells of a request that becomes a dead letter as it ends. One that nobody holds a claim to any more is buried with the
+    /// next batch. Gives what is left to be settled, and whether there is such a burial.
+    pub(super) fn bury(&mut self, request: &mut Request, settle: Settle, why: &str) -> (Settle, bool) {
+        match &settle {
+            Settle::Dead(..) => self.tell_buried(request, &settle),
+            // The last one that was allowed.
+            Settle::Crashed => self.tell_buried(request, &Settle::Dead(DeadReason::Crashed, why.to_owned())),
+            _ => {}
+        }
+        if request.claim.is_some() {
+            return (settle, false);
+        }
+        let burial = Burial::of(request, &settle);
+        let buries = burial.is_some();
+        if buries {
+            // A body that is kept elsewhere is the letter's from now on.
+            request.large = None;
+        }
+        self.commits.bury(burial);
+        (Settle::Keep, buries)
     }
 
     /// The same of a request.

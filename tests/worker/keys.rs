@@ -9,7 +9,7 @@ use celeriac::keys::{Admission, Admitted, Arrival, Held, Keys, Kind, Turn};
 use celeriac::protocol::{Message, Publication};
 use celeriac::worker::pool::scripted::{Scene, ScriptedPool, usual};
 use celeriac::worker::pool::{Mode, OutcomeKind};
-use celeriac::worker::{Stop, TaskOptions};
+use celeriac::worker::{Stop, TaskOptions, WorkerOptions};
 use serde_json::{Value, json};
 
 use crate::brokers::Moody;
@@ -123,7 +123,8 @@ async fn keys_are_free_when_a_worker_has_it_or_it_begins_as_was_asked() {
         let world = World::new();
         let hangs = ScriptedPool::new(1, |_| Scene::hangs());
         let played = hangs.played();
-        let worker = world.start(options(&[("t", late())]), hangs);
+        let several = WorkerOptions { prefetch_multiplier: Some(4), ..options(&[("t", late())]) };
+        let worker = world.start(several, hangs);
         world.publish(vec![message("t", "before", json!({}))]).await;
         until("the slot is taken", async || modes(&played, "before").len() == 1).await;
         send(&world, "a", moment).await;
