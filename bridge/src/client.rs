@@ -10,6 +10,7 @@ use celeriac::client::{self, ClientError, RetryPolicy, Sending};
 use celeriac::clock::UnixMillis;
 use celeriac::driver::Threading;
 use celeriac::keys::{Admission, Admitted, Held, Kind};
+use celeriac::protocol::TopicBinding;
 use celeriac::report::StoreReport;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
@@ -450,6 +451,42 @@ impl Client {
 
     fn listen(&self, py: Python<'_>, exchange: &str) -> PyResult<Listener> {
         let listener = self.now(py, |client| async move { client.listen(exchange).await })?;
+        Ok(Listener::new(listener))
+    }
+
+    /// Binds a queue to a topic exchange with just these patterns.
+    fn bind_topics(
+        &self,
+        py: Python<'_>,
+        exchange: String,
+        queue: String,
+        patterns: Vec<String>,
+    ) -> PyResult<()> {
+        let binding = TopicBinding { exchange, queue, patterns };
+        self.now(py, |client| async move { client.bind_topics(&binding).await })
+    }
+
+    /// Hears what is sent to a topic exchange from now on.
+    fn subscribe(
+        &self,
+        py: Python<'_>,
+        exchange: String,
+        patterns: Vec<String>,
+        most: usize,
+    ) -> PyResult<Listener> {
+        let listener =
+            self.now(py, |client| async move { client.subscribe(&exchange, &patterns, most).await })?;
+        Ok(Listener::new(listener))
+    }
+
+    /// The cursor of the stream's newest entry; None where the broker keeps no stream.
+    fn stream_end(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.now(py, |client| async move { client.stream_end().await })
+    }
+
+    /// Reads the stream of what happens to tasks.
+    fn stream(&self, py: Python<'_>, after: Option<String>, most: usize) -> PyResult<Listener> {
+        let listener = self.now(py, |client| async move { client.stream(after.as_deref(), most).await })?;
         Ok(Listener::new(listener))
     }
 

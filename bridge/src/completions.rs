@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
 use crate::errors::Failure;
+use crate::listener::received;
 use crate::runtime::{Engine, own_pid, same_process};
 use crate::values::ResultRecord;
 use crate::wakeup::Wakeup;
@@ -16,6 +17,7 @@ use crate::wakeup::Wakeup;
 pub(crate) enum Reply {
     Nothing,
     Records(Vec<Option<celeriac::protocol::ResultRecord>>),
+    Heard(Option<celeriac::protocol::Message>),
     /// Whose id a call gets that was not sent, and until when its message may be due.
     Other(Option<(String, Option<i64>)>),
 }
@@ -28,6 +30,10 @@ impl Reply {
             Self::Records(records) => {
                 let records: Vec<_> = records.into_iter().map(|record| record.map(ResultRecord)).collect();
                 Ok(records.into_pyobject(py)?.unbind())
+            }
+            Self::Heard(message) => {
+                let message = message.map(|message| received(py, &message)).transpose()?;
+                Ok(message.into_pyobject(py)?.into_any().unbind())
             }
         }
     }

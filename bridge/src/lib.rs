@@ -21,6 +21,7 @@ mod request;
 mod runtime;
 mod saferepr;
 mod schedule;
+mod topics;
 mod uuids;
 mod values;
 mod wakeup;
@@ -61,6 +62,8 @@ mod _core {
     use crate::saferepr::saferepr;
     #[pymodule_export]
     use crate::schedule::Schedule;
+    #[pymodule_export]
+    use crate::topics::topic_matches;
     #[pymodule_export]
     use crate::uuids::uuids;
     #[pymodule_export]

@@ -1,6 +1,6 @@
 //! The options dict of a worker becomes the engine's options and a pool.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use celeriac::backoff::Backoff;
 use celeriac::broker::DeadLimits;
 use celeriac::driver::Threading;
+use celeriac::protocol::TopicBinding;
 use celeriac::worker::http::{Guard, HttpOptions, Secrets};
 use celeriac::worker::pool::process::{ProcessPool, ProcessPoolOptions, Spawner};
 use celeriac::worker::{
@@ -110,10 +111,17 @@ fn worker_options(given: &Options<'_>) -> PyResult<WorkerOptions> {
             max_age: given.duration("dead_letter_max_age")?,
             max_count: given.take("dead_letter_max_count")?,
         },
+        topics: topics(given)?,
+        task_stream: given.take("task_stream")?,
         prefetch_bytes: default.prefetch_bytes,
         watchdog: default.watchdog,
         control: control(given)?,
     })
+}
+
+fn topics(given: &Options<'_>) -> PyResult<Option<TopicBinding>> {
+    let topics = given.take::<(String, String, Vec<String>)>("topics")?;
+    Ok(topics.map(|(exchange, queue, patterns)| TopicBinding { exchange, queue, patterns }))
 }
 
 fn tell(given: &Options<'_>) -> PyResult<Vec<TaskEvent>> {
@@ -159,7 +167,7 @@ fn http(given: &Options<'_>) -> PyResult<Option<HttpOptions>> {
     let given = Options::new("http", &dict)?;
     let default = HttpOptions::default();
     let guard = Guard::new(&given.take::<Vec<String>>("allow")?.unwrap_or_default());
-    let mut secrets = given.take::<HashMap<String, Vec<String>>>("webhook_secrets")?.unwrap_or_default();
+    let mut secrets = given.take::<BTreeMap<String, Vec<String>>>("webhook_secrets")?.unwrap_or_default();
     let schedule = given.take::<Vec<f64>>("webhook_schedule")?;
     let http = HttpOptions {
         queues: given.take("queues")?.unwrap_or(default.queues),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from celeriac.app.batches import Batch
     from celeriac.app.bugreport import bugreport
     from celeriac.app.current import current_app, current_task
+    from celeriac.app.emitted import Event
     from celeriac.app.http_tasks import http_task
     from celeriac.app.outbox import outbox
     from celeriac.app.task import Task
@@ -44,6 +45,7 @@ __all__ = [
     "Backoff",
     "Batch",
     "Celery",
+    "Event",
     "Exchange",
     "Queue",
     "QueueDefaults",
@@ -75,6 +77,7 @@ _HOMES = {
     "Backoff": "celeriac.queues",
     "Batch": "celeriac.app.batches",
     "Celery": "celeriac.app.base",
+    "Event": "celeriac.app.emitted",
     "Exchange": "celeriac.entities",
     "Queue": "celeriac.entities",
     "QueueDefaults": "celeriac.queues",

@@ -23,6 +23,9 @@ def json_loads(
 ) -> Any:
     """Decodes kombu's JSON. `decoders`: more `__type__` names. Raises DecodeError (also for depth > 512)."""
 
+def topic_matches(pattern: str, key: str) -> bool:
+    """Whether a routing key fits a pattern, as AMQP says: `*` is one word, `#` any number of them."""
+
 def saferepr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
     """Celery's argsrepr text (protocol.md 1.5)."""
 
@@ -351,6 +354,16 @@ class Client:
         """Opens a mailbox: receives what is replied to that exchange and key from now on."""
     def listen(self, exchange: str) -> Listener:
         """Hears what is broadcast on that exchange from now on."""
+    def bind_topics(self, exchange: str, queue: str, patterns: Sequence[str]) -> None:
+        """Declares a queue and binds it to a topic exchange with just these patterns."""
+    def subscribe(self, exchange: str, patterns: Sequence[str], most: int) -> Listener:
+        """Hears what is sent to a topic exchange from now on; more than the patterns ask for may come. So many messages
+        wait at the most."""
+    def stream_end(self) -> str | None:
+        """The cursor of the newest entry of the stream of tasks; None where the broker keeps no stream."""
+    def stream(self, after: str | None, most: int) -> Listener:
+        """Reads that stream: bodies of messages, whose headers have `cursor`, and `gap` where entries were gone. Without a
+        cursor: as `subscribe`. Raises ImproperlyConfigured where the broker cannot go on from there."""
     def broker_url(self) -> str:
         """Without the password."""
     def close(self, timeout: float = 5.0) -> None:
@@ -377,12 +390,16 @@ class Changes:
 
 @final
 class Listener:
-    """What is broadcast on one exchange (`Client.listen`), or replied to one key of it (`Client.inbox`). Belongs to its
-    process; used by one thread at a time."""
+    """What is broadcast on one exchange (`Client.listen`), replied to one key of it (`Client.inbox`), sent to a topic or
+    written to the stream. Belongs to its process; used by one thread at a time."""
 
     def receive(self, timeout: float | None = None) -> tuple[dict[str, Any], dict[str, Any], bytes] | None:
         """Headers, properties and body of the next message; None on time-out, and after `close`. Interruptible by
         signals. Connects anew by itself: what is said meanwhile is not heard (but in the embedded store)."""
+    def receive_later(self, timeout: float | None, completions: Completions, token: int) -> None: ...
+    @property
+    def missed(self) -> int:
+        """How many messages were dropped, since nobody took them in time."""
     def close(self) -> None:
         """Stops listening, and removes a mailbox from the store."""
 

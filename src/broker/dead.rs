@@ -77,6 +77,11 @@ pub(crate) fn account(detail: &str, traceback: &str) -> String {
     format!("{}{TRACEBACK}{}", detail.replace(TRACEBACK, " "), &traceback[start..])
 }
 
+/// What [`account`] made, without the traceback.
+pub(crate) fn without_traceback(account: &str) -> &str {
+    account.split_once(TRACEBACK).map_or(account, |(detail, _)| detail)
+}
+
 /// Takes apart what [`account`] made.
 pub(crate) fn apart(account: &str) -> (String, String) {
     let (detail, traceback) = account.split_once(TRACEBACK).unwrap_or((account, ""));

@@ -23,8 +23,10 @@
 mod dead;
 mod error;
 mod schedule;
+mod topics;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,13 +34,14 @@ use async_trait::async_trait;
 use crate::clock::UnixMillis;
 use crate::keys::{Admission, Admitted, Held, KeyError, Keys};
 use crate::limits::LimitStore;
-use crate::protocol::{ChordClaim, Message, Publication, ResultRecord};
+use crate::protocol::{ChordClaim, Message, Publication, ResultRecord, TopicBinding};
 use crate::report::StoreReport;
 
 pub use dead::{DeadFilter, DeadLetter, DeadLimits, DeadReason, DeadStats, Resolution};
-pub(crate) use dead::{account, apart};
+pub(crate) use dead::{account, apart, without_traceback};
 pub use error::BrokerError;
 pub use schedule::{Fired, Firing, LastDue, ScheduleLease, ScheduleState};
+pub use topics::Rebind;
 
 /// How long a reply waits for whoever asked, where the store keeps it.
 pub(crate) const REPLY_KEPT: Duration = Duration::from_secs(60);
@@ -246,6 +249,35 @@ pub trait Broker: Send + Sync {
     ) -> Result<(), BrokerError> {
         Err(no_schedules(&self.display_url()))
     }
+
+    /// Declares a queue and binds it to a topic exchange (see `topics.rs`). May be repeated.
+    async fn bind_topics(&self, _binding: &TopicBinding, _how: Rebind) -> Result<(), BrokerError> {
+        Err(no_topics(&self.display_url()))
+    }
+
+    /// Hears what is sent to a topic exchange from now on, at most once; for whoever wants no queue of its own. More than
+    /// the patterns ask for may come.
+    async fn subscribe(&self, exchange: &str, patterns: &[String]) -> Result<Box<dyn Listener>, BrokerError> {
+        let _ = patterns;
+        self.listen(exchange).await
+    }
+
+    /// The cursor of the stream's newest entry; none where the store keeps no stream, and passes entries on as they come.
+    async fn stream_end(&self) -> Result<Option<String>, BrokerError> {
+        Ok(None)
+    }
+
+    /// Reads the stream's entries after a cursor, then those that come. Each is the body of a message; its headers have
+    /// the `cursor`, and `gap` where entries before it were gone before they could be read. Without a cursor: what
+    /// comes from now on.
+    async fn stream(&self, after: Option<&str>) -> Result<Box<dyn Listener>, BrokerError> {
+        let _ = after;
+        Err(no_topics(&self.display_url()))
+    }
+}
+
+fn no_topics(url: &str) -> BrokerError {
+    BrokerError::Config(format!("{url} has no topics and no stream"))
 }
 
 impl From<BrokerError> for KeyError {
@@ -452,6 +484,11 @@ pub struct QueueStatus {
 pub trait Listener: Send {
     /// The next message. Cancel-safe.
     async fn next(&mut self) -> Result<Message, BrokerError>;
+
+    /// Counts messages that were dropped since nobody took them; none where that cannot happen, or is not known.
+    fn missed(&self) -> Option<Arc<AtomicU64>> {
+        None
+    }
 
     /// Removes what the store keeps for this listener, where it keeps anything. Dropping it does so too, a moment later.
     async fn close(&mut self) {}

@@ -10,6 +10,7 @@ mod patience;
 mod producer;
 mod result;
 mod schedule;
+mod topics;
 mod values;
 
 use std::sync::{Arc, OnceLock};

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::broker::Delivery;
-use crate::protocol::Publication;
+use crate::broker::{BrokerError, Delivery};
+use crate::protocol::{Message, Publication};
 
 /// Priorities are 0 to 9.
 const HIGHEST: u8 = 9;
@@ -14,6 +15,48 @@ const HIGHEST: u8 = 9;
 /// The queue a publication goes to.
 pub(crate) fn queue(publication: &Publication) -> &str {
     if publication.routing_key.is_empty() { &publication.exchange } else { &publication.routing_key }
+}
+
+/// A publication that names no queue.
+pub(crate) enum Apart {
+    /// It goes to all that are bound to its topic exchange, and to whoever listens.
+    Topic,
+    /// Its body is one more entry of the stream, which keeps so many.
+    Stream(u64),
+}
+
+/// Whether a publication names no queue, and what it is then.
+pub(crate) fn apart(publication: &Publication) -> Option<Apart> {
+    let queue = publication.declare.as_deref().filter(|queue| queue.is_exchange())?;
+    Some(queue.stream_kept().map_or(Apart::Topic, Apart::Stream))
+}
+
+/// A copy of what was sent to a topic, for one of the queues that are bound to it: addressed to that queue alone, so
+/// that whoever gives it back gives it back there and nowhere else.
+pub(crate) fn copy_for(publication: &Publication, queue: &str) -> Publication {
+    Publication {
+        exchange: String::new(),
+        routing_key: queue.to_owned(),
+        due_ms: publication.due_ms,
+        declare: None,
+        message: publication.message.clone(),
+    }
+}
+
+/// An entry of the stream, as whoever reads it gets it.
+pub(crate) fn stream_message(cursor: &str, gap: bool, body: Bytes) -> Message {
+    let gap = if gap { r#", "gap": true"# } else { "" };
+    let headers = format!(r#"{{"cursor": "{cursor}"{gap}}}"#).into();
+    Message { headers, body, ..Message::default() }
+}
+
+/// The number that a cursor stands for, in stores that count entries.
+pub(crate) fn cursor_after(cursor: &str) -> Result<u64, BrokerError> {
+    cursor.parse().map_err(|_| {
+        BrokerError::Config(format!(
+            "{cursor:?} is no cursor of this store: take one from an event that was read here"
+        ))
+    })
 }
 
 /// Its priority; none is 0.
@@ -106,7 +149,6 @@ pub(crate) fn in_turns(deliveries: Vec<Delivery>) -> Vec<Delivery> {
 mod tests {
     use super::*;
     use crate::broker::ClaimId;
-    use crate::protocol::Message;
 
     fn delivery(queue: &str, id: u64) -> Delivery {
         Delivery {

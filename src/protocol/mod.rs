@@ -20,6 +20,7 @@ mod own;
 mod properties;
 mod result;
 pub mod state;
+mod topic;
 mod topology;
 mod v1;
 
@@ -40,4 +41,5 @@ pub use new_task::NewTask;
 pub use own::{Own, OwnLimit, Unique};
 pub use properties::Properties;
 pub use result::{ExceptionText, ResultDocument, ResultRecord, Retain};
+pub use topic::{EVENTS_TOPIC, TASK_STREAM, TopicBinding, any_topic_matches, events_topic, topic_matches};
 pub use topology::{Arguments, Binding, Exchange, Queue, Topology};

@@ -62,8 +62,7 @@ impl Worker {
     /// The worker that makes the calls of this one; none if it makes none.
     pub(super) fn aside(&mut self) -> Option<Self> {
         let http = self.options.http.take()?;
-        let mut stores = self.stores.clone();
-        stores.log = self.stores.log.clone();
+        let stores = self.stores.clone();
         let http = HttpOptions { concurrency: within_files(http.concurrency, &stores.log), ..http };
         let registered = self.options.tasks.get(TASK).cloned().unwrap_or_default();
         let task = TaskOptions {
@@ -86,6 +85,7 @@ impl Worker {
             chord_lost_after: None,
             heartbeat: None,
             health_address: None,
+            topics: None,
             control: ControlOptions { enabled: false, ..ControlOptions::default() },
             ..self.options.clone()
         };
@@ -186,6 +186,7 @@ impl ConsumerLoop {
 }
 
 async fn run(second: &mut ConsumerLoop) -> Result<(), WorkerError> {
+    second.open_limits()?;
     second.open_limits()?;
     second.connect().await?;
     second.turn().await;

@@ -46,6 +46,7 @@ use crate::broker::{BrokerError, Commit, Committed, Consumer, Delivery};
 use crate::clock::Clock;
 use crate::limits::{Answers, LimitError};
 use crate::numbers::NumberMap;
+use crate::protocol::Queue;
 
 /// Outcomes that may wait for their commit before no more is claimed.
 const MAX_UNCOMMITTED: usize = 500;
@@ -124,6 +125,8 @@ pub(super) struct ConsumerLoop {
     pub(super) payloads: NumberMap<Box<str>>,
     pub(super) prefetch: Prefetch,
     pub(super) monitor: Events,
+    /// What stands for the stream of what happens to tasks, if it is wanted.
+    pub(super) stream: Option<Arc<Queue>>,
     /// What hears control requests, if anything does.
     pub(super) ear: Option<Ear>,
     /// The loop that makes HTTP calls, if this worker makes any.
@@ -195,11 +198,11 @@ impl ConsumerLoop {
 
     /// Begins what can be begun: a claim, a commit.
     pub(super) fn start_work(&mut self) {
-        self.start_commit();
-        self.start_claim();
         if self.limits.is_some() {
             self.start_turns();
         }
+        self.start_commit();
+        self.start_claim();
         let next = self.next_moment();
         // One wake-up too many costs less than setting the timer anew each time.
         if next < self.timer.deadline() || self.timer.is_elapsed() {
@@ -225,15 +228,15 @@ impl ConsumerLoop {
 
     fn start_claim(&mut self) {
         let slots = self.slots_to_fill();
-        // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
-        // may just be answering: what it took would come back behind what the smaller one takes.
-        // What runs here and comes again takes no slot, and must not wait for one.
+        // What runs here and comes again takes no slot, and must not wait for one. A batch takes one as a whole.
         let aside = self.limits.as_ref().filter(|_| self.options.prefetch_multiplier.is_none());
         let beyond = self.orphans.len()
             + aside.map_or(0, |limits| limits.beyond())
             + self
                 .batches
                 .beyond(slots, |task| self.tasks.options(Some(task)).batch.map_or(1, |b| b.max_size));
+        // Tasks turned out to be long while a large claim waits: a smaller one takes its place. Not one that the store
+        // may just be answering: what it took would come back behind what the smaller one takes.
         let too_large = |claim: &Claim| {
             claim.count > 2 * self.prefetch.target(slots).max(1) + beyond && claim.since.elapsed() >= WAITS
         };
@@ -346,7 +349,7 @@ impl ConsumerLoop {
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
                 (What::End | What::EndOfKept(_) | What::EndOfLarge(_), Committed::Stale) => {
-                    self.stats.stale.add(1)
+                    self.stats.stale.add(1);
                 }
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.

@@ -274,7 +274,7 @@ impl ConsumerLoop {
     }
 
     /// Unix time in seconds, some time ago.
-    fn timestamp(&self, ago: Duration) -> f64 {
+    pub(super) fn timestamp(&self, ago: Duration) -> f64 {
         self.clock.now().0 as f64 / 1000.0 - ago.as_secs_f64()
     }
 

@@ -84,6 +84,9 @@ impl ConsumerLoop {
         let revoked =
             self.revoked.contains(&headers.id, now) || self.revoked.stamps.any(&delivery.message.headers);
         let mut request = self.request(source, &delivery, &headers, task, &message);
+        if delivery.crashes > 0 {
+            self.stream_stalled(&request, "the process or the worker that ran it is gone");
+        }
         let ended = task
             .and_then(|_| member::after_crashes(delivery.crashes, self.options.max_crashes, request.member));
         let decision = match ended {
@@ -306,7 +309,8 @@ impl ConsumerLoop {
         let settle = Settle::Dead(reason, detail);
         let Some((id, name)) = member::named(&delivery.message) else {
             self.tell_dead(&settle, || unread(delivery));
-            let commit = Commit { claim: Some(delivery.claim), settle, ..nothing() };
+            let publications = self.stream_refused(delivery, &settle);
+            let commit = Commit { claim: Some(delivery.claim), settle, publications, ..nothing() };
             self.commits.push(Entry {
                 consumer: source,
                 commit,

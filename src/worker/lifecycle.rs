@@ -6,6 +6,7 @@
 //! that waits for what runs for a while first. All: commits are carried out, children end, the consumer says
 //! goodbye.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -18,7 +19,8 @@ use super::pool::Mode;
 use super::request::Request;
 use super::running::is_acknowledged;
 use super::upkeep::{Chore, link};
-use crate::broker::{BrokerError, Settle};
+use crate::broker::{Broker, BrokerError, Consumer, ConsumerOptions, Rebind, Settle};
+use crate::protocol::TopicBinding;
 
 /// How long killed requests may take to be concluded.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -70,6 +72,19 @@ pub(super) struct Ending {
     pub(super) spares: bool,
 }
 
+/// Binds what is to be bound, and consumes.
+pub(super) async fn consume(
+    broker: Arc<dyn Broker>,
+    topics: Option<TopicBinding>,
+    how: Rebind,
+    options: ConsumerOptions,
+) -> Result<Box<dyn Consumer>, BrokerError> {
+    if let Some(binding) = &topics {
+        broker.bind_topics(binding, how).await?;
+    }
+    broker.consume(options).await
+}
+
 impl ConsumerLoop {
     /// Consumes; a broker that cannot be reached is tried until it can, until a stop is asked for, or as often as
     /// the options allow.
@@ -79,13 +94,13 @@ impl ConsumerLoop {
         loop {
             attempts += 1;
             let options = self.consumer_options();
-            let broker = self.stores.broker.clone();
+            let (broker, topics) = (self.stores.broker.clone(), self.options.topics.clone());
             let consuming = async {
                 // Known before anything is taken.
                 let paused = broker.paused(&options.queues).await?;
                 let mut options = options.clone();
                 options.queues.retain(|queue| !paused.contains(queue));
-                let consumer = broker.consume(options).await?;
+                let consumer = consume(broker.clone(), topics, Rebind::Replace, options).await?;
                 Ok::<_, BrokerError>((paused, consumer))
             };
             let consumed = tokio::select! {

@@ -31,7 +31,7 @@ const BEYOND: usize = 50;
 const MAX_ASKS: usize = 64;
 /// A run whose time is not known is taken to be so long, in seconds: short, since who comes back too early is parked anew, and
 /// who comes back too late leaves turns unused.
-const UNKNOWN_RUN: f64 = 0.05;
+pub(crate) const UNKNOWN_RUN: f64 = 0.05;
 
 /// What holds for a task or a queue, over all workers together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,6 +184,8 @@ pub(crate) struct Limits {
     waiting: usize,
     /// Turns that are out here, over all buckets.
     pub(crate) running: usize,
+    /// Requests that were given to a child, and when they have surely begun.
+    pub(crate) begun: VecDeque<(Instant, RequestTag)>,
     /// None while it is listened to, and before.
     pub(crate) bell: Option<Box<dyn LimitBell>>,
     /// To be said and asked with the next call.
@@ -224,6 +226,7 @@ impl Limits {
             timers: BinaryHeap::new(),
             waiting: 0,
             running: 0,
+            begun: VecDeque::new(),
             bell: None,
             told: Vec::new(),
             cleared: Vec::new(),
@@ -327,6 +330,11 @@ impl Limits {
         !self.askable.is_empty()
     }
 
+    /// Buckets that may ask.
+    pub(crate) fn askable(&self) -> impl Iterator<Item = u64> + '_ {
+        self.askable.iter().copied()
+    }
+
     /// The task whose request asks next.
     pub(crate) fn next_task(&self) -> Option<u32> {
         self.buckets.get(self.askable.front()?)?.name.task
@@ -398,7 +406,8 @@ impl Limits {
     /// When a bucket may ask again.
     pub(crate) fn next_moment(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        timer.into_iter().chain(self.retry_at).min()
+        let begun = self.begun.front().map(|(at, _)| *at);
+        [timer, begun, self.retry_at].into_iter().flatten().min()
     }
 
     /// Lets those ask whose time has come.
@@ -505,6 +514,11 @@ impl Bucket {
 
     pub(crate) fn waits(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Takes out those who wait behind the first so many.
+    pub(crate) fn take_behind(&mut self, kept: usize) -> Vec<RequestTag> {
+        self.waiting.split_off(kept.min(self.waiting.len())).into()
     }
 
     /// Nobody waits here or is asked for.

@@ -9,7 +9,7 @@
 //! - `limits`, `turns`: what waits for a turn of a limit of all workers;
 //! - `prefetch`: how much is claimed; `autoscale`: how many slots there are; `upkeep`: leases and the watchdog;
 //!   `control`: what others ask for;
-//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told;
+//!   `saved`: what is known beyond the worker's life; `events`: what monitors are told; `stream`: what is kept of it;
 //! - `http`: the pool that makes HTTP calls and delivers webhooks; `aside`: the second loop that feeds it;
 //! - `health`, `metrics`: what is told to those who ask by HTTP;
 //! - `lifecycle`: start and stop; `notice`, `told`, `log`, `stats`, `service`: what is told of all this.
@@ -53,6 +53,7 @@ mod service;
 mod stalled;
 mod stats;
 mod strategy;
+mod stream;
 mod tasks;
 mod told;
 mod turns;
@@ -218,6 +219,7 @@ impl Worker {
         let keeping = keeping::Keeping::new(&self.stores, &self.options.node, self.options.lease);
         ConsumerLoop {
             monitor,
+            stream: stream::stream(self.options.task_stream),
             tasks: Tasks::new(self.options.tasks.clone()),
             prefetch: Prefetch::new(self.options.prefetch_multiplier, self.options.prefetch_bytes),
             ear: None,

@@ -11,10 +11,11 @@ use super::limits::LimitOptions;
 use super::policy::{Policy, QueueDefaults};
 use super::rate_limit::RateLimit;
 use crate::broker::DeadLimits;
-use crate::protocol::Topology;
+use crate::protocol::{TopicBinding, Topology};
 
 /// How a worker works.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct WorkerOptions {
     /// Node name: `celery@host`.
     pub node: String,
@@ -81,6 +82,10 @@ pub struct WorkerOptions {
     pub dead_letter: bool,
     /// How long dead letters are kept, and how many.
     pub dead_limits: DeadLimits,
+    /// What the worker's service wants of a topic: its queue is bound before it is consumed.
+    pub topics: Option<TopicBinding>,
+    /// What happens to tasks is written to the stream, which keeps so many entries; none writes nothing.
+    pub task_stream: Option<u64>,
 }
 
 /// How a worker is controlled from outside, and what it tells of itself.
@@ -173,6 +178,8 @@ impl Default for WorkerOptions {
             queue_defaults: HashMap::new(),
             dead_letter: false,
             dead_limits: DeadLimits::default(),
+            topics: None,
+            task_stream: None,
         }
     }
 }

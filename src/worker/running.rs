@@ -147,7 +147,7 @@ impl ConsumerLoop {
             self.end_process_of(tag, signal);
         }
         if limited {
-            self.limit_began(tag);
+            self.limit_begins(tag, now);
         }
         self.event_started(tag);
         let Some(request) = self.requests.get(&tag) else { return };
@@ -217,11 +217,13 @@ impl ConsumerLoop {
             return;
         }
         let settle = self.settlement(&mut request, &outcome);
+        let told = self.stream_ended(&request, &outcome, &settle);
         let (settle, buries) = self.bury(&mut request, settle, &outcome.summary);
         self.event_ended(&request, &outcome, &settle);
         request.blind = matches!(request.mode, Mode::Refused(_))
             || matches!(outcome.kind, OutcomeKind::Malformed | OutcomeKind::Disallowed);
-        let Outcome { mut results, publications, parts, kind, .. } = outcome;
+        let Outcome { mut results, mut publications, parts, kind, .. } = outcome;
+        publications.extend(told);
         self.address(&request, &mut results);
         if self.policies.any {
             let task = self.tasks.options(request.task);
@@ -299,9 +301,10 @@ impl ConsumerLoop {
 
     fn updated(&mut self, tag: RequestTag, record: ResultRecord) {
         let Some(request) = self.requests.get(&tag).filter(|request| !request.stale) else { return };
+        let publications = self.stream_updated(request, &record);
         let mut results = vec![record];
         self.address(request, &mut results);
-        let commit = Commit { claim: request.claim, results, begun: true, ..nothing() };
+        let commit = Commit { claim: request.claim, results, publications, begun: true, ..nothing() };
         self.commit_meanwhile(tag, commit);
     }
 
@@ -330,6 +333,10 @@ impl ConsumerLoop {
             request.last = Some(Settle::Crashed);
             fate = Fate::Conclude(Mode::Lost(loss.how));
         }
+        if let Fate::Conclude(Mode::Lost(how)) = &fate {
+            // One that comes again is told of then, by whoever gets it.
+            self.stream_stalled(&request, how);
+        }
         match fate {
             Fate::Conclude(mode) => {
                 request.mode = mode;
@@ -349,6 +356,7 @@ impl ConsumerLoop {
                 if matches!(settle, Settle::Dead(..)) {
                     self.tell_buried(&request, &settle);
                 }
+                self.stream_dead(&request, &settle);
                 self.settle(&request, settle);
                 self.requests.insert(tag, request);
                 self.remove(tag);

@@ -19,7 +19,9 @@ use tokio::time::{Instant, timeout};
 use super::WorkerError;
 use super::consumer::ConsumerLoop;
 use super::lifecycle::Phase as LifePhase;
-use super::limits::{BucketName, InFlight, LimitOptions, Limited, Limits, Lining, Pending, Standing};
+use super::limits::{
+    BucketName, InFlight, LimitOptions, Limited, Limits, Lining, Pending, Standing, UNKNOWN_RUN,
+};
 use super::pool::{Mode, RequestTag};
 use super::request::{Phase, Request};
 use super::upkeep::link;
@@ -29,6 +31,9 @@ use crate::protocol::Own;
 
 /// A store that does not answer for this long is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A child that was given a request has surely begun it by then, also on a busy machine. A window is in effect so much longer
+/// for requests that take longer.
+const SURE_AFTER: Duration = Duration::from_millis(40);
 /// How long the goodbye may take. Without it turns come back when the lease ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait for their place in line. There are more only while the store does not answer; these come back later.
@@ -44,6 +49,8 @@ const LONGEST_WITHOUT_RECALL: Duration = Duration::from_secs(300);
 /// An estimate that turns out too short is made so much longer, at the most this much, and not more often than each `LEAD`.
 const SLOWER: f64 = 1.5;
 const SLOWEST: f64 = 1_000.0;
+/// What can begin here within this time, in seconds, is not given back to others.
+const SOON: f64 = 0.1;
 /// A limit is looked at when nobody has waited for so long, and what is parked is recalled when it was free twice.
 const IDLE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -120,7 +127,6 @@ impl ConsumerLoop {
             let wait = STORE_AWAY.mul_f64(1.0 + fastrand::f64());
             return self.park(&request, self.clock.now().after(wait));
         }
-        limits.lined_at = Some(Instant::now());
         limits.lining.push(Lining { bucket: limited.bucket, request });
     }
 
@@ -161,6 +167,9 @@ impl ConsumerLoop {
     pub(super) fn start_turns(&mut self) {
         let free = self.free_for_turns();
         let now = Instant::now();
+        if free == 0 && self.takes_work() && self.pool.free(false) == 0 {
+            self.hand_back_surplus();
+        }
         let lease = self.options.lease;
         let Some(limits) = self.limits.as_mut().filter(|limits| limits.retry_at.is_none()) else { return };
         if self.turning.is_some() {
@@ -221,9 +230,12 @@ impl ConsumerLoop {
             }
             !yields
         });
+        let mut concluded = false;
         for (number, tags) in &mut asks {
             // Those that must not run are concluded, for which no turn is needed.
+            let asked = tags.len();
             tags.retain(|tag| !self.discard_waiting(*tag));
+            concluded |= tags.len() < asked;
             let uses = self.limits.as_ref().and_then(|limits| limits.bucket(*number)).map(|b| b.uses.clone());
             for tag in &*tags {
                 if let Some(limited) = self.requests.get_mut(tag).and_then(|request| request.limit.as_mut()) {
@@ -238,6 +250,9 @@ impl ConsumerLoop {
             }
             !tags.is_empty()
         });
+        if concluded {
+            self.dispatch();
+        }
         asks
     }
 
@@ -357,7 +372,7 @@ impl ConsumerLoop {
                     back.push(tag);
                 }
                 None => {
-                    limits.told.push(Pending { uses: uses.clone(), token: tag, began: None, ended: true })
+                    limits.told.push(Pending { uses: uses.clone(), token: tag, began: None, ended: true });
                 }
             }
         }
@@ -413,7 +428,28 @@ impl ConsumerLoop {
             // Not all of them in the same moment.
             wait = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
         }
+        limits.lined_at = Some(now);
         self.park(&request, self.clock.now().after(wait));
+    }
+
+    /// Gives back to others what could begin and finds no slot here for a while, though its limit has room.
+    fn hand_back_surplus(&mut self) {
+        let slots = self.pool.slots();
+        let Some(limits) = &self.limits else { return };
+        let mut kept_of = Vec::new();
+        for number in limits.askable() {
+            let average = self.usual_run(number).unwrap_or(UNKNOWN_RUN).max(1e-6);
+            let kept = ((SOON * slots as f64 / average) as usize).max(slots);
+            if limits.bucket(number).is_some_and(|bucket| bucket.waits() > 2 * kept) {
+                kept_of.push((number, kept));
+            }
+        }
+        for (number, kept) in kept_of {
+            let bucket = self.limits.as_mut().and_then(|limits| limits.bucket_mut(number));
+            for tag in bucket.map(|bucket| bucket.take_behind(kept)).unwrap_or_default() {
+                self.hand_back(tag);
+            }
+        }
     }
 
     /// A bucket that nobody waits in was looked at.
@@ -451,13 +487,12 @@ impl ConsumerLoop {
         }
         let mut bell = limits.bell.take().unwrap_or_else(|| limits.store.bell());
         self.hearing = Some(Box::pin(async move {
-            let rung = match bell.rung().await {
-                Ok(rung) => rung,
-                Err(_) => {
-                    // Where it cannot be heard, everyone looks again after a while.
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    None
-                }
+            let rung = if let Ok(rung) = bell.rung().await {
+                rung
+            } else {
+                // Where it cannot be heard, everyone looks again after a while.
+                tokio::time::sleep(LOOK_EVERY).await;
+                None
             };
             (bell, rung)
         }));
@@ -472,7 +507,28 @@ impl ConsumerLoop {
         self.listen();
     }
 
-    /// It was seen to run.
+    /// The pool takes it to run. A child may be slow to turn to it, so that is told a little later, or when it has ended.
+    pub(super) fn limit_begins(&mut self, tag: RequestTag, now: Instant) {
+        if let Some(limits) = &mut self.limits {
+            limits.begun.push_back((now + SURE_AFTER, tag));
+        }
+    }
+
+    /// Requests that surely run by now.
+    pub(super) fn limits_on_time(&mut self, now: Instant) {
+        let Some(limits) = &mut self.limits else { return };
+        limits.on_time(now);
+        let due = limits.begun.iter().take_while(|(at, _)| *at <= now).count();
+        let begun: Vec<_> = limits.begun.drain(..due).collect();
+        for (_, tag) in begun {
+            let runs = |request: &Request| matches!(request.phase, Phase::Running(_));
+            if self.requests.get(&tag).is_some_and(runs) {
+                self.limit_began(tag);
+            }
+        }
+    }
+
+    /// It runs, or has run.
     pub(super) fn limit_began(&mut self, tag: RequestTag) {
         let limited = self.requests.get_mut(&tag).and_then(|request| request.limit.as_mut());
         let (Some(limits), Some(limited)) = (&mut self.limits, limited) else { return };

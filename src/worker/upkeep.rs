@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::commit::broker_timeout;
+use super::commit::{broker_timeout, within};
 use super::consumer::{ConsumerLoop, Source};
 use super::control::mingle::Met;
 use super::events::Told;
+use super::lifecycle::consume;
 use super::link::Link;
 use super::notice::Level;
 use super::pool::RequestTag;
 use super::request::Phase;
 use crate::backend::{BackendError, Left, Stalled};
-use crate::broker::{BrokerError, Consumer, ConsumerOptions, DeadStats, Renewal};
+use crate::broker::{BrokerError, Consumer, ConsumerOptions, DeadStats, Rebind, Renewal};
 use crate::keys::Turn;
 
 /// Between two looks at everything that need not be exact.
@@ -51,6 +52,8 @@ pub(super) enum Chore {
     DeadCounted(Option<DeadStats>),
     /// Which queues are paused, as of so many commands.
     Paused(u64, Vec<String>),
+    /// The queue of events is bound again.
+    Bound,
     /// Requests that have begun are kept.
     Kept(Vec<RequestTag>),
     /// Requests that have ended are not kept any more.
@@ -89,9 +92,7 @@ impl ConsumerLoop {
     pub(super) fn on_time(&mut self, now: Instant) {
         self.service.on_time(now);
         self.release_held(now);
-        if let Some(limits) = &mut self.limits {
-            limits.on_time(now);
-        }
+        self.limits_on_time(now);
         self.end_gathering(now);
         self.acknowledge_begun(now);
         if self.claim_after.is_some_and(|at| at <= now) {
@@ -164,6 +165,7 @@ impl ConsumerLoop {
     /// of the lease and its renewal is not. So what waits is given back (which does nothing to a lost
     /// claim), and what runs goes on, and the store is asked before anything of it is published.
     fn lease_lost(&mut self, source: u32, before: u64, why: Option<&str>) {
+        self.bind_again();
         self.log.line(Level::Error, "celery.worker.consumer", || {
             let why = why.unwrap_or("the lease ran out before it was renewed");
             format!("{why}: what was claimed goes to other workers, or comes again")
@@ -184,6 +186,21 @@ impl ConsumerLoop {
         for tag in waiting {
             self.hand_back(tag);
         }
+    }
+
+    /// A store that has lost our lease may have lost its bindings too.
+    fn bind_again(&mut self) {
+        let Some(binding) = self.options.topics.clone() else { return };
+        let (broker, log) = (self.stores.broker.clone(), self.log.clone());
+        self.chores.push(Box::pin(async move {
+            let mut link = link("bind the queue of events", &log);
+            while let Err(error) = within(broker.bind_topics(&binding, Rebind::Restore), broker_timeout).await
+            {
+                tokio::time::sleep(link.failed(&error)).await;
+            }
+            link.worked();
+            Chore::Bound
+        }));
     }
 
     /// The driver says that this consumer is closed: its claims are gone, and another one is made.
@@ -216,15 +233,22 @@ impl ConsumerLoop {
         }
         self.consuming = true;
         let (broker, options) = (self.stores.broker.clone(), self.consumer_options());
+        let topics = self.options.topics.clone();
         self.chores.push(Box::pin(async move {
-            let consumed = timeout(ANSWER_WITHIN, broker.consume(options)).await;
+            let consuming = consume(broker, topics, Rebind::Restore, options);
+            let consumed = timeout(ANSWER_WITHIN, consuming).await;
             Chore::Consumed(consumed.unwrap_or_else(|_| Err(broker_timeout())))
         }));
     }
 
     pub(super) fn chore_done(&mut self, chore: Chore) {
         match chore {
-            Chore::Advised | Chore::Swept | Chore::Closed | Chore::Marked | Chore::Answered => {}
+            Chore::Advised
+            | Chore::Swept
+            | Chore::Closed
+            | Chore::Marked
+            | Chore::Bound
+            | Chore::Answered => {}
             Chore::DeadCounted(stats) => self.dead_counted(stats),
             Chore::Paused(commands, queues) => self.pauses_read(commands, queues),
             Chore::Kept(tags) => self.begun_kept(tags),

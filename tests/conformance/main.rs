@@ -43,6 +43,7 @@ mod sqlite;
 mod sqlite_faults;
 #[cfg(feature = "sqlite")]
 mod sqlite_processes;
+mod topics;
 
 macro_rules! conformance {
     ($($driver:ident: $make:expr;)*) => {
@@ -113,6 +114,17 @@ macro_rules! conformance {
                 who_takes_over_finds_the_last_moments,
                 an_old_holder_sends_nothing,
                 firing_renews_the_lease,
+            );
+            suite!($make; topics:
+                each_bound_queue_gets_what_fits_once_while_nobody_consumes,
+                what_is_given_back_goes_to_its_own_queue_alone,
+                who_binds_anew_gets_nothing_of_what_it_wants_no_more,
+                an_event_can_be_sent_with_a_commit,
+                a_subscription_hears_what_is_sent_while_it_listens,
+                a_stream_is_read_on_after_a_cursor_with_nothing_twice_or_left_out,
+                a_stale_commit_adds_nothing_to_the_stream,
+                whoever_comes_too_late_is_told_of_the_gap,
+                a_reader_that_waits_wakes_when_something_comes,
             );
         })*
     };
@@ -382,5 +394,11 @@ mod rabbitmq {
         a_watch_gives_first_the_present_and_then_changes,
         two_watches_of_one_id_both_wake,
         a_watch_does_not_tell_the_same_twice,
+    );
+    suite!(crate::rabbit::setup(); topics:
+        each_bound_queue_gets_what_fits_once_while_nobody_consumes,
+        what_is_given_back_goes_to_its_own_queue_alone,
+        who_binds_anew_gets_nothing_of_what_it_wants_no_more,
+        a_subscription_hears_what_is_sent_while_it_listens,
     );
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::setup::{START, Setup};
 
 /// Virtual hosts that are made ahead: each test takes one.
-const HOSTS: usize = 90;
+const HOSTS: usize = 96;
 const STARTS_WITHIN: Duration = Duration::from_secs(90);
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 

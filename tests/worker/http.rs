@@ -1,6 +1,6 @@
 //! HTTP tasks and webhooks: a worker, real sockets on loopback, names that resolve as the test says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ fn options(allow: &[&str], resolver: Arc<dyn Resolve>) -> WorkerOptions {
         resolver: Resolver(resolver),
         backoff: Backoff { base: Duration::from_millis(5), max: Duration::from_millis(5), jitter: 0.0 },
         webhook_schedule: vec![Duration::from_millis(5); 2],
-        secrets: Secrets::new(&["secret".to_owned()], &HashMap::new()),
+        secrets: Secrets::new(&["secret".to_owned()], &BTreeMap::new()),
         ..HttpOptions::default()
     };
     WorkerOptions { http: Some(http), ..WorkerOptions::default() }

@@ -9,7 +9,7 @@ use celeriac::keys::{Admission, Admitted, Arrival, Held, Keys, Kind, Turn};
 use celeriac::protocol::{Message, Publication};
 use celeriac::worker::pool::scripted::{Scene, ScriptedPool, usual};
 use celeriac::worker::pool::{Mode, OutcomeKind};
-use celeriac::worker::{Stop, TaskOptions};
+use celeriac::worker::{Stop, TaskOptions, WorkerOptions};
 use serde_json::{Value, json};
 
 use crate::brokers::Moody;
@@ -69,7 +69,7 @@ async fn frees(task: TaskOptions, kind: Option<OutcomeKind>) -> bool {
     until("it has ended, or comes again", async || {
         let queue = world.queue().await;
         let again = modes(&played, "a").iter().filter(|mode| **mode == Mode::Run).count() > 1;
-        world.result("a").await.is_some() && (again || queue.ready + queue.claimed == 0) || again
+        again || world.result("a").await.is_some() && queue.ready + queue.claimed == 0
     })
     .await;
     let free = is_free(&world.store, "k").await;
@@ -123,7 +123,8 @@ async fn keys_are_free_when_a_worker_has_it_or_it_begins_as_was_asked() {
         let world = World::new();
         let hangs = ScriptedPool::new(1, |_| Scene::hangs());
         let played = hangs.played();
-        let worker = world.start(options(&[("t", late())]), hangs);
+        let several = WorkerOptions { prefetch_multiplier: Some(4), ..options(&[("t", late())]) };
+        let worker = world.start(several, hangs);
         world.publish(vec![message("t", "before", json!({}))]).await;
         until("the slot is taken", async || modes(&played, "before").len() == 1).await;
         send(&world, "a", moment).await;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -18,6 +19,14 @@ _thread: threading.Thread | None = None
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Runs a coroutine to its end. It sees the context variables of the caller; what it sets there is its own."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        # What is called a thread there shares this one, and with it the loop that may run in it.
+        from contextvars import copy_context
+
+        from gevent import get_hub
+
+        return get_hub().threadpool.apply(copy_context().run, (asyncio.run, coroutine))
     loop = _started()
     if threading.current_thread() is _thread:
         # Called by a coroutine that runs there: it cannot wait for another one.

@@ -17,6 +17,7 @@ from celeriac.app.builtins import add_builtin_tasks
 from celeriac.app.engine import Engine
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.routes import Router
+from celeriac.app.service_events import ServiceEvents
 from celeriac.app.settings import PendingConfiguration, Settings
 from celeriac.app.task import Task
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["Celery", "PendingConfiguration"]
 
 
-class Celery:
+class Celery(ServiceEvents):
     """An application.
 
     Args:

@@ -274,6 +274,12 @@ SETTINGS: dict[str, Setting] = {
     "beat_missed_runs": Setting("string", "once", ""),
     "beat_missed_runs_limit": Setting("int", 100, ""),
     "beat_schedule_name": Setting("string", None, ""),
+    # Events between services (`docs/events-between-services.md`): the name of this service; whether workers with -Q take
+    # its events too. What happens to tasks: whether workers tell it, and how many events are kept.
+    "event_service": Setting("string", None, ""),
+    "event_service_consume": Setting("bool", None, ""),
+    "task_stream": Setting("bool", False, ""),
+    "task_stream_max": Setting("int", 100_000, ""),
     # HTTP tasks and webhooks. Where calls may go beside public addresses: networks and host names.
     "http_allow": Setting("list", (), ""),
     # Seconds: the first delay of a call that is tried again, and the longest.

@@ -58,7 +58,7 @@ def worker_options(
         "result_backend": app.result_backend_effective,
         "connect_attempts": connect_attempts(conf.values_now()),
         "node": node,
-        "queues": _task_queues(app, node, queues, exclude_queues),
+        **queues_and_topics(app, node, queues, exclude_queues),
         "concurrency": concurrency or _concurrency(conf.worker_concurrency),
         # Without a wish the engine goes by how long tasks take.
         "prefetch_multiplier": conf.chosen("worker_prefetch_multiplier"),
@@ -80,6 +80,7 @@ def worker_options(
         "child_fd": None,
         "log_level": 20,
         "task_events": bool(conf.worker_send_task_events),
+        "task_stream": int(conf.task_stream_max) if conf.task_stream else None,
         "heartbeat_seconds": HEARTBEAT_SECONDS,
         "dead_letter": bool(conf.task_dead_letter),
         "dead_letter_max_age": conf.dead_letter_max_age,
@@ -161,6 +162,16 @@ def stop_options(conf: Settings) -> dict[str, Any]:
         "drain_spares_acknowledged": drain is not None and conf.chosen("worker_drain_seconds") is None,
         "soft_shutdown_seconds": float(conf.worker_soft_shutdown_timeout or 0),
     }
+
+
+def queues_and_topics(app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str]) -> dict[str, Any]:
+    """The queues a worker takes from, with that of its service's events, and what that one is bound with."""
+    names, topics = _task_queues(app, node, wanted, exclude), None
+    if app._handlers is not None:
+        from celeriac.app.handlers import worker_topics
+
+        topics = worker_topics(app, names, wanted, exclude)
+    return {"queues": names, "topics": topics}
 
 
 def worker_queues(app: Celery, node: str, wanted: Iterable[str] | None, exclude: Iterable[str] = ()) -> list[str]:

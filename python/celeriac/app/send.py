@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "build", "compose", "publish", "publish_later"]
 
+#: The topic exchange of events between services.
+EVENTS = "celeriac.events"
 #: Options that steer how we send and never reach the message.
 _LOCAL_OPTIONS = frozenset(
     {
@@ -295,8 +297,10 @@ def _compose(
     data = _encode(body, serializer, compression, written, properties)
     if len(data) > sizes.NEVER_TOO_LARGE:
         sizes.check_size(app, name, len(data), (args, kwargs, embed), serializer)
-        # The engine makes HTTP calls, and reads no store of a user.
-        if conf["large_payload_store"] and conf["task_protocol"] != 1 and name != "celeriac.http":
+        # The engine makes HTTP calls, and reads no store of a user. An event is read by several services, and what is stowed
+        # goes with the first that has read it.
+        stows = name != "celeriac.http" and exchange != EVENTS
+        if conf["large_payload_store"] and conf["task_protocol"] != 1 and stows:
             from celeriac.app import large
 
             data = large.stow(app, data, written, properties, due_ms)

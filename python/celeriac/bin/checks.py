@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Clocks that differ by more make `eta` and `expires` wrong by that much.
 CLOCK_MS = 1000
+#: A row of an outbox that is older was overlooked.
+OUTBOX_SECONDS = 60.0
 #: Queues that are named in one finding.
 NAMED = 10
 #: File systems whose locks other hosts do not see, or that do not keep shared memory together.
@@ -81,6 +84,8 @@ def examine(app: Celery, timeout: float) -> Iterator[Finding]:
         yield from queues(app, report)
         yield from workers(app, timeout)
     yield from results(app, report)
+    if app.conf.outbox_url:
+        yield from outbox(app)
 
 
 def versions(app: Celery) -> Iterator[Finding]:
@@ -383,6 +388,27 @@ def results(app: Celery, report: dict[str, Any] | None) -> Iterator[Finding]:
     if not _seconds(conf.result_expires):
         yield warning("result_expires", "results are kept for ever, and the store grows without end",
                       "set result_expires (a day is Celery's default)")  # fmt: skip
+
+
+def outbox(app: Celery) -> Iterator[Finding]:
+    """Whether what transactions have left for the broker gets there."""
+    from celeriac.app.outbox.relay import Relay
+
+    shown = without_password(app.conf.outbox_url)
+    try:
+        with closing(Relay.of_url(app, app.conf.outbox_url)) as relay:
+            waiting, age, refused = relay.backlog()
+    except Exception as exc:
+        first = str(exc).splitlines()[0] if str(exc) else repr(exc)
+        yield error("outbox", f"{shown} cannot be read: {first}", "is outbox_url right, and is the table made (outbox-relay --create-table)?")  # fmt: skip
+        return
+    if refused:
+        yield warning("outbox", f"{refused} rows of {shown} were refused", "their column `error` says why")
+    if age > OUTBOX_SECONDS:
+        yield warning("outbox", f"{waiting} rows of {shown} wait, the oldest for {age:.0f} s",
+                      "run a relay: worker --outbox, or outbox-relay")  # fmt: skip
+    else:
+        yield ok("outbox", f"{shown} is reached, {waiting} rows wait")
 
 
 def _seconds(value: Any) -> float:

@@ -27,11 +27,23 @@ LOGFILE = "celeryev.log"
 @click.option("--pidfile", help="With --camera: holds the process id while it runs.")
 @click.option("--detach", is_flag=True, help="With --camera: run in the background.")
 @daemon_options
-def main(shared: Shared, dump: bool, camera: str | None, frequency: float, maxrate: str | None, **given: Any) -> None:
+@click.argument("action", required=False, type=click.Choice(["bind"]))
+def main(
+    shared: Shared,
+    dump: bool,
+    camera: str | None,
+    frequency: float,
+    maxrate: str | None,
+    action: str | None,
+    **given: Any,
+) -> None:
     """Show what workers tell: their heartbeats, and their tasks when they run with -E.
 
-    Without --dump and --camera: a screen with workers and tasks.
+    Without --dump and --camera: a screen with workers and tasks. `events bind` is about events between services: it binds
+    this service's queue as its handlers want, and ends. For deploys.
     """
+    if action == "bind":
+        return _bind(shared)
     if given["detach"] and not camera:
         stop("--detach goes with --camera", "a screen and lines need somebody who looks at them")
     if camera:
@@ -48,6 +60,14 @@ def main(shared: Shared, dump: bool, camera: str | None, frequency: float, maxra
         from celeriac.events.cursesmon import evtop
 
         return evtop(app)
+
+
+def _bind(shared: Shared) -> None:
+    app = shared.load_app()
+    with friendly_errors():
+        app.import_default_modules()
+        patterns = app.bind_events()
+        click.echo(f"bound: {', '.join(patterns)}" if patterns else "no handlers: nothing is bound any more")
 
 
 def _take_pictures(shared: Shared, camera: str, how: dict[str, Any], given: dict[str, Any]) -> None:

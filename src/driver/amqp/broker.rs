@@ -16,10 +16,10 @@ use super::schedule::Schedules;
 use super::{cell, dead, declare, failure};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
-    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Rebind, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::driver::ConnectOptions;
-use crate::protocol::{Message, Publication};
+use crate::protocol::{Message, Publication, TASK_STREAM, TopicBinding};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
 
@@ -157,7 +157,7 @@ impl Broker for AmqpBroker {
             return Ok(Vec::new());
         }
         let _alone = self.pausing.lock().await;
-        let locked = cell::lock_queue(&self.publisher.link, PAUSED_LOCK).await?;
+        let locked = cell::lock(&self.publisher.link, PAUSED_LOCK.to_owned()).await?;
         let paused = locked.read::<BTreeSet<String>>(PAUSED).await?.value;
         locked.unlock().await?;
         Ok(queues.iter().filter(|queue| paused.contains(*queue)).cloned().collect())
@@ -165,7 +165,7 @@ impl Broker for AmqpBroker {
 
     async fn set_paused(&self, queue: &str, paused: bool) -> Result<(), BrokerError> {
         let _alone = self.pausing.lock().await;
-        let locked = cell::lock_queue(&self.publisher.link, PAUSED_LOCK).await?;
+        let locked = cell::lock(&self.publisher.link, PAUSED_LOCK.to_owned()).await?;
         let note = |queues: &mut BTreeSet<String>| {
             if paused {
                 queues.insert(queue.to_owned());
@@ -261,5 +261,25 @@ impl Broker for AmqpBroker {
         change: Option<String>,
     ) -> Result<(), BrokerError> {
         self.schedules.change(schedule, entry, change).await
+    }
+
+    async fn bind_topics(&self, binding: &TopicBinding, how: Rebind) -> Result<(), BrokerError> {
+        self.remember(std::iter::once(&*binding.queue));
+        self.publisher.bind_topics(binding, how).await
+    }
+
+    async fn subscribe(&self, exchange: &str, patterns: &[String]) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(AmqpListener::topic(self.consuming.clone(), exchange, patterns).await?))
+    }
+
+    /// Entries come as they happen, and only then.
+    async fn stream(&self, after: Option<&str>) -> Result<Box<dyn Listener>, BrokerError> {
+        if after.is_some() {
+            let url = self.display_url();
+            let reason =
+                format!("{url} keeps no stream to read on from: what happens to tasks is heard from now on");
+            return Err(BrokerError::Config(reason));
+        }
+        self.subscribe(TASK_STREAM, &["#".to_owned()]).await
     }
 }

@@ -37,21 +37,15 @@ pub(super) struct Content<T> {
     pub(super) value: T,
 }
 
-/// The lock of a schedule, and the channel on which its cells are used.
+/// A lock, and the channel on which its cells are used.
 pub(super) struct Locked<'a> {
     link: &'a Link,
     channel: Channel,
     queue: String,
 }
 
-/// Takes the lock of a schedule.
-pub(super) async fn lock<'a>(link: &'a Link, schedule: &str) -> Result<Locked<'a>, BrokerError> {
-    lock_queue(link, &name(schedule, "lock")).await
-}
-
-/// Takes the lock of that name.
-pub(super) async fn lock_queue<'a>(link: &'a Link, queue: &str) -> Result<Locked<'a>, BrokerError> {
-    let queue = queue.to_owned();
+/// Takes a lock: the queue of that name.
+pub(super) async fn lock(link: &Link, queue: String) -> Result<Locked<'_>, BrokerError> {
     let until = Instant::now() + PATIENCE;
     loop {
         let (_, channel) = link.channel().await?;

@@ -24,6 +24,9 @@ pub(super) fn name(url: &str, text: &str) -> Result<ShortString, BrokerError> {
 /// Declares a queue with its exchange and bindings, if this connection has not done so yet. Celery never declares
 /// the queue of a broadcast for those who send to it, and leaves out what says `no_declare`.
 pub(super) async fn for_publishing(link: &Link, live: &Live, queue: &Arc<Queue>) -> Result<(), BrokerError> {
+    if queue.is_exchange() {
+        return super::listen::declare(link, &queue.exchange).await;
+    }
     let broadcast = queue.exchange.kind == "fanout" && queue.auto_delete;
     if broadcast {
         return Ok(());
@@ -118,6 +121,19 @@ pub(super) async fn bind(
     let (key, arguments) = (name(&link.url, key)?, table::table(arguments));
     let bound = channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), arguments).await;
     bound.map_err(|error| link.error(&error))
+}
+
+/// Takes a binding away; one that is not there is none.
+pub(super) async fn unbind(
+    link: &Link,
+    channel: &Channel,
+    queue: &str,
+    exchange: &str,
+    key: &str,
+) -> Result<(), BrokerError> {
+    let (queue, exchange) = (name(&link.url, queue)?, name(&link.url, exchange)?);
+    let unbound = channel.queue_unbind(queue, exchange, name(&link.url, key)?, FieldTable::default()).await;
+    unbound.map_err(|error| link.error(&error))
 }
 
 /// Binds an exchange behind another.

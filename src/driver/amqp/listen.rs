@@ -22,7 +22,7 @@ struct Place {
     exchange: Exchange,
     /// None is a new name for each connection.
     queue: Option<String>,
-    key: String,
+    keys: Vec<String>,
     arguments: Arguments,
 }
 
@@ -35,7 +35,7 @@ impl Place {
         Self {
             exchange: broadcasts(name),
             queue: None,
-            key: key.to_owned(),
+            keys: vec![key.to_owned()],
             arguments: arguments(expires, ttl),
         }
     }
@@ -45,7 +45,17 @@ impl Place {
         Self {
             exchange: replies(exchange),
             queue: Some(format!("{key}.{exchange}")),
-            key: key.to_owned(),
+            keys: vec![key.to_owned()],
+            arguments: arguments(10_000, 300_000),
+        }
+    }
+
+    /// What goes to a topic.
+    fn topic(exchange: &str, patterns: &[String]) -> Self {
+        Self {
+            exchange: Exchange::topic(exchange),
+            queue: None,
+            keys: patterns.to_vec(),
             arguments: arguments(10_000, 300_000),
         }
     }
@@ -114,6 +124,15 @@ impl AmqpListener {
         Self::at(link, Place::private(exchange, key)).await
     }
 
+    /// Hears what is sent to a topic with a fitting key.
+    pub(super) async fn topic(
+        link: Arc<Link>,
+        exchange: &str,
+        patterns: &[String],
+    ) -> Result<Self, BrokerError> {
+        Self::at(link, Place::topic(exchange, patterns)).await
+    }
+
     async fn at(link: Arc<Link>, place: Place) -> Result<Self, BrokerError> {
         let ear = Some(open(&link, &place).await?);
         Ok(Self { link, place, ear, attempts: Attempts::begun(BACKOFF) })
@@ -135,7 +154,9 @@ async fn open(link: &Link, place: &Place) -> Result<Ear, BrokerError> {
         QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let declared = channel.queue_declare(queue.clone(), options, table::table(&place.arguments)).await;
     declared.map_err(|error| link.error(&error))?;
-    declare::bind(link, &channel, queue.as_str(), name, &place.key, &Arguments::new()).await?;
+    for key in &place.keys {
+        declare::bind(link, &channel, queue.as_str(), name, key, &Arguments::new()).await?;
+    }
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let stream = channel.basic_consume(queue, ShortString::default(), options, super::link::none()).await;
     Ok(Ear { stream: stream.map_err(|error| link.error(&error))?, channel, _live: live })

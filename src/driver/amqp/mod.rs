@@ -28,6 +28,7 @@ mod reply;
 mod schedule;
 mod settle;
 mod table;
+mod topics;
 mod wire;
 
 use std::sync::Arc;

@@ -25,7 +25,7 @@ use super::link::{Link, Live};
 use super::wire;
 use crate::broker::BrokerError;
 use crate::clock::Clock;
-use crate::driver::ConnectOptions;
+use crate::driver::{ConnectOptions, routing};
 use crate::protocol::{Message, Publication, Queue, Topology};
 
 /// Messages that wait for their confirmation at the most, and their bytes.
@@ -139,6 +139,11 @@ impl Publisher {
     /// A message addressed as it says itself.
     fn letter(&self, publication: &Publication) -> Result<Letter, BrokerError> {
         let Publication { exchange, routing_key, message, .. } = publication;
+        if let (Some(queue), Some(_)) = (&publication.declare, routing::apart(publication)) {
+            // Who is bound the server knows, and nobody is no error.
+            let declare = Some(queue.clone());
+            return Ok(Letter { declare, ..self.bare(exchange, routing_key, message)? });
+        }
         let queue = match &publication.declare {
             Some(queue) => queue.clone(),
             None => self.topology.declared_for(exchange, routing_key),

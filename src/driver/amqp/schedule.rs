@@ -95,7 +95,7 @@ impl Schedules {
             let Ok(Some(Ok(delivery))) = timeout(look, place.stream.next()).await else {
                 return Ok(ScheduleLease::Other(None));
             };
-            let locked = cell::lock(self.link(), schedule).await?;
+            let locked = cell::lock(self.link(), cell::name(schedule, "lock")).await?;
             place.last = locked.read(&cell::name(schedule, "entries")).await?;
             locked.unlock().await?;
             place.token = Some((delivery.delivery_tag, Instant::now()));
@@ -177,7 +177,7 @@ impl Schedules {
     pub(super) async fn state(&self, schedule: &str) -> Result<ScheduleState, BrokerError> {
         let places = self.places.lock().await;
         let held = places.get(schedule).filter(|place| place.token.is_some() && place.is_up());
-        let locked = cell::lock(self.link(), schedule).await?;
+        let locked = cell::lock(self.link(), cell::name(schedule, "lock")).await?;
         let changes: Content<Changes> = locked.read(&cell::name(schedule, "changes")).await?;
         let entries = match held {
             Some(place) => place.last.value.clone(),
@@ -196,7 +196,7 @@ impl Schedules {
     ) -> Result<(), BrokerError> {
         // One after the other in this process: the lock at the server belongs to the connection.
         let _places = self.places.lock().await;
-        let locked = cell::lock(self.link(), schedule).await?;
+        let locked = cell::lock(self.link(), cell::name(schedule, "lock")).await?;
         let apply = |changes: &mut Changes| {
             match change {
                 Some(change) => changes.insert(entry.to_owned(), change),

@@ -8,15 +8,16 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::state::{Claimed, State};
+use super::topics::StreamReader;
 use super::{MemoryStore, Shared};
 use crate::broker::{
     Broker, BrokerError, ChordEnd, Commit, Committed, Consumer, ConsumerOptions, Credit, DeadFilter,
-    DeadLetter, DeadLimits, DeadReason, DeadStats, Delivery, Fired, Firing, Listener, QueueStatus, Renewal,
-    Resolution, ScheduleLease, ScheduleState, Settle,
+    DeadLetter, DeadLimits, DeadReason, DeadStats, Delivery, Fired, Firing, Listener, QueueStatus, Rebind,
+    Renewal, Resolution, ScheduleLease, ScheduleState, Settle,
 };
 use crate::keys::{Admission, Admitted, Keys};
 use crate::limits::LimitStore;
-use crate::protocol::{ChordClaim, Message, Publication};
+use crate::protocol::{ChordClaim, Message, Publication, TopicBinding};
 
 /// A sleep is at least this long, so that a moment that has just passed is not asked for in a loop.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
@@ -31,7 +32,7 @@ impl Broker for MemoryStore {
                 state.publish(publication, now);
             }
         }
-        self.0.messages.notify_waiters();
+        self.0.published();
         Ok(())
     }
 
@@ -158,7 +159,35 @@ impl Broker for MemoryStore {
 
     async fn listen(&self, exchange: &str) -> Result<Box<dyn Listener>, BrokerError> {
         let heard = self.0.state.lock().now_heard();
-        Ok(Box::new(MemoryListener { store: self.0.clone(), exchange: exchange.to_owned(), heard }))
+        let (store, exchange) = (self.0.clone(), exchange.to_owned());
+        Ok(Box::new(MemoryListener { store, exchange, heard, _ear: None }))
+    }
+
+    async fn bind_topics(&self, binding: &TopicBinding, how: Rebind) -> Result<(), BrokerError> {
+        let mut state = self.0.state.lock();
+        state.declare(std::slice::from_ref(&binding.queue));
+        state.topics.bind(binding, how);
+        Ok(())
+    }
+
+    async fn subscribe(
+        &self,
+        exchange: &str,
+        _patterns: &[String],
+    ) -> Result<Box<dyn Listener>, BrokerError> {
+        let mut state = self.0.state.lock();
+        let (heard, ear) = (state.now_heard(), Some(state.topics.subscribe(exchange)));
+        drop(state);
+        let (store, exchange) = (self.0.clone(), exchange.to_owned());
+        Ok(Box::new(MemoryListener { store, exchange, heard, _ear: ear }))
+    }
+
+    async fn stream_end(&self) -> Result<Option<String>, BrokerError> {
+        Ok(Some(self.0.state.lock().topics.last().to_string()))
+    }
+
+    async fn stream(&self, after: Option<&str>) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(StreamReader::new(self.0.clone(), after)?))
     }
 
     fn store_id(&self) -> Option<String> {
@@ -202,7 +231,7 @@ impl Broker for MemoryStore {
             }
             fired
         };
-        self.0.messages.notify_waiters();
+        self.0.published();
         Ok(fired)
     }
 
@@ -243,7 +272,7 @@ impl MemoryConsumer {
             !matches!(commit.settle, Settle::Keep | Settle::Once | Settle::Ack | Settle::Dead(..))
         };
         if batch.iter().any(|commit| !commit.publications.is_empty() || comes_back(commit)) {
-            self.store.messages.notify_waiters();
+            self.store.published();
         }
         if batch.iter().any(|commit| !commit.results.is_empty()) {
             self.store.results.notify_waiters();
@@ -373,6 +402,16 @@ struct MemoryListener {
     exchange: String,
     /// The number of the last broadcast that was heard.
     heard: u64,
+    /// Says that a subscription listens.
+    _ear: Option<Arc<()>>,
+}
+
+impl Shared {
+    /// Wakes whoever may have something new: what was published may have gone to anyone.
+    fn published(&self) {
+        self.messages.notify_waiters();
+        self.broadcasts.notify_waiters();
+    }
 }
 
 #[async_trait]

@@ -1,7 +1,8 @@
 //! The store in memory: broker and result backend of one process.
 //!
 //! - `state`: everything the store holds, and each step as a plain function. No waiting.
-//! - `schedule`, `chord`, `keys`: what it keeps of periodic tasks, of chords and of calls that are sent once, likewise.
+//! - `schedule`, `chord`, `keys`, `topics`: what it keeps of periodic tasks, of chords, of calls that are sent once and of topics,
+//!   likewise.
 //! - `broker`, `backend`: the contracts over it; they lock, take one step, and wait for the next change.
 //!
 //! One lock guards all; it is never held over an `await`. Nothing survives the process.
@@ -15,6 +16,7 @@ mod keys;
 mod limits;
 mod schedule;
 mod state;
+mod topics;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -38,7 +40,7 @@ struct Shared {
     messages: Notify,
     /// Rung after a result was stored.
     results: Notify,
-    /// Rung after a broadcast.
+    /// Rung after a broadcast, or what may have been one, and after an entry of the stream.
     broadcasts: Notify,
     /// Counts what came back of limits. Written by whoever gives turns back, watched by their bells.
     turns: watch::Sender<u64>,

@@ -11,18 +11,22 @@ use super::keep::Keepers;
 use super::keys::Entries;
 use super::limits::Limits;
 use super::schedule::Schedule;
+use super::topics::Topics;
 use crate::broker::{
     ClaimId, Commit, Committed, ConsumerOptions, Credit, DeadLetter, DeadReason, Delivery, QueueStatus,
     Settle, apart,
 };
 use crate::clock::UnixMillis;
-use crate::driver::routing::{self, Turns, in_turns};
+use crate::driver::routing::{self, Apart, Turns, in_turns};
 use crate::protocol::{Message, Publication, ResultRecord};
 
 /// The state whose record no other may replace.
 const SUCCESS: &str = "SUCCESS";
 const STARTED: &str = "STARTED";
 const ABORTED: &str = "ABORTED";
+
+/// How long a message to a topic waits for subscriptions that are slow.
+const HEARD: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(super) struct State {
@@ -42,6 +46,7 @@ pub(super) struct State {
     schedules: HashMap<String, Schedule>,
     pub(super) chords: Chords,
     pub(super) keepers: Keepers,
+    pub(super) topics: Topics,
     pub(super) keys: Entries,
     pub(super) limits: Limits,
 }
@@ -112,6 +117,21 @@ impl State {
     }
 
     pub(super) fn publish(&mut self, publication: Publication, now: UnixMillis) {
+        match routing::apart(&publication) {
+            None => self.put(publication, now),
+            Some(Apart::Stream(most)) => self.topics.append(publication.message.body, most),
+            Some(Apart::Topic) => {
+                for copy in self.topics.copies(&publication) {
+                    self.put(copy, now);
+                }
+                if self.topics.is_heard(&publication.exchange) {
+                    self.broadcast(&publication.exchange, publication.message, now.after(HEARD));
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, publication: Publication, now: UnixMillis) {
         let due_ms = publication.due_ms;
         let stored = self.stored(publication);
         match due_ms {

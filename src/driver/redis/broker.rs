@@ -20,13 +20,13 @@ use super::listen::RedisListener;
 use super::scripts::{BURY, SWEEP, UNPARK};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
-    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Rebind, Resolution, ScheduleLease, ScheduleState,
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::driver::{ConnectOptions, Threading};
 use crate::keys::{Admission, Admitted, Keys};
 use crate::limits::LimitStore;
-use crate::protocol::{Envelope, Message, Publication, Topology};
+use crate::protocol::{Envelope, Message, Publication, TopicBinding, Topology};
 use crate::report::StoreReport;
 use crate::url::StoreUrl;
 
@@ -329,5 +329,17 @@ impl Broker for RedisBroker {
         change: Option<String>,
     ) -> Result<(), BrokerError> {
         self.0.schedule_change(schedule, entry, change).await
+    }
+
+    async fn bind_topics(&self, binding: &TopicBinding, how: Rebind) -> Result<(), BrokerError> {
+        self.0.bind_topics(binding, how).await
+    }
+
+    async fn stream_end(&self) -> Result<Option<String>, BrokerError> {
+        self.0.stream_end().await.map(Some)
+    }
+
+    async fn stream(&self, after: Option<&str>) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(self.0.stream(after).await?))
     }
 }

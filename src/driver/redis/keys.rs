@@ -43,6 +43,9 @@ pub(super) struct Layout {
     /// Names of queues that celeriac has declared: a set that [`crate::broker::Broker::queues`] reads. Only added
     /// to; a crash between it and a declaration leaves a queue out of that list.
     pub(super) queues: String,
+    /// What happens to tasks: a stream, an entry for each event. Added to by workers, with the commit that it is about;
+    /// read by anyone; cut by whoever adds.
+    pub(super) stream: String,
 }
 
 impl Layout {
@@ -80,6 +83,7 @@ impl Layout {
                 own("dead:id"),
             ],
             queues: own("queues"),
+            stream: own("stream"),
             prefix,
         }
     }
@@ -138,6 +142,11 @@ impl Layout {
     /// Messages of a queue that are not due yet: a sorted set by the moment, of `<step>:<element>`.
     pub(super) fn parked(&self, queue: &str) -> String {
         format!("{}celeriac:parked:{queue}", self.prefix)
+    }
+
+    /// Which queues want what of a topic exchange of ours: a hash (`topics.rs`).
+    pub(super) fn topics(&self, exchange: &str) -> String {
+        format!("{}celeriac:topics:{exchange}", self.prefix)
     }
 
     /// A key that calls take ([`crate::keys`]), or a lock: a hash.

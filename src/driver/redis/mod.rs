@@ -2,7 +2,7 @@
 //!
 //! - `address`, `dial`, `wire`, `link`, `direct`, `errors`, `script`: the connection.
 //! - `keys`, `scripts`: where everything is kept, and what has to happen in one step (`lua/`).
-//! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`: the broker.
+//! - `broker`, `publish`, `listen`, `hear`, `inspect`, `dead`, `schedule`, `topics`: the broker.
 //! - `consumer`, `held`, `kept`, `claim`, `settle`, `recover`, `wake`: consumers.
 //! - `backend`, `record`, `groups`, `watch`: results; `chord`: how parts of chords are counted.
 //! - `own_keys`: keys that calls take, in either.
@@ -39,6 +39,7 @@ mod schedule;
 mod script;
 mod scripts;
 mod settle;
+mod topics;
 mod values;
 mod wake;
 mod watch;

@@ -13,6 +13,7 @@ use super::keys;
 use super::scripts::BIND_EXPIRING;
 use super::settle::{Arg, text};
 use crate::broker::BrokerError;
+use crate::driver::routing::{self, Apart};
 use crate::protocol::{Envelope, Publication, Queue};
 
 /// kombu keeps the binding of a queue that expires for this long at least.
@@ -29,6 +30,17 @@ pub(super) enum Step {
     Broadcast { channel: String, element: Vec<u8> },
     /// A queue that expires is used.
     Expire { list: String, ms: u64 },
+    /// One more entry of a stream, of which so many are kept.
+    Append { stream: String, most: u64, entry: Vec<u8> },
+}
+
+/// What a publication is, for [`Shared::resolve`].
+enum Kind {
+    /// It goes into queues, which may expire after so many ms.
+    Queued(Option<u64>),
+    Fanout,
+    Topic,
+    Stream(u64),
 }
 
 impl Step {
@@ -41,6 +53,9 @@ impl Step {
             }
             Self::Broadcast { channel, element } => vec![text('f'), text(channel), Cow::Owned(element)],
             Self::Expire { list, ms } => vec![text('x'), text(list), text(ms)],
+            Self::Append { stream, most, entry } => {
+                vec![text('e'), text(stream), text(most), Cow::Owned(entry)]
+            }
         }
     }
 }
@@ -53,24 +68,34 @@ impl Shared {
     /// refused: kombu would drop it without a word.
     pub(super) async fn resolve(&self, publications: &[&Publication]) -> Result<Vec<Vec<Step>>, BrokerError> {
         let mut declare = Vec::new();
-        let mut exchanges = HashSet::new();
-        let mut fanouts = Vec::with_capacity(publications.len());
-        let mut expires = Vec::with_capacity(publications.len());
+        let (mut exchanges, mut topics) = (HashSet::new(), HashSet::new());
+        let mut kinds = Vec::with_capacity(publications.len());
         for publication in publications {
             let plain = publication.exchange.is_empty();
             if plain && publication.declare.is_none() && self.is_declared(&publication.routing_key) {
-                fanouts.push(false);
-                expires.push(None);
+                kinds.push(Kind::Queued(None));
+                continue;
+            }
+            if let Some(apart) = routing::apart(publication) {
+                kinds.push(match apart {
+                    Apart::Stream(most) => Kind::Stream(most),
+                    Apart::Topic => {
+                        topics.insert(publication.exchange.clone());
+                        Kind::Topic
+                    }
+                });
                 continue;
             }
             let queue = self.declaration(publication);
-            let fanout = !plain && keys::is_fanout(&self.topology, &queue, &publication.exchange);
-            if !plain && !fanout {
+            if !plain && keys::is_fanout(&self.topology, &queue, &publication.exchange) {
+                kinds.push(Kind::Fanout);
+                continue;
+            }
+            if !plain {
                 exchanges.insert(publication.exchange.clone());
             }
-            fanouts.push(fanout);
-            expires.push(expires_ms(&queue));
-            if !fanout && !self.is_declared(&declaration_name(&queue)) {
+            kinds.push(Kind::Queued(expires_ms(&queue)));
+            if !self.is_declared(&declaration_name(&queue)) {
                 declare.push(queue);
             }
         }
@@ -78,18 +103,14 @@ impl Shared {
             self.declare(&declare).await?;
         }
         let bindings = if exchanges.is_empty() { Bindings::new() } else { self.bindings(exchanges).await? };
-        publications
-            .iter()
-            .zip(fanouts)
-            .zip(expires)
-            .map(|((publication, fanout), expires)| {
-                if fanout {
-                    Ok(vec![self.broadcast_step(publication)])
-                } else {
-                    self.steps(publication, &bindings, expires)
-                }
-            })
-            .collect()
+        let topics = self.topics(topics).await?;
+        let steps = |(publication, kind): (&&Publication, Kind)| match kind {
+            Kind::Queued(expires) => self.steps(publication, &bindings, expires),
+            Kind::Fanout => Ok(vec![self.broadcast_step(publication)]),
+            Kind::Topic => Ok(self.topic_steps(publication, &topics)),
+            Kind::Stream(most) => Ok(vec![self.stream_step(publication, most)]),
+        };
+        publications.iter().zip(kinds).map(steps).collect()
     }
 
     fn declaration(&self, publication: &Publication) -> Arc<Queue> {
@@ -97,7 +118,7 @@ impl Shared {
         publication.declare.clone().unwrap_or_else(named)
     }
 
-    fn broadcast_step(&self, publication: &Publication) -> Step {
+    pub(super) fn broadcast_step(&self, publication: &Publication) -> Step {
         let Publication { exchange, routing_key, message, .. } = publication;
         Step::Broadcast {
             channel: self.layout.channel(exchange, routing_key),
@@ -149,10 +170,12 @@ impl Shared {
     pub(super) async fn publish(&self, publications: &[Publication]) -> Result<(), BrokerError> {
         let all: Vec<&Publication> = publications.iter().collect();
         let steps: Vec<Step> = self.resolve(&all).await?.into_iter().flatten().collect();
+        // The answer to XADD is more than the one line that `send` reads.
+        let one_line = !steps.iter().any(|step| matches!(step, Step::Append { .. }));
         let mut commands = commands(steps);
         let done = match commands.len() {
             0 => Ok(()),
-            1 => self.link.send(&commands.remove(0)).await,
+            1 if one_line => self.link.send(&commands.remove(0)).await,
             count => {
                 let mut pipeline = Pipeline::with_capacity(count);
                 pipeline.atomic();
@@ -270,7 +293,7 @@ fn bound_queues<'a>(bindings: impl Iterator<Item = &'a [String; 3]>, routing_key
 }
 
 /// A name that no other message has.
-fn tag() -> String {
+pub(super) fn tag() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
@@ -314,6 +337,11 @@ fn commands(steps: Vec<Step>) -> Vec<Cmd> {
                 let mut command = cmd("PEXPIRE");
                 command.arg(list).arg(ms);
                 expires.push(command);
+            }
+            Step::Append { stream, most, entry } => {
+                let mut command = cmd("XADD");
+                command.arg(stream).arg("MAXLEN").arg("~").arg(most).arg("*").arg("e").arg(entry);
+                commands.push(command);
             }
         }
     }

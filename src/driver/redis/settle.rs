@@ -234,6 +234,15 @@ impl Inner {
                     Step::Expire { list, ms } => {
                         operations.extend([letter("x"), text(claim), text(list), text(ms)]);
                     }
+                    Step::Append { stream, most, entry } => {
+                        operations.extend([
+                            letter("e"),
+                            text(claim),
+                            text(stream),
+                            text(most),
+                            Cow::Owned(entry),
+                        ]);
+                    }
                 }
             }
         }

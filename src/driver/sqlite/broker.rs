@@ -13,11 +13,12 @@ use super::writer::Durability;
 use super::{Shared, SqliteStore, broadcast, chord, dead, keys, limits, owner, queue, results, schedule};
 use crate::broker::{
     Broker, BrokerError, Consumer, ConsumerOptions, DeadFilter, DeadLetter, DeadLimits, DeadReason,
-    DeadStats, Fired, Firing, Listener, QueueStatus, Resolution, ScheduleLease, ScheduleState,
+    DeadStats, Fired, Firing, Listener, QueueStatus, Rebind, Resolution, ScheduleLease, ScheduleState,
 };
+use crate::driver::routing;
 use crate::keys::{Admission, Admitted, Keys};
 use crate::limits::LimitStore;
-use crate::protocol::{Message, Publication};
+use crate::protocol::{Message, Publication, TopicBinding};
 use crate::report::StoreReport;
 
 impl SqliteStore {
@@ -280,6 +281,27 @@ impl Broker for SqliteStore {
         let (schedule, entry) = (schedule.to_owned(), entry.to_owned());
         let work = move |step: &mut Step<'_>| schedule::change(step, &schedule, &entry, change.as_deref());
         self.write(Durability::Durable, work).await
+    }
+
+    async fn bind_topics(&self, binding: &TopicBinding, how: Rebind) -> Result<(), BrokerError> {
+        self.0.bind_topics(binding, how).await.map_err(self.broker_error())
+    }
+
+    async fn subscribe(
+        &self,
+        exchange: &str,
+        _patterns: &[String],
+    ) -> Result<Box<dyn Listener>, BrokerError> {
+        Ok(Box::new(self.0.subscribe(exchange).await.map_err(self.broker_error())?))
+    }
+
+    async fn stream_end(&self) -> Result<Option<String>, BrokerError> {
+        Ok(Some(self.0.stream_end().await.map_err(self.broker_error())?.to_string()))
+    }
+
+    async fn stream(&self, after: Option<&str>) -> Result<Box<dyn Listener>, BrokerError> {
+        let after = after.map(routing::cursor_after).transpose()?.map(|after| after as i64);
+        Ok(Box::new(self.0.stream(after).await.map_err(self.broker_error())?))
     }
 }
 

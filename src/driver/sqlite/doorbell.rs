@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Broadcasts,
     /// Turns of a limit came back.
     Turns,
+    /// The stream has another entry.
+    Stream,
 }
 
 /// A set of kinds.
@@ -50,7 +52,8 @@ pub(super) enum Kind {
 pub(super) struct Rings([bool; Kind::ALL.len()]);
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Messages, Self::Results, Self::Broadcasts, Self::Turns];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Messages, Self::Results, Self::Broadcasts, Self::Turns, Self::Stream];
 }
 
 impl Rings {

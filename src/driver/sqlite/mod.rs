@@ -1,7 +1,8 @@
 //! The store in one SQLite file: broker and result backend of any number of processes on one host.
 //!
 //! - `schema`: the tables. `connection`: opening the file, waiting for its lock. `fault`: its errors.
-//! - `queue`, `owner`, `results`, `chord`, `broadcast`, `schedule`, `keys`: the SQL, as steps within a transaction (`step`).
+//! - `queue`, `owner`, `results`, `chord`, `broadcast`, `schedule`, `keys`, `topics`: the SQL, as steps within a transaction
+//!   (`step`).
 //! - `writer`: the connection that writes; everyone who waits shares a transaction.
 //! - `doorbell`: wake-up across processes. `watch`: who waits for results.
 //! - `process`: which process this is, and whether another still lives.
@@ -32,6 +33,7 @@ mod results;
 mod schedule;
 mod schema;
 mod step;
+mod topics;
 mod watch;
 mod writer;
 
@@ -127,6 +129,8 @@ struct Signals {
     messages: Notify,
     /// Rung after a broadcast.
     broadcasts: Notify,
+    /// Rung after an entry of the stream.
+    streams: Notify,
     /// Counts what came back of limits. Written by whoever hears of it, watched by their bells.
     turns: Sender<u64>,
     watches: Watches,
@@ -175,6 +179,7 @@ fn open(options: SqliteOptions) -> Result<Arc<Shared>, Fault> {
         bells: Arc::new(Bells::new(&path).map_err(system)?),
         messages: Notify::new(),
         broadcasts: Notify::new(),
+        streams: Notify::new(),
         turns: Sender::new(0),
         watches: Watches::default(),
     });
@@ -227,6 +232,9 @@ impl Signals {
         }
         if rings.has(Kind::Broadcasts) {
             self.broadcasts.notify_waiters();
+        }
+        if rings.has(Kind::Stream) {
+            self.streams.notify_waiters();
         }
         if rings.has(Kind::Turns) {
             self.turns.send_modify(|version| *version += 1);

@@ -9,6 +9,7 @@ use super::keys;
 use super::owner::{self, Begun};
 use super::results;
 use super::step::{self, Step};
+use super::topics;
 use crate::broker::{ClaimId, Commit, Committed, Credit, DeadReason, Delivery, QueueStatus, Settle};
 use crate::clock::UnixMillis;
 use crate::driver::routing::{self, QueueOrder, Turns, in_turns};
@@ -49,6 +50,14 @@ impl Standing {
 
 /// Publishes; messages whose time has not come are parked.
 pub(super) fn publish(step: &mut Step<'_>, batch: &[Publication]) -> Result<()> {
+    if batch.iter().any(|publication| routing::apart(publication).is_some()) {
+        return topics::publish(step, batch);
+    }
+    publish_to_queues(step, batch)
+}
+
+/// The same where each names its queue.
+pub(super) fn publish_to_queues(step: &mut Step<'_>, batch: &[Publication]) -> Result<()> {
     if batch.is_empty() {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! The signature of Standard Webhooks: HMAC-SHA256 over id, time and body, one for each secret that is in use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use base64::Engine as _;
@@ -20,7 +20,7 @@ pub struct Secrets {
 
 impl Secrets {
     /// Those of the list, and those of each name; during a rotation there are several.
-    pub fn new(usual: &[String], named: &HashMap<String, Vec<String>>) -> Self {
+    pub fn new(usual: &[String], named: &BTreeMap<String, Vec<String>>) -> Self {
         let keys = |secrets: &[String]| secrets.iter().map(|secret| key(secret)).collect::<Vec<_>>();
         Self {
             usual: keys(usual),
@@ -66,7 +66,7 @@ mod tests {
 
     fn secrets(usual: &[&str]) -> Secrets {
         let usual: Vec<_> = usual.iter().map(|secret| (*secret).to_owned()).collect();
-        let named = HashMap::from([("customer".to_owned(), vec!["other".to_owned()])]);
+        let named = BTreeMap::from([("customer".to_owned(), vec!["other".to_owned()])]);
         Secrets::new(&usual, &named)
     }
 

@@ -194,7 +194,7 @@ def test_a_list_of_the_wrong_length_fails_all_and_repeats_nothing(project: Proje
     assert project.marks("wrong") == "x"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "gevent", "solo"])
 def test_every_pool_runs_a_batch_as_a_whole(project: Project, pool: str) -> None:
     # A hard limit needs processes.
     project.write(TASKS.replace(", time_limit=0.5", ""))

@@ -173,3 +173,34 @@ def test_what_a_task_sends_passes_the_middleware_in_its_worker(project: Project)
     retried.get(timeout=30)
 
     assert project.marks("published") == "tasks.plain tasks.plain "
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent", "asyncio"])
+def test_hooks_of_publishing_may_be_coroutines_within_tasks(project: Project, pool: str) -> None:
+    project.write("""
+        from celeriac.middleware import Middleware
+
+        class Later(Middleware):
+            async def before_publish(self, call):
+                await asyncio.sleep(0.001)
+                call.headers["seen"] = "yes"
+
+        app.add_middleware(Later)
+
+        @app.task(bind=True)
+        def last(self):
+            return self.request.seen
+
+        @app.task
+        def plain():
+            return last.delay().id
+
+        @app.task
+        async def awaits():
+            return (await last.adelay()).id
+        """)
+    project.start("-P", pool, "-c", "2")
+
+    for name in ("tasks.plain", "tasks.awaits"):
+        sent = project.send(name).get(timeout=30)
+        assert project.client.AsyncResult(sent).get(timeout=30) == "yes"

@@ -295,3 +295,19 @@ def test_on_commit_works_with_an_asynchronous_session(shop: Shop, database: str)
     asyncio.run(program())
 
     shop.arrived(1)
+
+
+def test_an_event_is_sent_with_the_commit_or_not_at_all(shop: Shop) -> None:
+    def emit(number: int, *, commits: bool) -> None:
+        with Session(shop.engine) as session, session.begin() as transaction:
+            session.add(Order(number=number))
+            with celeriac.outbox(session, shop.app):
+                shop.app.emit("order.created", number)
+            if not commits:
+                transaction.rollback()
+
+    with shop.app.subscribe("order.*", timeout=30) as events:
+        emit(1, commits=False)
+        emit(2, commits=True)
+        assert Relay(shop.app, shop.engine).drain() == 1
+        assert next(events).data == 2

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 import celeriac
 from celeriac.app.outbox import relay as relays
 from celeriac.app.outbox.relay import Relay
+from celeriac.bin import checks
 from celeriac.exceptions import OperationalError
 
 from ..integration.conftest import PYTHON_PATH, WorkerProcess, wait_until
@@ -316,6 +317,26 @@ def test_a_worker_sends_the_outbox_too_and_is_woken_by_a_commit(programs: Progra
     else:
         assert shop.app.AsyncResult(waits).get(timeout=30) == 0, worker.log
     assert worker.stop() == 0, worker.log
+
+
+def test_doctor_tells_of_rows_that_nobody_sends(shop: Shop, database: str) -> None:
+    shop.app.conf.outbox_url = database
+
+    def found() -> list[tuple[str, str]]:
+        return [(one.level, one.text.replace(database, "it")) for one in checks.outbox(shop.app)]
+
+    assert found() == [("ok", "it is reached, 0 rows wait")]
+    fill(shop, 2)
+    with shop.engine.begin() as connection:
+        connection.execute(shop.table.update().values(created_at=time.time() - 3600.2, error="no"))
+    assert found() == [
+        ("warning", "2 rows of it were refused"),
+        ("warning", "2 rows of it wait, the oldest for 3600 s"),
+    ]
+    shop.table.drop(shop.engine)
+    ((level, text),) = found()
+    assert level == "error"
+    assert "cannot be read" in text
 
 
 def test_the_command_makes_the_table_and_sends_what_is_there(programs: Programs, shop: Shop) -> None:

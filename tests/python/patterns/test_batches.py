@@ -16,7 +16,8 @@ def test_five_hundred_readings_are_written_in_few_transactions_and_bad_ones_are_
     assert found is not None, output
     rows, writes = map(int, found.groups())
     assert rows == 500
-    assert 6 <= writes <= 12, output
+    # Of the last one the bad readings are told of before it is written.
+    assert 5 <= writes <= 12, output
 
 
 def test_two_processes_share_the_work(pattern: Pattern) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,7 +117,7 @@ def test_a_store_of_no_sense_is_refused_when_it_is_first_used(app: Celery, store
         _ = app.large_payloads
 
 
-def test_a_store_is_given_in_four_ways(app: Celery, tmp_path: Path) -> None:
+def test_a_store_is_given_in_four_ways(app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Own:
         def put(self, data: bytes, ttl: float | None) -> str:
             return "r" * 2000 if data == b"long" else "reference"
@@ -125,9 +127,12 @@ def test_a_store_is_given_in_four_ways(app: Celery, tmp_path: Path) -> None:
 
         def delete(self, reference: str) -> None: ...
 
-    for store in (tmp_path, f"file://{tmp_path}/a%20b", "backend", "celeriac.app.large:FileStore", Own, Own()):
+    module: Any = ModuleType("own_payloads")
+    module.store = Own()
+    monkeypatch.setitem(sys.modules, "own_payloads", module)
+    for store in (tmp_path, f"file://{tmp_path}/a%20b", "backend", "own_payloads:store", Own, Own()):
         other = Celery("stores", broker="memory://", backend="memory://", set_as_current=False)
-        other.conf.large_payload_store = Own() if store == "celeriac.app.large:FileStore" else store
+        other.conf.large_payload_store = store
         payloads = other.large_payloads
         assert payloads is not None
         assert payloads.get(payloads.put(b"data", 60)) == b"data"

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from celeriac import signals
 from celeriac.app.outbox.relay import Relay, is_in_memory
 from celeriac.exceptions import OperationalError
 
@@ -40,6 +41,8 @@ def after_commit(app: Celery, engine: Any) -> None:
         if sender is None:
             if not _senders:
                 atexit.register(_farewell, os.getpid())
+                # Children of a worker leave without that.
+                signals.worker_process_shutdown.connect(_farewell_of_child, weak=False)
             sender = _senders[key] = _Sender(app, engine)
     sender.wake()
 
@@ -90,6 +93,10 @@ def _farewell(pid: int) -> None:
     deadline = time.monotonic() + FAREWELL_SECONDS
     for sender in list(_senders.values()):
         sender.wait(deadline)
+
+
+def _farewell_of_child(**_: Any) -> None:
+    _farewell(os.getpid())
 
 
 def _forget() -> None:

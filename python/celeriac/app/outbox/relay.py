@@ -144,6 +144,16 @@ class Relay:
         """Lets go of the engine's connections."""
         self._engine.dispose()
 
+    def backlog(self) -> tuple[int, float, int]:
+        """How many rows wait, for how many seconds the oldest does, and how many were refused."""
+        columns, functions = self._table.c, tables.sqlalchemy().func
+        wanted = tables.sqlalchemy().select(
+            functions.count(columns.id), functions.min(columns.created_at), functions.count(columns.error)
+        )
+        with self._engine.connect() as connection:
+            count, oldest, refused = connection.execute(wanted.where(columns.app == (self._app.main or ""))).one()
+        return count, 0.0 if oldest is None else max(0.0, time.time() - oldest), refused
+
     # -- sending
 
     def drain(self) -> int:

@@ -108,6 +108,9 @@ while at < extras do
   elseif kind == 'f' then
     if live then redis.call('PUBLISH', ARGV[at + 2], ARGV[at + 3]) end
     at = at + 4
+  elseif kind == 'e' then
+    if live then redis.call('XADD', ARGV[at + 2], 'MAXLEN', '~', ARGV[at + 3], '*', 'e', ARGV[at + 4]) end
+    at = at + 5
   elseif kind == 'x' then
     if live then expiring[ARGV[at + 2]] = ARGV[at + 3] end
     at = at + 4

@@ -22,6 +22,9 @@ while at <= #ARGV do
     at = at + 1
   elseif kind == 'f' then
     redis.call('PUBLISH', key, value)
+  elseif kind == 'e' then
+    redis.call('XADD', key, 'MAXLEN', '~', value, '*', 'e', ARGV[at + 3])
+    at = at + 1
   else
     redis.call('PEXPIRE', key, value)
   end

@@ -187,6 +187,7 @@ def test_options_of_the_worker(app: Celery) -> None:
         "rate_limit": "10/m",
         "time_limit": None,
         "soft_time_limit": 3,
+        "batch": None,
     }
 
 
