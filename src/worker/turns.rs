@@ -33,7 +33,7 @@ use crate::protocol::Own;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A child that was given a request has surely begun it by then, also on a busy machine. A window is in effect so much longer
 /// for requests that take longer.
-const SURE_AFTER: Duration = Duration::from_millis(40);
+const SURE_AFTER: Duration = Duration::from_millis(250);
 /// How long the goodbye may take. Without it turns come back when the lease ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait for their place in line. There are more only while the store does not answer; these come back later.
