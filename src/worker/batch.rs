@@ -133,14 +133,14 @@ impl ConsumerLoop {
         let size = request.message.size();
         let full = |batch: &Batch| batch.bytes + size > MAX_BYTES || batch.members.len() >= options.max_size;
         let open = self.batches.open.get(&task).copied();
-        let number = match open.filter(|open| self.batches.all.get(open).is_some_and(|batch| !full(batch))) {
-            Some(number) => number,
-            None => {
-                if let Some(open) = open {
-                    self.close(open);
-                }
-                self.open_batch(task, options)
+        let joined = open.filter(|open| self.batches.all.get(open).is_some_and(|batch| !full(batch)));
+        let number = if let Some(number) = joined {
+            number
+        } else {
+            if let Some(open) = open {
+                self.close(open);
             }
+            self.open_batch(task, options)
         };
         let Some(batch) = self.batches.all.get_mut(&number) else { return false };
         batch.members.push(tag);

@@ -349,7 +349,7 @@ impl ConsumerLoop {
                 // It had taken effect before its answer was lost.
                 (_, Committed::Stale) if done.repeated && !done.closed => self.stats.committed.add(1),
                 (What::End | What::EndOfKept(_) | What::EndOfLarge(_), Committed::Stale) => {
-                    self.stats.stale.add(1)
+                    self.stats.stale.add(1);
                 }
                 (What::Meanwhile(tag, claim), Committed::Stale) => {
                     // It may have another claim by now, if its message came again.

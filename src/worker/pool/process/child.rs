@@ -496,7 +496,9 @@ impl Child {
     }
 
     fn returned(&mut self, tags: &[RequestTag], now: Instant, into: &mut Vec<PoolEvent>) {
-        tags.iter().for_each(|tag| self.forget_members(*tag));
+        for tag in tags {
+            self.forget_members(*tag);
+        }
         if let Some(slots) = &mut self.slots {
             return slots.returned(tags, into);
         }
