@@ -133,8 +133,8 @@ impl ConsumerLoop {
         let size = request.message.size();
         let full = |batch: &Batch| batch.bytes + size > MAX_BYTES || batch.members.len() >= options.max_size;
         let open = self.batches.open.get(&task).copied();
-        let joined = open.filter(|open| self.batches.all.get(open).is_some_and(|batch| !full(batch)));
-        let number = if let Some(number) = joined {
+        let has_room = |open: &_| self.batches.all.get(open).is_some_and(|batch| !full(batch));
+        let number = if let Some(number) = open.filter(has_room) {
             number
         } else {
             if let Some(open) = open {

@@ -15,6 +15,7 @@ use crate::protocol::{TopicBinding, Topology};
 
 /// How a worker works.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct WorkerOptions {
     /// Node name: `celery@host`.
     pub node: String,

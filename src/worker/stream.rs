@@ -140,7 +140,7 @@ impl ConsumerLoop {
         let worker = &self.options.node;
         let time = self.timestamp(Duration::ZERO);
         let (reason, exception) = (Some(reason.as_str()), Some(cut(detail)));
-        self.entry(&Told { worker, time, reason, exception, ..blank }).into_iter().collect()
+        self.entry(&Told { worker, time, exception, reason, ..blank }).into_iter().collect()
     }
 
     fn told_of<'a>(&'a self, kind: &'a str, request: &'a Request) -> Told<'a> {

@@ -372,7 +372,7 @@ impl ConsumerLoop {
                     back.push(tag);
                 }
                 None => {
-                    limits.told.push(Pending { uses: uses.clone(), token: tag, began: None, ended: true })
+                    limits.told.push(Pending { uses: uses.clone(), token: tag, began: None, ended: true });
                 }
             }
         }
@@ -487,13 +487,12 @@ impl ConsumerLoop {
         }
         let mut bell = limits.bell.take().unwrap_or_else(|| limits.store.bell());
         self.hearing = Some(Box::pin(async move {
-            let rung = match bell.rung().await {
-                Ok(rung) => rung,
-                Err(_) => {
-                    // Where it cannot be heard, everyone looks again after a while.
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    None
-                }
+            let rung = if let Ok(rung) = bell.rung().await {
+                rung
+            } else {
+                // Where it cannot be heard, everyone looks again after a while.
+                tokio::time::sleep(LOOK_EVERY).await;
+                None
             };
             (bell, rung)
         }));

@@ -25,10 +25,9 @@ use crate::protocol::{Message, Own, Unique};
 
 /// A message whose turn has not come is looked at again after this long.
 const NEXT_TURN: Duration = Duration::from_secs(1);
-/// Keys are renewed this often at the most, and at the least.
+/// Keys are renewed this often at the most.
 const RENEW_MIN: Duration = Duration::from_secs(1);
-const RENEW_MAX: Duration = Duration::from_secs(60);
-/// Between two looks whether there is any to be renewed.
+/// Between two looks whether there is any to be renewed, at the most.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// What a request knows of its key.
@@ -201,7 +200,7 @@ impl ConsumerLoop {
         let held: Vec<Held> =
             keyed.filter_map(|request| request.key.as_ref()).flat_map(|key| key.renewed()).collect();
         let Some(shortest) = held.iter().map(|held| held.ttl_ms).min() else {
-            self.keys_at = now + LOOK.min(RENEW_MAX);
+            self.keys_at = now + LOOK;
             return;
         };
         self.keys_at = now + Duration::from_millis(shortest / 3).clamp(RENEW_MIN, LOOK);
@@ -209,7 +208,7 @@ impl ConsumerLoop {
         self.chores.push(Box::pin(async move {
             if let Some(keys) = stores.keys() {
                 // They run out when it never works, and the next time is soon.
-                let _ = timeout(RENEW_MAX, keys.renew(&held)).await;
+                let _ = timeout(ANSWER_WITHIN, keys.renew(&held)).await;
             }
             Chore::Swept
         }));

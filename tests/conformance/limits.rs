@@ -119,7 +119,7 @@ pub(crate) async fn turns_of_a_worker_that_died_come_back_with_its_lease(setup: 
     let limit = uses("t\x1f", None, Some(2));
     assert_eq!(dead.ask(&limit, &[1, 2]).await.turns, 2);
     dead.tell(&limit, 1, Some(MS), false).await;
-    setup.advance(LEASE - SECOND);
+    setup.advance(LEASE.saturating_sub(SECOND));
     assert_eq!(alive.ask(&limit, &[1]).await.wait, Wait::Full);
 
     setup.advance(SECOND * 2);
@@ -132,7 +132,7 @@ pub(crate) async fn a_worker_that_is_heard_of_keeps_its_turns(setup: Setup) {
     let limit = uses("t\x1f", None, Some(1));
     assert_eq!(one.ask(&limit, &[1]).await.turns, 1);
     for _ in 0..5 {
-        setup.advance(LEASE - SECOND);
+        setup.advance(LEASE.saturating_sub(SECOND));
         one.call(Turns::default()).await;
         assert_eq!(other.ask(&limit, &[1]).await.wait, Wait::Full);
     }

@@ -158,7 +158,7 @@ pub(crate) async fn a_stream_is_read_on_after_a_cursor_with_nothing_twice_or_lef
     setup.publish("q", &tasks.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let taken = take(&*consumer, tasks.len()).await;
 
-    let mut seen = Vec::new();
+    let mut seen: Vec<(String, String, bool)> = Vec::new();
     for (round, part) in taken.chunks(10).enumerate() {
         let end = |delivery| Commit {
             publications: vec![entry(&crate::setup::name(delivery), 1000)],

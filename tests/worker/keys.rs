@@ -69,7 +69,7 @@ async fn frees(task: TaskOptions, kind: Option<OutcomeKind>) -> bool {
     until("it has ended, or comes again", async || {
         let queue = world.queue().await;
         let again = modes(&played, "a").iter().filter(|mode| **mode == Mode::Run).count() > 1;
-        world.result("a").await.is_some() && (again || queue.ready + queue.claimed == 0) || again
+        again || world.result("a").await.is_some() && queue.ready + queue.claimed == 0
     })
     .await;
     let free = is_free(&world.store, "k").await;

@@ -12,8 +12,9 @@ use serde_json::json;
 
 use crate::common::{World, early, late, message, messages, options, outcome, pool, until};
 
-fn buries(task: TaskOptions) -> TaskOptions {
-    TaskOptions { policy: Policy { dead_letter: Some(true), ..Policy::default() }, ..task }
+fn buries(mut task: TaskOptions) -> TaskOptions {
+    task.policy.dead_letter = Some(true);
+    task
 }
 
 /// Fails after some time; what is only to be concluded ends at once.
@@ -24,7 +25,7 @@ fn failing(after: Duration) -> ScriptedPool {
             _ => usual(&execution.mode),
         };
         let mut outcome = outcome(execution, kind);
-        outcome.traceback = "Traceback".to_owned();
+        "Traceback".clone_into(&mut outcome.traceback);
         Scene::outcome(outcome).after(if execution.mode == Mode::Run { after } else { Duration::ZERO })
     })
 }

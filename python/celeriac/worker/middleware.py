@@ -99,6 +99,9 @@ class HookedTracer(TaskTracer):
         finally:
             # Whoever answers from now on does it at once.
             request.__dict__["_held"] = None
+        if not held:
+            # It ended before its first step, and was answered.
+            return
         run, dead, answer = held
         try:
             await self._hooks.aend(run, dead=dead)
@@ -107,6 +110,7 @@ class HookedTracer(TaskTracer):
                 raise
             # A limit that passed in a hook: the task itself has ended.
         self._answer(*answer)
+        del request.__dict__["_run"]
 
     def _end(self, tag: int, request: Context, runtime: float, retval: Any, results: Any) -> None:
         run: Run | None = request.__dict__.get("_run")
@@ -133,6 +137,8 @@ class HookedTracer(TaskTracer):
             return
         self._hooks.end(run, dead=dead, finish=self._finish)
         self._answer(tag, kind, *answer)
+        # They hold one another: what the task held is freed now, not by the collector.
+        del request.__dict__["_run"]
 
     def _is_dead(self, kind: str, exc: BaseException | None) -> bool:
         """Whether the supervisor will keep the message as a dead letter."""

@@ -99,7 +99,7 @@ class Opener:
         headers["_tag"] = execution.tag
         headers["_follow_ups"] = []
         headers["_parts"] = None
-        headers["_queue"] = execution.queue
+        headers["_queue"] = execution.queue if self._queues else None
         if headers.get("retries") is None:
             headers["retries"] = 0
         headers.pop("headers", None)

@@ -134,6 +134,9 @@ struct Shared {
     log: Arc<Log>,
 }
 
+/// A call that is over.
+type Ended = (RequestTag, Outcome);
+
 /// Makes calls: each is a task on a thread of its own, which they all share.
 pub(super) struct HttpPool {
     shared: Arc<Shared>,
@@ -142,7 +145,7 @@ pub(super) struct HttpPool {
     running: NumberMap<AbortHandle>,
     /// What is known already.
     ready: VecDeque<PoolEvent>,
-    done: (mpsc::Sender<(RequestTag, Outcome)>, mpsc::Receiver<(RequestTag, Outcome)>),
+    done: (mpsc::Sender<Ended>, mpsc::Receiver<Ended>),
 }
 
 impl HttpPool {

@@ -157,7 +157,7 @@ impl Context<'_> {
         let embed = embed.map_or("null", RawValue::get);
         let mut properties = message.properties.clone();
         properties.expiration_ms = None;
-        properties.content_encoding = "utf-8".to_owned();
+        "utf-8".clone_into(&mut properties.content_encoding);
         Some(Publication {
             exchange: String::new(),
             routing_key: self.options.done_queue.clone(),
