@@ -219,7 +219,8 @@ async fn what_expired_while_it_waited_is_concluded_and_takes_no_turn() {
     worker.stop(Stop::Warm).await;
     assert_eq!(modes(&played, "late"), [Mode::Revoked("expired".into())]);
     let ran: Vec<_> = starts(&played, from).into_iter().filter(|(id, _)| id != "late").collect();
-    assert!(ran[1].1 - ran[0].1 < 10_500, "{ran:?}");
+    // The turn after the first one's, not the third, which would be at 20 seconds.
+    assert!(ran[1].1 - ran[0].1 < 15_000, "{ran:?}");
 }
 
 #[tokio::test(start_paused = true)]
