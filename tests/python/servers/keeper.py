@@ -22,7 +22,7 @@ from .rabbitmq_server import RabbitServer
 from .redis_server import RedisServer
 
 #: One for each fixture of a run that asks for a place of its own.
-RABBIT_HOSTS = 120
+RABBIT_HOSTS = 240
 
 
 def keep(kind: str, info: Path, pid: int) -> None:
