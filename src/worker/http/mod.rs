@@ -5,7 +5,7 @@
 //! - `rules`: what an answer means, and when to try again;
 //! - `outcome`: what is stored and sent when a call has ended.
 //!
-//! To the loop around it this is a pool like another ([`super::aside`] makes that loop): a message runs when it is
+//! To the loop around it this is a pool like another (`worker::aside` makes that loop): a message runs when it is
 //! submitted, and its claim is settled when its outcome is stored. A worker that is killed in between leaves the message
 //! claimed, and the call is made again, with the same `webhook-id` and `idempotency-key`.
 
