@@ -243,11 +243,6 @@ impl Inner {
         state.rotations[turn % state.rotations.len()].clone()
     }
 
-    /// The queues in some order, if there are any.
-    pub(super) fn any_queues(&self) -> Option<Arc<Queues>> {
-        self.state.lock().rotations.first().cloned()
-    }
-
     /// Looks at the processes of this host, about once a second; whether one was gone.
     async fn look_at_neighbours(&self) -> Result<bool, BrokerError> {
         let dead: Vec<Registered> = {

@@ -2,10 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::pin;
-use std::task::Poll;
 
 use redis::{FromRedisValue, Value};
 
@@ -74,35 +71,11 @@ impl Inner {
         if entries.is_empty() && operations.is_empty() {
             return Ok(answers);
         }
-        let follows = self.pushes_here(&operations);
         let args = self.arguments(&entries, &tags, operations);
-        let mut asked = pin!(self.store.link.script(&COMMIT, &self.store.layout.shared, &args));
-        let answer = match poll_fn(|context| Poll::Ready(asked.as_mut().poll(context))).await {
-            Poll::Ready(answer) => answer,
-            Poll::Pending => {
-                if follows {
-                    // Who waits for deliveries looks right behind this commit, on the same connection: the next step of a
-                    // chain comes without a ring of the server, and without a way there and back for it.
-                    self.store.bell.notify_waiters();
-                }
-                asked.await
-            }
-        };
+        let answer = self.store.link.script(&COMMIT, &self.store.layout.shared, &args).await;
         let answer = answer.map_err(|error| self.store.failed(error))?;
         self.conclude(&entries, answer, &mut answers);
         Ok(answers)
-    }
-
-    /// Whether some of these operations push to lists that this consumer takes from. Without publications there is nothing
-    /// to be looked through: those come first.
-    fn pushes_here(&self, operations: &[Arg<'_>]) -> bool {
-        let lists = operations.chunks_exact(4).take_while(|operation| &*operation[0] == b"l");
-        let mut lists = lists.map(|operation| &*operation[2]).peekable();
-        if lists.peek().is_none() {
-            return false;
-        }
-        let Some(queues) = self.any_queues() else { return false };
-        lists.any(|list| queues.lists.iter().any(|own| own.as_bytes() == list))
     }
 
     /// Carries out one commit, and the end of the chord that it ends.
