@@ -31,6 +31,14 @@ struct Embed<'a> {
     chord: Option<&'a RawValue>,
 }
 
+impl Embed<'_> {
+    /// Something is to be done when the task has ended.
+    fn follows(&self) -> bool {
+        let any = |part: Option<&RawValue>| part.is_some_and(|part| part.get() != "[]");
+        [self.callbacks, self.errbacks, self.chain, self.chord].into_iter().any(any)
+    }
+}
+
 /// Arguments, which nobody looks at here, and what follows.
 type Body<'a> = (IgnoredAny, IgnoredAny, Option<Embed<'a>>);
 
@@ -45,10 +53,13 @@ pub(crate) fn is_member(headers: &TaskHeaders<'_>, message: &Message) -> bool {
         return false;
     }
     let Ok((_, _, embed)) = serde_json::from_slice::<Body<'_>>(&message.body) else { return true };
-    let follows = |part: Option<&RawValue>| part.is_some_and(|part| part.get() != "[]");
-    embed.is_some_and(|embed| {
-        [embed.callbacks, embed.errbacks, embed.chain, embed.chord].into_iter().any(follows)
-    })
+    embed.is_some_and(|embed| embed.follows())
+}
+
+/// Whether the third part of a body says that something is to be done when the task has ended.
+pub(crate) fn follows(embed: &str) -> bool {
+    let read = serde_json::from_str::<Option<Embed<'_>>>(embed);
+    read.ok().flatten().is_some_and(|embed| embed.follows())
 }
 
 /// Id and task of a message that is refused, as far as its headers can be read.

@@ -80,11 +80,7 @@ class HttpTask:
             OperationalError: The broker did not take it.
         """
         arguments = http_calls.arguments(url, payload, headers, timeout, retries, method, sign)
-        shown = http_calls.shown(url, method)
-        if webhook is not None:
-            options["webhook"] = webhook
-        task = self.app.tasks[TASK]
-        return task.apply_async((), arguments, argsrepr="()", kwargsrepr=shown, **options)
+        return self.app.tasks[TASK].apply_async((), arguments, **_described(url, method, webhook, options))
 
     def s(
         self,
@@ -101,11 +97,8 @@ class HttpTask:
     ) -> Signature[Any]:
         """The same as a signature. In a chain, what the step before returns is the payload, unless there is one."""
         arguments = http_calls.arguments(url, payload, headers, timeout, retries, method, sign)
-        shown = http_calls.shown(url, method)
-        if webhook is not None:
-            options["webhook"] = webhook
         signature: Signature[Any] = self.app.tasks[TASK].signature(
-            (), arguments, argsrepr="()", kwargsrepr=shown, **options
+            (), arguments, **_described(url, method, webhook, options)
         )
         return signature
 
@@ -117,6 +110,13 @@ class HttpTask:
         return signature
 
     signature = s
+
+
+def _described(url: str, method: str, webhook: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call, with what monitors are shown of its arguments: nothing that may be secret."""
+    if webhook is not None:
+        options["webhook"] = webhook
+    return dict(argsrepr="()", kwargsrepr=http_calls.shown(url, method), **options)
 
 
 #: Sends by the current app.

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -17,6 +16,7 @@ use crate::clock::UnixMillis;
 use crate::protocol::{
     Message, Publication, ResultDocument, ResultRecord, TaskHeaders, format_iso_utc, state,
 };
+use crate::worker::member::follows;
 use crate::worker::pool::{Execution, Outcome, OutcomeKind};
 
 /// The task that concludes a call in a child.
@@ -205,23 +205,4 @@ fn header_map(message: &Message) -> Option<Map<String, Value>> {
 fn embed(body: &[u8]) -> Option<&RawValue> {
     type Parts<'a> = (serde::de::IgnoredAny, serde::de::IgnoredAny, &'a RawValue);
     serde_json::from_slice::<Parts<'_>>(body).ok().map(|(_, _, embed)| embed)
-}
-
-/// Whether something is to be done when the task has ended.
-fn follows(embed: &str) -> bool {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Embed<'a> {
-        #[serde(borrow)]
-        callbacks: Option<&'a RawValue>,
-        #[serde(borrow)]
-        errbacks: Option<&'a RawValue>,
-        #[serde(borrow)]
-        chain: Option<&'a RawValue>,
-        #[serde(borrow)]
-        chord: Option<&'a RawValue>,
-    }
-    let Ok(Some(embed)) = serde_json::from_str::<Option<Embed<'_>>>(embed) else { return false };
-    let any = |part: Option<&RawValue>| part.is_some_and(|part| part.get() != "[]");
-    [embed.callbacks, embed.errbacks, embed.chain, embed.chord].into_iter().any(any)
 }
